@@ -1,0 +1,79 @@
+"""From the options of a command line to a registry entry, as a plain table: the proxy needs no more of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+
+from supervisor.errors import ConfigError
+
+NAME = "personal"
+
+
+def _pairs(written: list[str], flag: str) -> dict[str, str]:
+    found = {}
+    for each in written:
+        key, sign, value = each.partition("=")
+        if not sign:
+            raise ConfigError(f'{flag} "{each}": write {flag} name=value')
+        found[key] = value
+    return found
+
+
+def _environment(written: list[str]) -> dict[str, str]:
+    found = {}
+    for each in written:
+        key, sign, value = each.partition("=")
+        if not sign and key not in os.environ:
+            raise ConfigError(f'--env {key}: not set here; write --env {key}=VALUE')
+        found[key] = value if sign else os.environ[key]
+    return found
+
+
+def _home() -> str:
+    home = os.environ.get("HOME", "")
+    if not home.startswith("/"):
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            home = "/nonexistent"
+    return os.path.realpath(home)
+
+
+def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
+    """The entry of personal mode: everything in it is the operator's own word."""
+    if options.profile is None:
+        raise ConfigError("name a profile: --profile fs-readonly (supervisor profile list shows all)")
+    try:
+        cwd = os.getcwd()
+    except OSError as error:
+        raise ConfigError(f"the working directory is gone ({error.strerror}); cd to one that exists") from None
+    profile = options.profile
+    if "/" in profile or profile.endswith(".toml"):
+        profile = os.path.join(cwd, profile)
+    return {
+        "name": NAME,
+        "profile": profile,
+        "command": command,
+        "params": _pairs(options.param, "--param"),
+        "ro": options.ro,
+        "rw": options.rw,
+        "env": _environment(options.env),
+        "cwd": cwd,
+        "home": _home(),
+        "search_path": os.environ.get("PATH", os.defpath),
+        "personal": True,
+        "accept_missing": [name for each in options.accept_missing for name in each.split(",")],
+        "origin": "command line",
+    }
+
+
+def runtime_folder(options: argparse.Namespace) -> str:
+    """Where the daemon's sockets are: the option, or the place of this user's kind of daemon."""
+    if options.runtime_dir:
+        return os.path.abspath(options.runtime_dir)
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if os.geteuid() != 0 and own and os.path.exists(f"{own}/supervisor/proxy.sock"):
+        return f"{own}/supervisor"
+    return "/run/supervisor"

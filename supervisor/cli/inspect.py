@@ -1,0 +1,105 @@
+"""`explain`, `profile`, `check`: they look and tell, and start nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from supervisor.cli import entry
+from supervisor.errors import ConfigError, Unenforceable
+from supervisor.model import HostFacts, Plan, ServerEntry
+from supervisor.profile import host, load, plan
+from supervisor.runtimes import base
+from supervisor.runtimes.native import OPTIONAL, Native
+from supervisor.sandbox import enter
+
+
+def explain(options: argparse.Namespace, tail: list[str]) -> int:
+    """What would be granted, and which steps would be taken; 4 when this host cannot."""
+    written = ServerEntry.model_validate(entry.build(options, tail), strict=False)
+    chain = load.load(written.profile)
+    ready = plan.plan(chain, written)
+    facts = host.probe()
+    problem = None
+    try:
+        spec = base.check(Native(), ready.spec, facts, accept=written.accept_missing, optional=OPTIONAL)
+        ready = ready.model_copy(update={"spec": spec})
+    except Unenforceable as error:
+        problem = error
+    if options.json:
+        gaps = problem.gaps if problem else {}
+        shown = {"digest": ready.spec.digest, "spec": ready.spec.model_dump(mode="json"), "gaps": gaps}
+        print(json.dumps(shown, indent=2))
+    else:
+        _print(chain, ready, facts)
+    if problem:
+        print(f"supervisor: {problem}", file=sys.stderr)
+        return problem.exit_status
+    return 0
+
+
+def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
+    spec = ready.spec
+    print(f"{spec.profile}: {chain.profile.summary}")
+    print(f"made of: {' <- '.join(source.data['name'] for source in chain.sources)}")  # type: ignore[misc]
+    print(f"spec:    {spec.digest}\ncommand: {' '.join(spec.argv)}\nin:      {spec.cwd}\n\ngranted:")
+    rows = [(grant.what, f"{grant.why} ({grant.origin})") for grant in ready.grants]
+    limits = spec.limits
+    rows.append((f"memory {limits.memory >> 20} MiB", chain.origin("limits", "memory")))
+    rows.append((f"{limits.millicpus / 1000:g} processors", chain.origin("limits", "cpus")))
+    rows.append((f"{limits.pids} processes and threads", chain.origin("limits", "pids")))
+    rows.append((f"network: {spec.network.mode}", chain.origin("network", "mode")))
+    rows.append((f"system calls: {', '.join(spec.seccomp.groups)}", chain.origin("seccomp", "groups")))
+    width = min(70, max(len(what) for what, _ in rows))
+    for what, why in rows:
+        print(f"  {what:<{width}}  {why}")
+    print("\nsteps:")
+    steps = enter.plan(Native().document(spec, facts))
+    for number, step in enumerate(steps, 1):
+        print(f"  {number:2} {step.describe()}")
+    print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1 stays behind to reap and to end with it")
+
+
+def profile(options: argparse.Namespace) -> int:
+    """The shipped profiles, or the merged text of one."""
+    if options.action == "list":
+        chains = [load.load(name) for name in load.names()]
+        if options.json:
+            rows = [{"name": each.profile.name, "summary": each.profile.summary} for each in chains]
+            print(json.dumps(rows, indent=2))
+        for chain in [] if options.json else chains:
+            print(f"{chain.profile.name:15} {chain.profile.summary}")
+            for name, param in chain.profile.params.items():
+                default = f" (default {param.default})" if param.default else ""
+                print(f"{'':15}   --param {name}=...  {param.help}{default}")
+        return 0
+    if not options.name:
+        raise ConfigError("profile show: name one (supervisor profile list shows all)")
+    chain = load.load(options.name)
+    if options.json:
+        print(chain.profile.model_dump_json(indent=2))
+    for source in [] if options.json else chain.sources:
+        print(source.text)
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """What the native runtime needs of this host, layer by layer; 4 when something is missing."""
+    facts = host.probe()
+    layers = {
+        "namespaces": "user, mount, pid, ipc, uts, network, time and cgroup namespaces",
+        "landlock": f"Landlock ABI {facts.landlock}",
+        "seccomp": "system call filters",
+        "limits.memory": f"memory limit, cgroup {facts.cgroup}",
+        "limits.cpus": f"processor limit, cgroup {facts.cgroup}",
+        "limits.pids": "process limit",
+    }
+    if options.json:
+        print(json.dumps({"facts": facts.model_dump(mode="json"), "ok": not facts.missing}, indent=2))
+    else:
+        print(f"native runtime, as {'root' if facts.root else 'an ordinary user'}:")
+        for name, what in layers.items():
+            state, text = ("missing", facts.missing[name]) if name in facts.missing else ("ok", what)
+            print(f"  {name:14} {state:8} {text}")
+    return 4 if facts.missing else 0

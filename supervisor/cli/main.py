@@ -1,0 +1,139 @@
+"""The command line. Imports happen inside the commands, because start-up time is part of the product.
+
+Exit status: the command's own for `run` and `exec`; otherwise 0 ok, 1 failed, 2 usage, 3 refused by policy,
+4 this host cannot enforce it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from supervisor.errors import ConfigError, SupervisorError
+
+VERSION = "0.1.0"
+_EPILOG = """exit status: the command's own for run and exec; otherwise
+  0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
+
+
+def _sandbox_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", metavar="NAME", help="a shipped profile, or the path of one of your own")
+    parser.add_argument(
+        "--param", metavar="K=V", action="append", default=[], help="fill a param of the profile"
+    )
+    parser.add_argument(
+        "--ro", metavar="PATH[:DST]", action="append", default=[], help="show a file or folder, read-only"
+    )
+    parser.add_argument("--rw", metavar="PATH[:DST]", action="append", default=[], help="... and writable")
+    parser.add_argument(
+        "--env",
+        metavar="K[=V]",
+        action="append",
+        default=[],
+        help="set a variable, or pass on the caller's; nothing else of the environment goes in",
+    )
+    parser.add_argument(
+        "--accept-missing",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="run although this host lacks the named layer (comma-separated); it is printed and recorded",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="supervisor",
+        description="A hardened runtime for MCP servers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"supervisor {VERSION}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="run an MCP server on this terminal's stdio")
+    run.add_argument("server", nargs="?", help="a server registered with the host's daemon")
+    run.epilog = "after --: the server's command; without it, the profile's own server"
+    exec_ = commands.add_parser("exec", help="run any command in a sandbox, as in a CI job")
+    exec_.epilog = "after --: the command"
+    call = commands.add_parser("call", help="call one tool and print the answer")
+    call.add_argument("tool", help="the tool's name; with --list, nothing")
+    call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
+    call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
+    call.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each answer")
+    call.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")
+    explain.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+    for each in (run, exec_, call, explain):
+        _sandbox_options(each)
+    for each in (run, call):
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+
+    daemon = commands.add_parser("daemon", help="serve registered servers to this host's users")
+    daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
+    daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
+    listing = commands.add_parser("list", help="the servers that the daemon would run for you")
+    admin = commands.add_parser("admin", help="the operator's requests to the daemon")
+    admin.add_argument("request", choices=["inspect", "kill", "reload", "drain"])
+    admin.add_argument("session", nargs="?", type=int, help="for kill")
+    for each in (listing, admin):
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+        each.add_argument("--json", action="store_true", help="print JSON")
+    check = commands.add_parser("check", help="what this host can and cannot enforce")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    profile = commands.add_parser("profile", help="the profiles there are")
+    profile.add_argument("action", choices=["list", "show"])
+    profile.add_argument("name", nargs="?", help="for show")
+    profile.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _command(options: argparse.Namespace, tail: list[str]) -> Callable[[], int]:
+    from supervisor.cli import host, inspect, start
+
+    name = options.command
+    if tail and name not in ("run", "exec", "call", "explain"):
+        raise ConfigError(f"{name} takes no command after --")
+    table: dict[str, Callable[[], int]] = {
+        "run": lambda: start.run(options, tail),
+        "exec": lambda: start.execute(options, tail),
+        "call": lambda: start.call(options, tail),
+        "explain": lambda: inspect.explain(options, tail),
+        "profile": lambda: inspect.profile(options),
+        "check": lambda: inspect.check(options),
+        "daemon": lambda: host.daemon(options),
+        "list": lambda: host.listing(options),
+        "admin": lambda: host.admin(options),
+    }
+    return table[name]
+
+
+def main() -> None:
+    """Parse, run, exit with the documented status; an error of ours is one message."""
+    arguments = sys.argv[1:]
+    tail: list[str] = []
+    if "--" in arguments:
+        where = arguments.index("--")
+        arguments, tail = arguments[:where], arguments[where + 1 :]
+        if not tail:
+            _end("supervisor: nothing follows --", 2)
+    try:
+        status = _command(_parser().parse_args(arguments), tail)()
+        sys.stdout.flush()
+    except SupervisorError as error:
+        _end(f"supervisor: {error}", error.exit_status)
+    except KeyboardInterrupt:
+        _end("", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _end("", 1)
+    sys.exit(status)
+
+
+def _end(message: str, status: int) -> None:
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(status)

@@ -1,0 +1,111 @@
+"""The monitor's end of the spawner: starts it, asks it, hears from it.
+
+Runs as root. The spawner is executed afresh, never forked from here, so the monitor's size costs it nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import supervisor
+from supervisor import wire
+from supervisor.errors import LaunchFailed, SupervisorError, Unenforceable
+from supervisor.monitor.loop import Loop
+
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.sandbox.spawner import main; main(3)"
+# An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
+_ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
+
+Spawned = Callable[[LaunchFailed | None, list[int]], None]
+Exited = Callable[[int, int | None, list[str]], None]
+
+
+class Spawner:
+    """One spawner process. `exited` is called with (session, exit code or None, limits that were hit)."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = wire.pair()
+        root = str(Path(supervisor.__file__).resolve().parent.parent)
+        # -I: no variable and no folder of the caller's decides what it imports; -S: nor a site package
+        argv = [sys.executable, "-I", "-S", "-c", _CODE, root]
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+        ]
+        self.pid = os.posix_spawn(sys.executable, argv, _ENV, file_actions=actions, setsid=True)
+        theirs.close()
+        self._pending: dict[int, Spawned] = {}
+        self._exited: Exited = lambda *_: None
+        self._gone: Callable[[], None] = lambda: None
+
+    def greet(self) -> None:
+        """Wait for it to have its namespaces; Unenforceable when it could not."""
+        hello = self._receive()
+        if "error" in hello:
+            reason = f"{hello['error']}: this user may not make a user namespace here"
+            raise Unenforceable({"namespaces": reason}, runtime="native", optional=set())
+
+    def load(self, digest: str, document: dict[str, object]) -> None:
+        """Hand over a document and wait until its root is built; LaunchFailed names the step."""
+        wire.send(self._socket, {"req": "load", "digest": digest, "document": document})
+        while True:
+            event = self._receive()
+            if event.get("digest") == digest:
+                break
+            self._dispatch(event, [])
+        if event["event"] != "loaded":
+            raise _failure(event)
+
+    def serve(self, loop: Loop, exited: Exited, gone: Callable[[], None]) -> None:
+        """From now on events come through the loop; `gone` is called when the process has ended."""
+        self._exited, self._gone = exited, gone
+        loop.watch(self._socket.fileno(), lambda: self._readable(loop))
+
+    def spawn(self, session: int, digest: str, done: Spawned) -> None:
+        """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure."""
+        self._pending[session] = done
+        wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest})
+
+    def kill(self, session: int, signal: int) -> None:
+        """Signal a session's init; SIGKILL ends all of it."""
+        wire.send(self._socket, {"req": "kill", "id": session, "signal": signal})
+
+    def close(self) -> None:
+        """Hang up, so that it kills what it has, and wait for its end."""
+        self._socket.close()
+        os.waitpid(self.pid, 0)
+
+    def _receive(self) -> wire.Message:
+        received = wire.receive(self._socket, max_fds=4)
+        if received is None:
+            raise SupervisorError("the spawner ended unexpectedly; nothing of any session is left running")
+        return received[0]
+
+    def _readable(self, loop: Loop) -> None:
+        try:
+            received = wire.receive(self._socket, max_fds=4)
+        except ConnectionError:
+            received = None
+        if received is None:
+            loop.forget(self._socket.fileno())
+            self._gone()
+            return
+        self._dispatch(*received)
+
+    def _dispatch(self, event: wire.Message, fds: list[int]) -> None:
+        session = int(str(event["id"]))
+        if event["event"] == "exited":
+            code, limits = event["code"], event["limits"]
+            hit = [str(each) for each in limits] if isinstance(limits, list) else []
+            self._exited(session, code if isinstance(code, int) else None, hit)
+            return
+        done = self._pending.pop(session)
+        done(_failure(event) if event["event"] == "failed" else None, fds)
+
+
+def _failure(event: wire.Message) -> LaunchFailed:
+    return LaunchFailed(str(event["step"]), int(str(event["errno"])), str(event["reason"]))

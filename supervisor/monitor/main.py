@@ -1,0 +1,333 @@
+"""The monitor: decides who may open what, has it spawned, hands over the descriptors, and kills it in the end.
+
+Runs as root (in personal mode without root, as the user). It never sees an MCP byte and is never on the data path.
+Its input is the registry file, or in personal mode one entry from the process that was typed, and small
+requests of a closed schema.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+from supervisor import wire
+from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
+from supervisor.model import HostFacts, Plan, ServerEntry
+from supervisor.monitor import admit, dispatch
+from supervisor.monitor.children import Spawner
+from supervisor.monitor.loop import Loop
+from supervisor.monitor.sessions import Peer, Session, Sessions
+from supervisor.profile import host, load, plan
+from supervisor.registry import catalog
+from supervisor.runtimes import base
+from supervisor.runtimes.native import OPTIONAL, Native
+from supervisor.sandbox import cgroup
+
+
+class Server:
+    """A registered server, planned, checked and loaded."""
+
+    def __init__(self, entry: ServerEntry, ready: Plan) -> None:
+        self.entry = entry
+        self.plan = ready
+
+
+def prepare(entry: ServerEntry, facts: HostFacts, *, beside: str | None) -> Plan:
+    """Plan an entry and check it against the host; raises what load, plan and check raise."""
+    ready = plan.plan(load.load(entry.profile, beside=beside), entry)
+    spec = base.check(Native(), ready.spec, facts, accept=entry.accept_missing, optional=OPTIONAL)
+    return ready.model_copy(update={"spec": spec})
+
+
+class Monitor:
+    """See supervisor.monitor.dispatch.Monitor for what requests may do."""
+
+    def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
+        self.loop = loop
+        self.spawner = spawner
+        self.config = config
+        self.facts = host.probe()
+        self.servers: dict[str, Server] = {}
+        self.sessions = Sessions(loop, spawner)
+        self.peers: set[Peer] = set()
+        self.failed: SupervisorError | None = None
+        self.draining = False
+
+    def adopt(self, entries: dict[str, ServerEntry]) -> None:
+        """Make these the servers, all or nothing."""
+        ready = {
+            name: Server(entry, prepare(entry, self.facts, beside=self.config)) for name, entry in entries.items()
+        }
+        native = Native()
+        for server in ready.values():
+            spec = server.plan.spec
+            self.spawner.load(spec.digest, native.document(spec, self.facts))
+        self.servers = ready
+
+    def accept(self, sock: socket.socket, *, admin: bool) -> None:
+        """Serve one more connection."""
+        sock.setblocking(False)
+        peer = Peer(sock, admin=admin)
+        self.peers.add(peer)
+        self.loop.watch(sock.fileno(), lambda: self._readable(peer))
+
+    def hello(self, peer: Peer) -> wire.Message:
+        """Greet; in personal mode say here what was wrong with the one server."""
+        if self.failed:
+            raise self.failed
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()}}
+
+    def list(self, peer: Peer) -> wire.Message:
+        """The servers this peer may open."""
+        shown = [
+            {"name": name, "profile": server.entry.profile}
+            for name, server in sorted(self.servers.items())
+            if self._verdict(peer, name).outcome == "allow"
+        ]
+        return {"ok": {"servers": shown}}
+
+    def open(self, peer: Peer, number: int, server: str) -> None:
+        """Start a session, or raise Refused; the answer follows when the payload runs."""
+        verdict = self._verdict(peer, server)
+        if verdict.outcome != "allow" or self.draining:
+            where = f"{verdict.source}: " if verdict.source else ""
+            raise Refused("the supervisor is draining" if self.draining else f"{where}{verdict.reason}")
+        known = self.servers[server]
+        self.sessions.open(
+            server,
+            known.plan.spec,
+            peer,
+            lambda session, failure, fds: self._opened(number, known.plan, session, failure, fds),
+        )
+
+    def close(self, peer: Peer, session: int) -> wire.Message:
+        """End a session of this peer's; one that has just ended by itself is no error."""
+        if session in peer.sessions:
+            self.sessions.close(session)
+        return {"ok": {}}
+
+    def inspect(self) -> wire.Message:
+        """What runs, for the operator."""
+        return {
+            "ok": {
+                "servers": sorted(self.servers),
+                "sessions": [
+                    {
+                        "session": session.number,
+                        "server": session.server,
+                        "uid": session.peer.uid,
+                        "spec": session.spec.digest,
+                        "running": session.running,
+                    }
+                    for session in self.sessions.by_number.values()
+                ],
+            }
+        }
+
+    def kill(self, session: int) -> wire.Message:
+        """End any session at once."""
+        if session not in self.sessions.by_number:
+            raise ConfigError(f"no session {session}")
+        self.sessions.kill(session, "killed by the operator")
+        return {"ok": {}}
+
+    def reload(self) -> wire.Message:
+        """Read the registry again, all or nothing; running sessions live on."""
+        if self.config is None:
+            raise ConfigError("there is no configuration file in personal mode")
+        self.adopt(catalog.load(self.config))
+        return {"ok": {"servers": sorted(self.servers)}}
+
+    def drain(self) -> wire.Message:
+        """Accept nothing new and end when the last session has."""
+        self.draining = True
+        if not self.sessions.by_number:
+            self.loop.stop()
+        return {"ok": {"sessions": len(self.sessions.by_number)}}
+
+    def exited(self, number: int, code: int | None, limits: list[str]) -> None:
+        """A session was reaped."""
+        self.sessions.exited(number, code, limits)
+        if self.draining and not self.sessions.by_number:
+            self.loop.stop()
+
+    def _verdict(self, peer: Peer, name: str) -> admit.Verdict:
+        server = self.servers.get(name)
+        return admit.admit(
+            server.entry if server else None,
+            name,
+            uid=peer.uid,
+            gid=peer.gid,
+            peer_sessions=len(peer.sessions),
+            user_sessions=sum(len(each.sessions) for each in self.peers if each.uid == peer.uid),
+        )
+
+    def _opened(
+        self, number: int, ready: Plan, session: Session, failure: LaunchFailed | None, fds: list[int]
+    ) -> None:
+        if failure:
+            session.peer.send({"id": number, "error": dispatch.failure(failure)})
+            return
+        spec = ready.spec
+        answer: wire.Message = {
+            "session": session.number,
+            "spec": spec.digest,
+            "summary": ready.summary(),
+            "start": spec.session.start,
+            "grace": spec.session.grace,
+            "output_line": spec.limits.output_line,
+            "stderr": spec.limits.stderr,
+        }
+        session.peer.send({"id": number, "ok": answer}, fds)
+        if session.peer.closed:
+            self._hang_up(session.peer)
+
+    def _readable(self, peer: Peer) -> None:
+        try:
+            received = wire.receive(peer.socket)
+            if received is None:
+                self._hang_up(peer)
+                return
+            dispatch.handle(self, peer, received[0])
+        except BlockingIOError:
+            return
+        except WireError as error:
+            print(f"supervisor: uid {peer.uid} pid {peer.pid}: {error}; connection closed", file=sys.stderr)
+            self._hang_up(peer)
+            return
+        except ConnectionError:
+            self._hang_up(peer)
+            return
+        if peer.closed:
+            self._hang_up(peer)
+
+    def _hang_up(self, peer: Peer) -> None:
+        """A connection is over, and every session it opened with it."""
+        if peer not in self.peers:
+            return
+        peer.closed = True
+        self.peers.discard(peer)
+        self.loop.forget(peer.socket.fileno())
+        peer.socket.close()
+        for number in list(peer.sessions):
+            self.sessions.kill(number, "its connection was closed")
+        if self.config is None:
+            self.loop.stop()
+
+
+def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
+    """Run until told to stop; then nothing of ours is left. 0, or 1 when the spawner was lost."""
+    lost = []
+
+    def gone() -> None:
+        # the kernel has killed every sandbox with it; only the empty groups are left
+        lost.append(True)
+        print("supervisor: the spawner ended unexpectedly; its sessions were killed with it", file=sys.stderr)
+        loop.stop()
+
+    def reload() -> None:
+        try:
+            monitor.reload()
+        except SupervisorError as error:
+            print(f"supervisor: not reloaded, the old configuration stays: {error}", file=sys.stderr)
+
+    spawner.serve(loop, monitor.exited, gone)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.on_signal(number, loop.stop)
+    loop.on_signal(signal.SIGHUP, reload if monitor.config else loop.stop)
+    loop.run()
+    spawner.close()
+    if lost:
+        cgroup.probe().sweep()
+    return 1 if lost else 0
+
+
+def personal(proxy: int, config: int) -> int:
+    """The monitor of one typed command: its one peer is on `proxy`, its one server's entry on `config`."""
+    spawner = Spawner()
+    with open(config, "rb") as file:
+        entry = ServerEntry.model_validate_json(file.read(), strict=False)
+    loop = Loop()
+    monitor = Monitor(loop, spawner, None)
+    try:
+        spawner.greet()
+        monitor.adopt({entry.name: entry})
+    except SupervisorError as error:
+        monitor.failed = error
+    monitor.accept(socket.socket(fileno=proxy), admin=False)
+    return _serve(monitor, loop, spawner)
+
+
+def daemon(config: str, folder: str) -> int:
+    """The monitor of a host: proxy.sock for everybody whom the registry names, admin.sock for its owner."""
+    spawner = Spawner()
+    loop = Loop()
+    monitor = Monitor(loop, spawner, os.path.abspath(config))
+    listeners = []
+    try:
+        spawner.greet()
+        monitor.adopt(catalog.load(config))
+        for name, mode in (("proxy.sock", 0o666), ("admin.sock", 0o600)):
+            listeners.append((f"{folder}/{name}", _listen(monitor, f"{folder}/{name}", mode)))
+        print(f"supervisor: {len(monitor.servers)} servers, listening in {folder}", file=sys.stderr, flush=True)
+        return _serve(monitor, loop, spawner)
+    finally:
+        for path, sock in listeners:
+            os.unlink(path)
+            sock.close()
+
+
+def _listen(monitor: Monitor, path: str, mode: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    _remove_stale(path)
+    before = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(path)
+    except OSError as error:
+        raise SupervisorError(f"{path}: {error.strerror}") from None
+    finally:
+        os.umask(before)
+    sock.listen(64)
+    sock.setblocking(False)
+
+    def ready() -> None:
+        try:
+            connection, _ = sock.accept()
+        except BlockingIOError:
+            return
+        monitor.accept(connection, admin=path.endswith("/admin.sock"))
+
+    monitor.loop.watch(sock.fileno(), ready)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on; ConfigError when somebody does."""
+    if not os.path.lexists(path):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            raise SupervisorError(f"{path}: {error.strerror}") from None
+    raise ConfigError(f"{path}: another supervisor daemon is listening there")
+
+
+def main() -> None:
+    """`personal PROXY CONFIG` (descriptors) or `daemon CONFIG FOLDER` (paths)."""
+    mode, first, second = sys.argv[-3:]
+    try:
+        status = personal(int(first), int(second)) if mode == "personal" else daemon(first, second)
+    except SupervisorError as error:
+        print(f"supervisor: {error}", file=sys.stderr)
+        status = error.exit_status
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

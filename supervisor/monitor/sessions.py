@@ -1,0 +1,146 @@
+"""The running sessions: who opened each, how it may end, and how its end is told.
+
+Runs as root. A session belongs to exactly one connection and is killed with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from supervisor import wire
+from supervisor.errors import LaunchFailed
+from supervisor.model import SandboxSpec
+from supervisor.monitor.children import Spawner
+from supervisor.monitor.loop import Loop, Timer
+
+
+class Peer:
+    """A connection on proxy.sock or admin.sock, with the identity that the kernel vouches for."""
+
+    def __init__(self, sock: socket.socket, *, admin: bool) -> None:
+        self.socket = sock
+        self.admin = admin
+        self.pid, self.uid, self.gid = wire.peer(sock)
+        self.greeted = False
+        self.closed = False
+        self.sessions: set[int] = set()
+
+    def send(self, message: wire.Message, fds: list[int] | None = None) -> None:
+        """Send without waiting; a peer that does not read, or is gone, is marked for closing."""
+        try:
+            wire.send(self.socket, message, fds)
+        except (BlockingIOError, ConnectionError):
+            self.closed = True
+
+
+@dataclass
+class Session:
+    """One server process tree. `timers` are cancelled with it."""
+
+    number: int
+    server: str
+    spec: SandboxSpec
+    peer: Peer
+    timers: list[Timer] = field(default_factory=list)
+    reason: str = ""
+    running: bool = False
+
+
+Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
+
+
+class Sessions:
+    """All of them, by number."""
+
+    def __init__(self, loop: Loop, spawner: Spawner) -> None:
+        self.loop = loop
+        self.spawner = spawner
+        self.by_number: dict[int, Session] = {}
+        self._next = 1
+
+    def open(self, server: str, spec: SandboxSpec, peer: Peer, opened: Opened) -> None:
+        """Start one; `opened` hears of it. The descriptors are closed here once it has returned."""
+        session = Session(self._next, server, spec, peer)
+        self._next += 1
+        self.by_number[session.number] = session
+        peer.sessions.add(session.number)
+
+        def done(failure: LaunchFailed | None, fds: list[int]) -> None:
+            if failure:
+                self._forget(session)
+            else:
+                session.running = True
+                ceiling = f"its life of {spec.session.life:g} s is over (session.life)"
+                session.timers.append(
+                    self.loop.later(spec.session.life, lambda: self.kill(session.number, ceiling))
+                )
+            if peer.closed:
+                self.kill(session.number, "its connection was closed")
+            else:
+                opened(session, failure, fds)
+            for fd in fds:
+                os.close(fd)
+
+        self.spawner.spawn(session.number, spec.digest, done)
+
+    def close(self, number: int) -> None:
+        """End one: SIGTERM, and after its grace SIGKILL."""
+        session = self.by_number[number]
+        session.reason = session.reason or "closed"
+        if session.running:
+            self.spawner.kill(number, signal.SIGTERM)
+            grace = session.spec.session.grace
+            session.timers.append(self.loop.later(grace, lambda: self.kill(number, session.reason)))
+
+    def kill(self, number: int, reason: str) -> None:
+        """End one at once."""
+        session = self.by_number.get(number)
+        if session:
+            session.reason = session.reason or reason
+            if session.running:
+                self.spawner.kill(number, signal.SIGKILL)
+
+    def exited(self, number: int, code: int | None, limits: list[str]) -> None:
+        """The spawner has reaped one and removed what belonged to it."""
+        session = self.by_number.get(number)
+        if session is None:
+            return
+        self._forget(session)
+        event: wire.Message = {
+            "event": "exited",
+            "session": number,
+            "code": code,
+            "limits": list(limits),
+            "reason": _reason(session, code, limits),
+        }
+        if not session.peer.closed:
+            session.peer.send(event)
+
+    def _forget(self, session: Session) -> None:
+        for timer in session.timers:
+            timer.cancel()
+        session.peer.sessions.discard(session.number)
+        del self.by_number[session.number]
+
+
+def _reason(session: Session, code: int | None, limits: list[str]) -> str:
+    """Why it ended, in words that name the limit if it was one."""
+    if "memory" in limits and code != 0:
+        return (
+            f"killed by the kernel: it used more than its {session.spec.limits.memory >> 20} MiB of memory "
+            "(limits.memory)"
+        )
+    hint = ""
+    if "pids" in limits:
+        hint = f"; it was refused more than {session.spec.limits.pids} processes (limits.pids)"
+    if session.reason:
+        return session.reason + hint
+    if code is None:
+        return "killed" + hint
+    if code < 0:
+        return f"killed by signal {-code} ({signal.Signals(-code).name})" + hint
+    return f"exited with status {code}" + hint

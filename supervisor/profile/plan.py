@@ -1,0 +1,271 @@
+"""From a profile and a server entry to a SandboxSpec: every look-up happens here, none when a session opens.
+
+Runs as root in the monitor and as the user in `explain`. Reads the file system, starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from base64 import b64encode
+from typing import TypeVar
+
+from pydantic import Field
+
+from supervisor.errors import ConfigError
+from supervisor.model import (
+    Frozen,
+    Grant,
+    Limits,
+    Mount,
+    Network,
+    Plan,
+    SandboxSpec,
+    Seccomp,
+    ServerEntry,
+    SessionRules,
+    Tmp,
+)
+from supervisor.profile import load, program, seccomp, sources, toml
+
+UID = 1000
+_HOLE = re.compile(r"\$\{([^}]*)\}")
+_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+class ImageText(Frozen):
+    """`images/NAME/server.toml`: the command of a reference server."""
+
+    name: str
+    command: tuple[str, ...] = Field(min_length=1, strict=False)
+
+
+Value = TypeVar("Value")
+
+
+def _set(value: Value | None) -> Value:
+    """A field that the floor sets; only a floor that was edited by hand can lack it."""
+    if value is None:
+        raise ConfigError("none.toml: the floor must set every limit, time, and process key")
+    return value
+
+
+class Planner:
+    """Collects mounts and their grants for one server; the order of its calls is the order of authority."""
+
+    def __init__(self, chain: load.Chain, entry: ServerEntry) -> None:
+        self.chain = chain
+        self.profile = chain.profile
+        self.entry = entry
+        self.params = self._params()
+        self.mounts: list[Mount] = []
+        self.grants: list[Grant] = []
+
+    def plan(self) -> Plan:
+        """Everything."""
+        profile = self.profile
+        self._profile_mounts()
+        self._operator_mounts()
+        found = self._program()
+        spec = SandboxSpec(
+            profile=profile.name,
+            argv=found.argv,
+            cwd=self._cwd(),
+            env=self._env(found),
+            hostname=_set(profile.process.hostname),
+            uid=UID,
+            host_root=True,
+            mounts=tuple(sorted(self.mounts, key=lambda each: each.target)),
+            tmp=Tmp(size=_set(profile.tmp.size), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
+            limits=self._limits(),
+            session=self._session(),
+            network=Network(mode=_set(profile.network.mode), allow=profile.network.allow),
+            seccomp=self._seccomp(),
+            landlock=True,
+            write_execute=_set(profile.process.write_execute),
+        )
+        return Plan(spec=spec, grants=tuple(self.grants))
+
+    def fill(self, text: str, origin: str) -> str:
+        """`text` with its `${param}` holes filled."""
+
+        def value(match: re.Match[str]) -> str:
+            if match.group(1) not in self.params:
+                raise ConfigError(f'{origin}: unknown param "${{{match.group(1)}}}"')
+            return self.params[match.group(1)]
+
+        return _HOLE.sub(value, text)
+
+    def _params(self) -> dict[str, str]:
+        entry, known = self.entry, self.profile.params
+        for name in entry.params:
+            if name not in known:
+                listed = ", ".join(sorted(known)) or "none"
+                raise ConfigError(
+                    f'{entry.origin}: profile "{self.profile.name}" has no param "{name}"; it has: {listed}'
+                )
+        values = {}
+        for name, param in known.items():
+            value = entry.params.get(name)
+            if value is None and entry.personal:
+                value = param.default
+            if value is None:
+                raise ConfigError(f'{entry.origin}: param "{name}" is not set: {param.help}')
+            values[name] = self._path(value, f'param "{name}"')[0] if param.type == "path" else value
+        return values
+
+    def _path(self, written: str, what: str) -> tuple[str, bool]:
+        entry = self.entry
+        return sources.source(
+            written, f"{entry.origin}: {what}", cwd=entry.cwd, home=entry.home, relative=entry.personal
+        )
+
+    def _profile_mounts(self) -> None:
+        for text in self.profile.mount:
+            path = self.fill(text.source, text.origin)
+            what = f"{text.origin}: mount"
+            real, is_file = sources.source(path, what, cwd="/", home=self.entry.home, relative=False)
+            self._add(
+                Mount(
+                    source=real,
+                    target=sources.target(self.fill(text.target, text.origin), what),
+                    mode=text.mode,
+                    noexec="noexec" in text.flags,
+                    is_file=is_file,
+                    map_owner=True,
+                    per_session=True,
+                ),
+                f"profile {self.profile.name}",
+                text.origin,
+            )
+
+    def _operator_mounts(self) -> None:
+        for mode, paths in (("ro", self.entry.ro), ("rw", self.entry.rw)):
+            for written in paths:
+                what = f"--{mode} {written}" if self.entry.personal else f'{mode} "{written}"'
+                path, _, place = written.partition(":")
+                real, is_file = self._path(path, what)
+                inside = sources.target(place or real, f"{self.entry.origin}: {what}")
+                mount = Mount(
+                    source=real, target=inside, mode="ro", is_file=is_file, map_owner=True, per_session=True
+                )
+                mount = mount.model_copy(update={"mode": mode, "noexec": False})
+                self._add(mount, "the operator's own grant", self.entry.origin)
+
+    def _add(self, mount: Mount, why: str, origin: str) -> None:
+        self.mounts = sources.merge(self.mounts, mount, origin)
+        flags = "" if not mount.noexec else ", nothing in it can be executed"
+        verb = "read" if mount.mode == "ro" else "read and write"
+        at = "" if mount.source == mount.target else f" at {mount.target}"
+        self.grants.append(Grant(what=f"{verb} {mount.source}{at}{flags}", why=why, origin=origin))
+
+    def _program(self) -> program.Program:
+        entry = self.entry
+        command = entry.command or self._default_command()
+        found = program.resolve(command, cwd=entry.cwd, search_path=entry.search_path, home=entry.home)
+        for tree in found.trees:
+            if any(
+                sources.below(tree.path, each.target) and each.source == each.target and not each.noexec
+                for each in self.mounts
+            ):
+                continue
+            people = {entry.home, *sources.homes()} - {"/nonexistent"}
+            mount = Mount(
+                source=tree.source,
+                target=tree.path,
+                noexec=False,
+                is_file=tree.is_file,
+                map_owner=any(sources.below(tree.source, home) for home in people),
+            )
+            self._add(mount, f"the program's own files: {tree.why}", "program")
+        return found
+
+    def _default_command(self) -> tuple[str, ...]:
+        if self.profile.server is None:
+            raise ConfigError(
+                f'{self.entry.origin}: profile "{self.profile.name}" starts no server of its own; '
+                "name a command after --"
+            )
+        name = self.profile.server.default
+        folder = load.share_folder("images") / name
+        if "/" in name or not folder.is_dir():
+            raise ConfigError(f'{self.chain.origin("server", "default")}: no server "{name}" in images/')
+        image = toml.read(str(folder / "server.toml"))
+        values = {"python": sys.executable, "image": str(folder)}
+        command = image.validate(ImageText).command
+        return tuple(
+            _HOLE.sub(lambda match: values.get(match.group(1), match.group(0)), each) for each in command
+        )
+
+    def _cwd(self) -> str:
+        cwd = self.fill(_set(self.profile.process.cwd), self.chain.origin("process", "cwd"))
+        here = self.entry.cwd
+        shown = [each for each in self.mounts if each.per_session and each.source == each.target]
+        if cwd == "/tmp" and any(sources.below(here, each.target) for each in shown):
+            return here
+        return cwd
+
+    def _env(self, found: program.Program) -> dict[str, str]:
+        env = {
+            key: self.fill(value, self.chain.origin("process", "env", key))
+            for key, value in self.profile.process.env.items()
+        }
+        env["PATH"] = ":".join([*found.path, env["PATH"]])
+        env |= dict(found.env)
+        for key, value in self.entry.env.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+                raise ConfigError(f'{self.entry.origin}: "{key}" is no name for an environment variable')
+            env[key] = value
+            self.grants.append(
+                Grant(
+                    what=f"environment variable {key}",
+                    why="the operator's own grant",
+                    origin=self.entry.origin,
+                )
+            )
+        return env
+
+    def _limits(self) -> Limits:
+        text = self.profile.limits
+        return Limits(
+            memory=_set(text.memory),
+            millicpus=_set(text.cpus),
+            pids=_set(text.pids),
+            files=_set(text.files),
+            file_size=_set(text.file_size),
+            output_line=_set(text.output_line),
+            stderr=_set(text.stderr),
+        )
+
+    def _session(self) -> SessionRules:
+        text = self.profile.session
+        return SessionRules(
+            start=_set(text.start),
+            idle=_set(text.idle),
+            life=_set(text.life),
+            grace=_set(text.grace),
+            share=_set(text.share),
+        )
+
+    def _seccomp(self) -> Seccomp:
+        names = self.profile.seccomp.groups
+        groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", names)
+        code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
+        return Seccomp(groups=names, program=b64encode(code).decode())
+
+
+def system_links() -> tuple[dict[str, str], list[str]]:
+    """The host's /bin, /lib and so on: (links into /usr, folders of their own where /usr is not merged)."""
+    links, folders = {}, []
+    for name in _SYSTEM:
+        if os.path.islink(f"/{name}"):
+            links[name] = os.readlink(f"/{name}")
+        elif os.path.isdir(f"/{name}"):
+            folders.append(f"/{name}")
+    return links, folders
+
+
+def plan(chain: load.Chain, entry: ServerEntry) -> Plan:
+    """Plan one server. ConfigError or Refused name what is wrong, where it is written, and the next step."""
+    return Planner(chain, entry).plan()

@@ -1,0 +1,141 @@
+"""TOML files of ours: owner and mode checked on the open descriptor, errors with file and line.
+
+Runs as root in the monitor and as the user in the command line. `tomllib` knows no line numbers once it has
+parsed, so the line of a key is found again in the text, only when there is an error to report.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from supervisor.errors import ConfigError, Refused
+
+_LIMIT = 1 << 20
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
+_KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+Model = TypeVar("Model", bound=BaseModel)
+Path = tuple[str | int, ...]
+
+
+class Source:
+    """One parsed file: its name for messages, its text, its data."""
+
+    def __init__(self, path: str, text: str, data: dict[str, object]) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.text = text
+        self.data = data
+
+    def at(self, *key: str | int) -> str:
+        """`file:line` of a key."""
+        return f"{self.name}:{line_of(self.text, key)}"
+
+    def error(self, message: str, *key: str | int) -> ConfigError:
+        """A ConfigError that starts with file and line."""
+        return ConfigError(f"{self.path}:{line_of(self.text, key)}: {message}")
+
+    def validate(self, model: type[Model]) -> Model:
+        """The data as `model`; ConfigError naming file, line and key otherwise."""
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as error:
+            raise self.error(*explain(error)) from None
+
+
+def explain(error: ValidationError) -> tuple[str | int, ...]:
+    """(message, *key) of the first problem, in the words of somebody who edits the file."""
+    first = error.errors()[0]
+    key = tuple(first["loc"])
+    dotted = ".".join(str(part) for part in key)
+    if first["type"] == "extra_forbidden":
+        return (f'unknown key "{dotted}"', *key)
+    if first["type"] == "missing":
+        return (f'key "{dotted}" is missing', *key[:-1])
+    if first["type"] == "value_error":
+        return (f"{dotted}: {first['ctx']['error']}", *key)
+    return (f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.80}", *key)
+
+
+def read(path: str) -> Source:
+    """Read and parse one file that only its owner (root or this user) can write."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    try:
+        _check_owner(path, os.fstat(fd))
+        data = b""
+        while len(data) <= _LIMIT and (part := os.read(fd, _LIMIT)):
+            data += part
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
+    if len(data) > _LIMIT:
+        raise ConfigError(f"{path}: larger than {_LIMIT} bytes")
+    return parse(path, data)
+
+
+def parse(path: str, data: bytes) -> Source:
+    """Parse `data`; `path` is for messages."""
+    try:
+        text = data.decode()
+        return Source(path, text, tomllib.loads(text))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found.group(1)) if found else data.count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: {str(error).split(' (at')[0]}") from None
+
+
+def _check_owner(path: str, info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        raise ConfigError(f"{path}: not a regular file")
+    if info.st_uid not in (0, os.geteuid()):
+        raise Refused(
+            f"{path}: owned by uid {info.st_uid}; only root or uid {os.geteuid()} may own it: chown it, "
+            "or copy it to a file of your own"
+        )
+    if info.st_mode & 0o022:
+        raise Refused(f"{path}: others can write it (mode {info.st_mode & 0o777:o}): chmod go-w {path}")
+
+
+def line_of(text: str, key: Path) -> int:
+    """The line where `key` stands, or the nearest enclosing table's, counted from 1."""
+    best, depth = 1, 0
+    table: list[str | int] = []
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        header, entry = _HEADER.match(line), _KEY.match(line)
+        if header:
+            name = header.group(2).strip("\"'")
+            table = [*(part.strip("\"' ") for part in name.split("."))]
+            if header.group(1) == "[[":
+                counts[name] = counts.get(name, -1) + 1
+                table.append(counts[name])
+            here: list[str | int] = table
+        elif entry:
+            here = [*table, *(part.strip("\"'") for part in entry.group(1).split("."))]
+        else:
+            continue
+        common = _common(here, key)
+        if common > depth and common == len(here):
+            best, depth = number, common
+    return best
+
+
+def _common(here: list[str | int], key: Path) -> int:
+    length = 0
+    for mine, theirs in zip(here, key, strict=False):
+        if mine != theirs:
+            break
+        length += 1
+    return length

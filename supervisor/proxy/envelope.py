@@ -1,0 +1,59 @@
+"""JSON-RPC envelopes: the few fields a relay needs, the body left as bytes.
+
+Runs unprivileged; the only place where a message is parsed. Nothing is ever re-encoded but our own answers.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+# Application errors of ours: outside every range that JSON-RPC and MCP keep for themselves.
+SERVER_ENDED = -31001
+SERVER_SILENT = -31002
+TOO_LONG = -31003
+TOO_MANY = -31004
+PARSE_ERROR = -32700
+
+
+class Envelope(msgspec.Struct):
+    """What kind of message this is. `id` keeps its spelling: a client's "1" and 1 are different."""
+
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    method: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def is_request(self) -> bool:
+        """It wants an answer."""
+        return self.method is not msgspec.UNSET and self.id is not msgspec.UNSET
+
+    @property
+    def is_response(self) -> bool:
+        """It is an answer."""
+        return self.method is msgspec.UNSET and self.id is not msgspec.UNSET
+
+
+_decoder = msgspec.json.Decoder(Envelope)
+_any = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def parse(line: bytes) -> Envelope | None:
+    """The envelope of one line; None when it is no JSON-RPC message (object, or batch of the old revision)."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return Envelope() if _any.decode(line) else None
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def key(envelope: Envelope) -> bytes:
+    """The request id as it was written."""
+    return bytes(envelope.id) if isinstance(envelope.id, msgspec.Raw) else b"null"
+
+
+def error(request_id: bytes, code: int, message: str) -> bytes:
+    """A JSON-RPC error as one line."""
+    body = msgspec.json.encode({"code": code, "message": message})
+    return b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + body + b"}\n"

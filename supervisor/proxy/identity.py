@@ -1,0 +1,34 @@
+"""Giving up power before the first byte of a stranger is read.
+
+Started by root, the proxy becomes a uid of its own without capabilities; started by an ordinary user it stays that
+user. Either way it can gain nothing by execve and cannot be traced or read by others of its uid.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from supervisor.sandbox import syscalls
+
+ACCOUNT = "supervisor-proxy"
+# as for sessions: a range nobody allots, plus a number no other live process has
+_FIRST_UID = 0x70000000
+
+
+def drop() -> None:
+    """Everything the proxy imports must have been imported before; OSError when a step fails."""
+    if os.geteuid() == 0:
+        try:
+            user = pwd.getpwnam(ACCOUNT)
+            uid, gid = user.pw_uid, user.pw_gid
+        except KeyError:
+            uid = gid = _FIRST_UID + os.getpid()
+        last = syscalls.last_capability()
+        os.setgroups([])
+        for capability in range(last + 1):
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability, 0, 0, 0)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)

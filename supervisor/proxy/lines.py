@@ -1,0 +1,157 @@
+"""Newline-framed streams on asyncio: bounded lines in, back-pressure out.
+
+Runs unprivileged. A pipe or socket is used as it is; a terminal or file, which other programs share, is read by a
+thread and written blocking, because making it non-blocking would break them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable
+
+from supervisor.proxy import pump
+
+Line = Callable[[bytes], None]
+
+
+def _is_stream(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+class Reader(asyncio.Protocol):
+    """Calls `line` with each line (newline included), `too_long` once when one is over `limit`, `end` last."""
+
+    def __init__(self, limit: int, line: Line, too_long: Callable[[], None], end: Callable[[], None]) -> None:
+        self.limit = limit
+        self._line, self._too_long, self._end = line, too_long, end
+        self._buffer = bytearray()
+        self._skipping = False
+        self.transport: asyncio.ReadTransport | None = None
+
+    async def open(self, fd: int) -> None:
+        """Start reading."""
+        if not _is_stream(fd):
+            read, write = os.pipe()
+            pump.start(fd, write, close=True)
+            fd = read
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: self, os.fdopen(fd, "rb", buffering=0))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's."""
+        if isinstance(transport, asyncio.ReadTransport):
+            self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's. What lies between two newlines is one line, however it arrived."""
+        buffer = self._buffer
+        if not buffer and data.endswith(b"\n") and data.find(b"\n") == len(data) - 1:
+            self._deliver(data)
+            return
+        searched = len(buffer)
+        buffer += data
+        start = 0
+        while (end := buffer.find(b"\n", searched)) >= 0:
+            line = bytes(memoryview(buffer)[start : end + 1])
+            start = searched = end + 1
+            self._deliver(line)
+        del buffer[:start]
+        if len(buffer) > self.limit:
+            buffer.clear()
+            if not self._skipping:
+                self._skipping = True
+                self._too_long()
+
+    def _deliver(self, line: bytes) -> None:
+        if self._skipping:
+            self._skipping = False
+        elif len(line) > self.limit:
+            self._too_long()
+        elif line.strip():
+            self._line(line)
+
+    def eof_received(self) -> None:
+        """asyncio's."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's. A last line without a newline is a line."""
+        if self._buffer:
+            self._deliver(bytes(self._buffer) + b"\n")
+            self._buffer.clear()
+        self._end()
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop and go on reading, for back-pressure."""
+        if self.transport and not self.transport.is_closing():
+            if paused:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+
+class Writer(asyncio.Protocol):
+    """Writes bytes; tells `full` when the reader at the other end is slow, `gone` when there is none."""
+
+    def __init__(self, full: Callable[[bool], None], gone: Callable[[], None]) -> None:
+        self._full, self._gone = full, gone
+        self._transport: asyncio.WriteTransport | None = None
+        self._fd = -1
+        self._closing = False
+        self.closed = asyncio.Event()
+
+    async def open(self, fd: int) -> None:
+        """Start writing."""
+        if _is_stream(fd):
+            loop = asyncio.get_running_loop()
+            await loop.connect_write_pipe(lambda: self, os.fdopen(fd, "wb", buffering=0))
+        else:
+            self._fd = fd
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's."""
+        if isinstance(transport, asyncio.WriteTransport):
+            self._transport = transport
+
+    def pause_writing(self) -> None:
+        """asyncio's."""
+        self._full(True)  # noqa: FBT003
+
+    def resume_writing(self) -> None:
+        """asyncio's."""
+        self._full(False)  # noqa: FBT003
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's."""
+        self.closed.set()
+        if not self._closing:
+            self._gone()
+
+    def write(self, data: bytes) -> None:
+        """Queue or write `data`; nothing happens once the reader is gone."""
+        if self._transport is not None:
+            if not self._transport.is_closing():
+                self._transport.write(data)
+        elif self._fd >= 0:
+            try:
+                pump.write_all(self._fd, data)
+            except OSError:
+                self._fd = -1
+                self.closed.set()
+                self._gone()
+
+    async def flush_and_close(self, seconds: float) -> None:
+        """Write what is queued, within `seconds`, and close."""
+        self._closing = True
+        if self._transport is None:
+            return
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+        try:
+            await asyncio.wait_for(self.closed.wait(), seconds)
+        except TimeoutError:
+            self._transport.abort()

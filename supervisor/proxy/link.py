@@ -1,0 +1,194 @@
+"""A proxy's end of proxy.sock: asks the monitor for sessions, gets descriptors and news of their end.
+
+Runs unprivileged. Blocking, but for `post_close` and `news`, which are for an event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+
+from supervisor import wire
+from supervisor.errors import (
+    FAILED,
+    REFUSED,
+    UNENFORCEABLE,
+    USAGE,
+    ConfigError,
+    Refused,
+    SupervisorError,
+    WireError,
+)
+
+
+class Denied(SupervisorError):
+    """The monitor said no; its message and exit status are passed on as they are."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_status = status
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
+
+    session: int
+    stdin: int
+    stdout: int
+    stderr: int
+    pidfd: int
+    spec: str
+    summary: str
+    start: float
+    grace: float
+    output_line: int
+    stderr_limit: int
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The end of a session: its exit code (negative: a signal; None: ended from outside) and why."""
+
+    session: int
+    code: int | None
+    reason: str
+
+    @property
+    def status(self) -> int:
+        """As a shell would put it."""
+        if self.code is None:
+            return 128 + 9
+        return self.code if self.code >= 0 else 128 - self.code
+
+
+class Link:
+    """One connection to a monitor."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._next = 0
+        self._events: list[Exited] = []
+
+    def hello(self) -> None:
+        """Greet; Denied carries what was wrong with the one server of personal mode."""
+        self._ask("hello", version=1)
+
+    def servers(self) -> list[dict[str, object]]:
+        """Name and profile of each server that this user may open."""
+        answer, _ = self._ask("list")
+        found = answer.get("servers")
+        return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+    def open(self, server: str) -> Opened:
+        """Start a session, or raise Denied with the reason."""
+        answer, fds = self._ask("open", server=server)
+        if len(fds) != 4:
+            raise WireError("open: four descriptors expected")
+        return Opened(
+            session=int(str(answer["session"])),
+            stdin=fds[0],
+            stdout=fds[1],
+            stderr=fds[2],
+            pidfd=fds[3],
+            spec=str(answer["spec"]),
+            summary=str(answer["summary"]),
+            start=float(str(answer["start"])),
+            grace=float(str(answer["grace"])),
+            output_line=int(str(answer["output_line"])),
+            stderr_limit=int(str(answer["stderr"])),
+        )
+
+    def close_session(self, session: int) -> None:
+        """Ask for the end of a session; `event` tells when it has ended."""
+        try:
+            self._ask("close", session=session)
+        except ConnectionError:
+            return  # the monitor is gone, and the session with it
+
+    def event(self) -> Exited | None:
+        """The next end of a session; None when the monitor itself is gone."""
+        if self._events:
+            return self._events.pop(0)
+        while True:
+            try:
+                received = wire.receive(self.socket)
+            except ConnectionError:
+                return None
+            if received is None:
+                return None
+            if "event" in received[0]:
+                return _exited(received[0])
+
+    def post_close(self, session: int) -> None:
+        """As `close_session`, for an event loop: does not wait for the answer."""
+        self._next += 1
+        with contextlib.suppress(OSError):
+            wire.send(self.socket, {"id": self._next, "req": "close", "session": session})
+
+    def news(self) -> list[Exited] | None:
+        """What a readable socket holds: ends of sessions, perhaps none; None when the monitor is gone."""
+        try:
+            received = wire.receive(self.socket)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            return None
+        if received is None:
+            return None
+        return [_exited(received[0])] if "event" in received[0] else []
+
+    def close(self) -> None:
+        """Hang up; every session of this connection is killed."""
+        self.socket.close()
+
+    def _ask(self, req: str, **fields: str | int) -> tuple[wire.Message, list[int]]:
+        self._next += 1
+        try:
+            wire.send(self.socket, {"id": self._next, "req": req, **fields})
+            while True:
+                received = wire.receive(self.socket, max_fds=4)
+                if received is None:
+                    raise ConnectionResetError
+                message, fds = received
+                if "event" in message:
+                    self._events.append(_exited(message))
+                elif message.get("id") == self._next:
+                    break
+        except ConnectionError:
+            raise SupervisorError("the monitor ended unexpectedly; its sessions were killed with it") from None
+        error = message.get("error")
+        if isinstance(error, dict):
+            raise _denied(str(error["message"]), int(str(error["status"])))
+        answer = message.get("ok")
+        if not isinstance(answer, dict):
+            raise WireError(f"{req}: an answer without a result")
+        return answer, fds
+
+
+def _exited(message: wire.Message) -> Exited:
+    code = message["code"]
+    return Exited(
+        int(str(message["session"])), code if isinstance(code, int) else None, str(message["reason"])
+    )
+
+
+def _denied(message: str, status: int) -> SupervisorError:
+    known = {USAGE: ConfigError, REFUSED: Refused}
+    if status in known:
+        return known[status](message)
+    return Denied(message, status if status in (FAILED, UNENFORCEABLE) else FAILED)
+
+
+def connect(path: str) -> Link:
+    """Connect to a daemon's proxy.sock; SupervisorError when nobody answers there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise SupervisorError(f"{path}: {error.strerror}") from None
+    os.set_inheritable(sock.fileno(), False)
+    return Link(sock)

@@ -1,0 +1,165 @@
+"""One client and one server on standard streams: bytes pass, envelopes are looked at.
+
+Runs unprivileged. It keeps the list of requests that wait for an answer, so that the end of a server is told to
+the client as an answer to each of them, with the reason, and not as silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import uvloop
+
+from supervisor.proxy import envelope, lines, pump
+from supervisor.proxy.link import Exited, Link, Opened
+
+_CLIENT_LINE = 16 << 20
+_MAX_PENDING = 4096
+
+
+class Relay:
+    """`run()` until the client or the server has gone; returns the exit status."""
+
+    def __init__(self, link: Link, opened: Opened) -> None:
+        self.link = link
+        self.opened = opened
+        self.pending: dict[bytes, None] = {}
+        self.answered = False
+        self.stopping = False
+        self.interrupted = 0
+        self.failed = ""
+        self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
+        self.drained = asyncio.Event()
+        self.from_client = lines.Reader(_CLIENT_LINE, self.client_line, self.client_too_long, self.client_end)
+        self.from_server = lines.Reader(
+            opened.output_line, self.server_line, self.server_too_long, self.drained.set
+        )
+        self.to_client = lines.Writer(lambda full: self.from_server.pause(paused=full), self.stop)
+        self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
+        self.timers: list[asyncio.TimerHandle] = []
+
+    async def run(self) -> int:
+        """Relay until the session has ended."""
+        loop = asyncio.get_running_loop()
+        self.link.socket.setblocking(False)
+        loop.add_reader(self.link.socket.fileno(), self.news)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.interrupt, number)
+        limit = self.opened.stderr_limit
+        errors = pump.start(self.opened.stderr, 2, limit=limit, what="the server's standard error")
+        await self.to_server.open(self.opened.stdin)
+        await self.to_client.open(1)
+        await self.from_server.open(self.opened.stdout)
+        await self.from_client.open(0)
+        ended = await self.ended
+        await asyncio.wait({asyncio.create_task(self.drained.wait())}, timeout=2)
+        for timer in self.timers:
+            timer.cancel()
+        self.answer_all(ended)
+        await self.to_client.flush_and_close(2)
+        errors.join(2)
+        return self.status(ended)
+
+    def news(self) -> None:
+        """The monitor told of the session's end, or is gone itself."""
+        found = self.link.news()
+        if found == []:
+            return
+        asyncio.get_running_loop().remove_reader(self.link.socket.fileno())
+        self.ended.set_result(found[0] if found else None)
+
+    def interrupt(self, number: int) -> None:
+        """A signal: end in order; the second one in a hurry."""
+        if self.interrupted and not self.ended.done():
+            asyncio.get_running_loop().remove_reader(self.link.socket.fileno())
+            self.ended.set_result(None)
+        self.interrupted = number
+        self.stop()
+
+    def stop(self) -> None:
+        """End the session: SIGTERM, its grace, SIGKILL."""
+        if not self.stopping:
+            self.stopping = True
+            self.link.post_close(self.opened.session)
+
+    def client_line(self, line: bytes) -> None:
+        """Pass a message on, and remember it if it wants an answer."""
+        head = envelope.parse(line)
+        if head is None:
+            self.to_client.write(
+                envelope.error(b"null", envelope.PARSE_ERROR, "this line is not a JSON-RPC message")
+            )
+            return
+        if head.is_request:
+            if not self.pending and not self.answered:
+                loop = asyncio.get_running_loop()
+                self.timers.append(loop.call_later(self.opened.start, self.silent))
+            if len(self.pending) >= _MAX_PENDING:
+                text = f"more than {_MAX_PENDING} requests are waiting for an answer"
+                self.to_client.write(envelope.error(envelope.key(head), envelope.TOO_MANY, text))
+                return
+            self.pending[envelope.key(head)] = None
+        self.to_server.write(line)
+
+    def client_too_long(self) -> None:
+        """A message that is never forwarded, and whose id nobody knows."""
+        text = f"a message is over the limit of {_CLIENT_LINE} bytes"
+        self.to_client.write(envelope.error(b"null", envelope.TOO_LONG, text))
+
+    def client_end(self) -> None:
+        """The client closed its end: so do we, and give the server its grace."""
+        loop = asyncio.get_running_loop()
+        self.timers.append(loop.call_later(self.opened.grace, self.stop))
+        loop.create_task(self.to_server.flush_and_close(self.opened.grace))  # noqa: RUF006 - ends by itself
+
+    def server_line(self, line: bytes) -> None:
+        """Pass a message on; a line that is none is told on standard error and dropped."""
+        head = envelope.parse(line)
+        if head is None:
+            shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
+            pump.note(f"the server wrote a line that is not JSON-RPC; dropped: {shown}")
+            return
+        if head.is_response:
+            self.pending.pop(envelope.key(head), None)
+            self.answered = True
+        self.to_client.write(line)
+
+    def server_too_long(self) -> None:
+        """More than a line may have: the end of the session."""
+        limit = self.opened.output_line
+        self.failed = f"it wrote a line of more than {limit >> 20} MiB (limits.output_line)"
+        self.stop()
+
+    def silent(self) -> None:
+        """The first answer did not come in time."""
+        if not self.answered:
+            self.failed = f"it did not answer its first request within {self.opened.start:g} s (session.start)"
+            self.stop()
+
+    def answer_all(self, ended: Exited | None) -> None:
+        """Every request that waits gets the reason why it waits in vain."""
+        reason = self.failed or (ended.reason if ended else "the supervisor's monitor ended")
+        code = envelope.SERVER_SILENT if self.failed and not self.answered else envelope.SERVER_ENDED
+        for request_id in self.pending:
+            self.to_client.write(envelope.error(request_id, code, f"the server's session has ended: {reason}"))
+
+    def status(self, ended: Exited | None) -> int:
+        """The command's own status; 0 when the client ended it; 1 when we did."""
+        if self.failed:
+            pump.note(f"the session was ended: {self.failed}")
+            return 1
+        if self.interrupted:
+            return 128 + self.interrupted
+        if self.stopping and ended is not None and ended.reason == "closed":
+            return 0
+        return pump.finish(ended)
+
+
+def run(link: Link, opened: Opened) -> int:
+    """Relay between our standard streams and a session's; the exit status."""
+
+    async def relay() -> int:
+        return await Relay(link, opened).run()
+
+    return uvloop.run(relay())

@@ -1,0 +1,85 @@
+"""The native runtime: namespaces, cgroups, Landlock and seccomp from the host's own /usr; no engine.
+
+Runs as root in the monitor (or as the owner of a user namespace). It only translates: the spawner acts.
+"""
+
+from __future__ import annotations
+
+from supervisor.model import HostFacts, Mount, SandboxSpec
+from supervisor.profile.plan import system_links
+
+# What `--accept-missing` may name, with what is lost without it.
+OPTIONAL = {
+    "landlock": "a second wall around files besides the mounts",
+    "limits.memory": "a server can use up the host's memory",
+    "limits.cpus": "a server can use up the host's processors",
+    "limits.pids": "a server can use up the host's process table",
+}
+
+
+class Native:
+    """See supervisor.runtimes.base.Runtime."""
+
+    name = "native"
+
+    def gaps(self, spec: SandboxSpec, host: HostFacts) -> dict[str, str]:
+        """Every layer of the host that is missing, and every field this runtime cannot enforce."""
+        gaps = dict(host.missing)
+        if spec.network.mode != "none":
+            gaps["network.allowlist"] = (
+                "egress by name is not built into this version; nothing can be reached, so nothing is started"
+            )
+        return gaps
+
+    def document(self, spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
+        """What the spawner takes: plain lists, tables, strings and numbers."""
+        links, folders = system_links()
+        system = [Mount(source=each, target=each, noexec=False) for each in ("/usr", *folders)]
+        # people's trees are mounted anew for each session, as its own user
+        own = [each for each in spec.mounts if each.per_session or each.map_owner]
+        shared = [each for each in spec.mounts if each not in own]
+        limits = spec.limits
+        cgroup = {"memory": limits.memory, "cpu": limits.millicpus, "pids": limits.pids}
+        return {
+            "argv": list(spec.argv),
+            "cwd": spec.cwd,
+            "env": spec.env,
+            "hostname": spec.hostname,
+            "uid": spec.uid,
+            "trees": [_mount(each) for each in (*system, *shared)],
+            "mounts": [_mount(each) for each in own],
+            "links": links,
+            "files": _etc(spec),
+            "tmp": {"size": spec.tmp.size, "inodes": spec.tmp.inodes, "noexec": int(spec.tmp.noexec)},
+            "rlimits": {
+                "CORE": 0,
+                "FSIZE": limits.file_size,
+                "NOFILE": limits.files,
+                # threads count; the cgroup counts as well, this one also holds where there is none
+                "NPROC": limits.pids,
+                "MEMLOCK": 8 << 20,
+                "MSGQUEUE": 0,
+                "RTPRIO": 0,
+                "NICE": 0,
+            },
+            "cgroup": {name: value for name, value in cgroup.items() if name in host.controllers},
+            "seccomp": spec.seccomp.program,
+            "landlock": 0 if "landlock" in spec.accepted else host.landlock,
+        }
+
+
+def _mount(mount: Mount) -> dict[str, object]:
+    return mount.model_dump(mode="json", exclude={"per_session"})
+
+
+def _etc(spec: SandboxSpec) -> dict[str, str]:
+    return {
+        "/etc/passwd": (
+            f"sandbox:x:{spec.uid}:{spec.uid}:sandbox:{spec.env['HOME']}:/bin/sh\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        ),
+        "/etc/group": f"sandbox:x:{spec.uid}:\nnogroup:x:65534:\n",
+        "/etc/hosts": f"127.0.0.1 localhost {spec.hostname}\n::1 localhost {spec.hostname}\n",
+        "/etc/resolv.conf": "",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    }

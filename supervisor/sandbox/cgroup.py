@@ -1,0 +1,215 @@
+"""cgroup v1 and v2 behind one interface: where limits can be had, and one group per session.
+
+Runs as root in the spawner, which makes and removes the groups; the monitor only asks what there is.
+A session's group is named `supervisor-<spawner pid>-<its start time>-<n>`, so that a later start can tell
+which groups belong to nobody any more. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+PREFIX = "supervisor-"
+CONTROLLERS = ("memory", "cpu", "pids")
+_PERIOD = 100_000
+
+
+def start_time(pid: int) -> str:
+    """The start time of a process in clock ticks since boot, or "" when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rsplit(b") ", 1)[1].split()[19].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def _own_paths() -> dict[str, str]:
+    """Controller name ("" for v2) -> this process's group, from /proc/self/cgroup."""
+    paths = {}
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            _, names, path = line.rstrip("\n").split(":", 2)
+            for name in names.split(","):
+                paths[name] = path
+    return paths
+
+
+def _mount_points() -> dict[str, tuple[str, str]]:
+    """Controller name ("" for v2) -> (mount point, the group at its root), from mountinfo."""
+    found: dict[str, tuple[str, str]] = {}
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            kind, _, options = right.split(" ", 2)
+            fields = left.split(" ")
+            names = options.strip().split(",") if kind == "cgroup" else [""] if kind == "cgroup2" else []
+            for name in names:
+                if name in (*CONTROLLERS, ""):
+                    found.setdefault(name, (fields[4], fields[3]))
+    return found
+
+
+class Hierarchy:
+    """Where session groups go: a folder per controller (v1), or one folder for all of them (v2).
+
+    `bases` holds only controllers that this process can really use there.
+    """
+
+    def __init__(self, version: str, bases: dict[str, str]) -> None:
+        self.version = version
+        self.bases = bases
+
+    def folders(self) -> list[str]:
+        """The distinct base folders."""
+        return sorted(set(self.bases.values()))
+
+    def sweep(self) -> None:
+        """Remove empty groups whose spawner is gone; groups with live processes stay."""
+        for base in self.folders():
+            for name in os.listdir(base):
+                parts = name.split("-")
+                if not name.startswith(PREFIX) or len(parts) != 4 or not parts[1].isdigit():
+                    continue
+                if start_time(int(parts[1])) != parts[2]:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(f"{base}/{name}")
+
+
+def probe() -> Hierarchy:
+    """Find what this process may limit: v2 first, then v1; version "none" where there is nothing."""
+    mounts, own = _mount_points(), _own_paths()
+    if "" in mounts and "" in own:
+        unified = _unified_base(*mounts[""], own[""])
+        if unified:
+            return Hierarchy("v2", dict.fromkeys(CONTROLLERS, unified))
+    bases = {}
+    for name in CONTROLLERS:
+        if name in mounts and name in own:
+            base = _join(*mounts[name], own[name])
+            if os.access(base, os.W_OK):
+                bases[name] = base
+    return Hierarchy("v1" if bases else "none", bases)
+
+
+def _join(mount: str, mount_root: str, path: str) -> str:
+    inside = path[len(mount_root) :] if mount_root != "/" and path.startswith(mount_root) else path
+    return (mount + inside).rstrip("/")
+
+
+def _unified_base(mount: str, mount_root: str, path: str) -> str:
+    """The nearest writable ancestor that gives its children all three controllers, or ""."""
+    folder = _join(mount, mount_root, path)
+    while len(folder) >= len(mount):
+        if os.access(folder, os.W_OK) and _delegates(folder):
+            return folder
+        folder = folder.rpartition("/")[0]
+    return ""
+
+
+def _delegates(folder: str) -> bool:
+    try:
+        missing = set(CONTROLLERS) - set(_read(f"{folder}/cgroup.subtree_control").split())
+        if not missing:
+            return True
+        if missing - set(_read(f"{folder}/cgroup.controllers").split()):
+            return False
+        # a folder that holds processes answers EBUSY: the next ancestor is asked
+        _write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+    except OSError:
+        return False
+    return True
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+class Group:
+    """The cgroup of one session.
+
+    The child joins by itself, through descriptors opened here: on v1 a parent's write to cgroup.procs
+    waits for an RCU grace period (6-10 ms), the child's `0` to `tasks` does not; on v2 clone3 takes the
+    descriptor.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, name: str, limits: dict[str, int]) -> None:
+        self.hierarchy = hierarchy
+        self.folders = {key: f"{hierarchy.bases[key]}/{name}" for key in limits}
+        try:
+            for folder in set(self.folders.values()):
+                os.mkdir(folder, 0o755)
+            for key, value in limits.items():
+                self._limit(key, self.folders[key], value)
+        except OSError:
+            self.remove()
+            raise
+
+    def _limit(self, controller: str, folder: str, value: int) -> None:
+        v2 = self.hierarchy.version == "v2"
+        if controller == "pids":
+            _write(f"{folder}/pids.max", str(value))
+        elif controller == "cpu" and v2:
+            _write(f"{folder}/cpu.max", f"{value * _PERIOD // 1000} {_PERIOD}")
+        elif controller == "cpu":
+            _write(f"{folder}/cpu.cfs_period_us", str(_PERIOD))
+            _write(f"{folder}/cpu.cfs_quota_us", str(value * _PERIOD // 1000))
+        elif v2:
+            _write(f"{folder}/memory.max", str(value))
+            if os.path.exists(f"{folder}/memory.swap.max"):
+                _write(f"{folder}/memory.swap.max", "0")
+        else:
+            _write(f"{folder}/memory.limit_in_bytes", str(value))
+            # with memory.memsw absent, swappiness 0 is what keeps a group out of swap
+            _write(f"{folder}/memory.swappiness", "0")
+
+    def clone_fd(self) -> int:
+        """The descriptor for CLONE_INTO_CGROUP, or 0 on v1 and without limits."""
+        if self.hierarchy.version != "v2" or not self.folders:
+            return 0
+        return os.open(next(iter(self.folders.values())), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def task_fds(self) -> list[int]:
+        """v1: the `tasks` files to which the child writes `0`."""
+        if self.hierarchy.version != "v1":
+            return []
+        return [
+            os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+            for folder in sorted(set(self.folders.values()))
+        ]
+
+    def limits_hit(self) -> list[str]:
+        """Which limits have acted: "memory" when the kernel killed for it, "pids" when a fork was refused."""
+        hit = []
+        v2 = self.hierarchy.version == "v2"
+        if "memory" in self.folders:
+            file = "memory.events" if v2 else "memory.oom_control"
+            if self._counter(f"{self.folders['memory']}/{file}", "oom_kill"):
+                hit.append("memory")
+        if "pids" in self.folders and self._counter(f"{self.folders['pids']}/pids.events", "max"):
+            hit.append("pids")
+        return hit
+
+    @staticmethod
+    def _counter(path: str, key: str) -> int:
+        with contextlib.suppress(OSError):
+            for line in _read(path).splitlines():
+                name, _, value = line.partition(" ")
+                if name == key:
+                    return int(value)
+        return 0
+
+    def remove(self) -> None:
+        """Remove the folders; whatever cannot be removed is left to the next sweep."""
+        for folder in set(self.folders.values()):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)

@@ -1,0 +1,407 @@
+"""The ordered list of steps from a fresh clone to the payload, and the init that stays behind as pid 1.
+
+Runs in the sandbox: at first with every capability of its own user namespace and none outside, at the end with
+nothing. Each step describes itself (that is what `supervisor explain` prints) and executes itself; the first
+failure ends the child and is reported with its description and errno. Standard library only: what is
+imported here is what the sandbox's pid 1 carries.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+from typing import NoReturn
+
+from supervisor.errors import WireError
+from supervisor.sandbox import mounts
+from supervisor.sandbox import syscalls as sc
+
+Document = dict[str, object]
+
+FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+FS_MAKE_CHAR, FS_MAKE_SOCK, FS_MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
+FS_TRUNCATE, FS_IOCTL_DEV = 1 << 14, 1 << 15
+_FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
+# ABI -> how many access rights it knows
+_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15}
+_SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
+
+
+class Context:
+    """What the child inherits from the spawner, by descriptor. -1 stands for none."""
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        go: socket.socket,
+        root: int,
+        stdio: tuple[int, int, int],
+        tasks: list[int],
+        privileged: bool,
+        last_capability: int,
+    ) -> None:
+        self.status = status
+        self.go = go
+        self.root = root
+        self.stdio = stdio
+        self.tasks = tasks
+        self.privileged = privileged
+        self.last_capability = last_capability
+        self.trees: list[int] = []
+
+
+class Step:
+    """One step: `describe()` for people and errors, `execute()` in the child, OSError on failure."""
+
+    def describe(self) -> str:
+        """What this does, in one line."""
+        raise NotImplementedError
+
+    def execute(self, ctx: Context) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+class JoinCgroup(Step):
+    def __init__(self, limits: dict[str, int]) -> None:
+        self.limits = limits
+
+    def describe(self) -> str:
+        if not self.limits:
+            return "no cgroup limits"
+        limits = ", ".join(f"{name} {value}" for name, value in sorted(self.limits.items()))
+        return f"join a cgroup of its own ({limits}) and a new cgroup namespace"
+
+    def execute(self, ctx: Context) -> None:
+        for fd in ctx.tasks:
+            os.write(fd, b"0")
+        # only after joining, or /proc/self/cgroup would show the host's path
+        sc.unshare(sc.CLONE_NEWCGROUP)
+
+
+class Descriptors(Step):
+    def describe(self) -> str:
+        return "new session; pipes as standard input, output and error; every other descriptor closed"
+
+    def execute(self, ctx: Context) -> None:
+        os.setsid()
+        os.umask(0o022)
+        for number, fd in enumerate(ctx.stdio):
+            os.dup2(fd, number, inheritable=True)
+        first = 3
+        for kept in sorted((ctx.status, ctx.go.fileno(), ctx.root)):
+            if kept > first:
+                sc.close_range(first, kept - 1, 0)
+            first = kept + 1
+        sc.close_range(first, 0x7FFFFFFF, 0)
+
+
+class Identity(Step):
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+
+    def describe(self) -> str:
+        return f"user and group {self.uid} inside, an id of the session's own outside; dies with the spawner"
+
+    def execute(self, ctx: Context) -> None:
+        data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
+        if data != b"go" or flags & socket.MSG_CTRUNC:
+            os._exit(1)  # the spawner is gone, or gave up
+        ctx.trees = list(trees)
+        ctx.go.close()
+        if ctx.privileged:
+            os.setgroups([])
+        os.setresgid(self.uid, self.uid, self.uid)
+        # no uid 0 in the map: the namespace's capabilities survive this, and are dropped below
+        os.setresuid(self.uid, self.uid, self.uid)
+        # a change of uid clears it, so not earlier
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Loopback(Step):
+    def __init__(self, hostname: str) -> None:
+        self.hostname = hostname
+
+    def describe(self) -> str:
+        return f'network namespace with "lo" and nothing else; host name "{self.hostname}"'
+
+    def execute(self, ctx: Context) -> None:
+        sc.sethostname(self.hostname)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            request = struct.pack("16sh22x", b"lo", 1)  # struct ifreq, IFF_UP
+            fcntl.ioctl(sock, 0x8914, request)  # SIOCSIFFLAGS
+
+
+class Root(Step):
+    def __init__(self, trees: list[mounts.MountSpec], links: dict[str, str], files: dict[str, str]) -> None:
+        self.trees, self.links, self.files = trees, links, files
+
+    def describe(self) -> str:
+        shown = ", ".join(tree.target for tree in self.trees)
+        made = ", ".join(sorted(self.files))
+        return f"read-only root: {shown}; {len(mounts.DEVICES)} devices in /dev; made up: {made}"
+
+    def execute(self, ctx: Context) -> None:
+        sc.move_mount(ctx.root, b"", sc.AT_FDCWD, b"/", sc.MOVE_MOUNT_F_EMPTY_PATH)
+
+
+class Mounts(Step):
+    def __init__(self, specs: list[mounts.MountSpec]) -> None:
+        self.specs = specs
+
+    def describe(self) -> str:
+        shown = (f"{s.source} at {s.target} {s.mode}{',noexec' if s.noexec else ''}" for s in self.specs)
+        return "mount " + ("; ".join(shown) or "nothing of the host's besides")
+
+    def execute(self, ctx: Context) -> None:
+        for spec, tree in zip(self.specs, ctx.trees, strict=True):
+            if spec.target.startswith("/tmp/"):
+                mounts.make_mount_point(ctx.root, spec.target, is_file=spec.is_file)
+            try:
+                mounts.attach(tree, ctx.root, spec.target)
+            except OSError as error:
+                raise OSError(error.errno, f"{spec.target}: {os.strerror(error.errno or 0)}") from None
+
+
+class Proc(Step):
+    def describe(self) -> str:
+        return "/proc of its own: only its own processes, nothing of the kernel's settings"
+
+    def execute(self, ctx: Context) -> None:
+        bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
+        tree = mounts.filesystem("proc", {"hidepid": "invisible", "subset": "pid"}, bits)
+        mounts.attach(tree, ctx.root, "/proc")
+
+
+class PrivateTmp(Step):
+    def __init__(self, size: int, inodes: int, *, noexec: bool) -> None:
+        self.size, self.inodes, self.noexec = size, inodes, noexec
+
+    def describe(self) -> str:
+        flag = ", nothing in it can be executed" if self.noexec else ""
+        return f"private /tmp in memory: {self.size >> 20} MiB, {self.inodes} files{flag}"
+
+    def execute(self, ctx: Context) -> None:
+        bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | (sc.MOUNT_ATTR_NOEXEC if self.noexec else 0)
+        options = {"size": str(self.size), "nr_inodes": str(self.inodes), "mode": "1777"}
+        mounts.attach(mounts.filesystem("tmpfs", options, bits), ctx.root, "/tmp")
+
+
+class PivotRoot(Step):
+    def describe(self) -> str:
+        return "pivot into the new root; the host's tree is detached"
+
+    def execute(self, ctx: Context) -> None:
+        os.fchdir(ctx.root)
+        sc.pivot_root(b".", b".")
+        sc.umount2(b".", sc.MNT_DETACH)
+        os.chdir("/")
+
+
+class Rlimits(Step):
+    def __init__(self, limits: dict[str, int]) -> None:
+        self.limits = limits
+
+    def describe(self) -> str:
+        return "limits: " + ", ".join(f"{name} {value}" for name, value in sorted(self.limits.items()))
+
+    def execute(self, ctx: Context) -> None:
+        for name, value in self.limits.items():
+            number = int(getattr(resource, f"RLIMIT_{name}"))
+            hard = resource.getrlimit(number)[1]
+            bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (bound, bound))
+
+
+class Capabilities(Step):
+    def describe(self) -> str:
+        return "no capabilities: bounding, ambient, permitted, effective and inheritable empty; securebits locked"
+
+    def execute(self, ctx: Context) -> None:
+        sc.drop_capabilities(ctx.last_capability)
+
+
+class NoNewPrivileges(Step):
+    def describe(self) -> str:
+        return "no_new_privs; pid 1 cannot be traced or read"
+
+    def execute(self, ctx: Context) -> None:
+        sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+class Landlock(Step):
+    """`rules` is [(path, "ro" | "rw" | "dev", noexec, is_file)]."""
+
+    def __init__(self, abi: int, rules: list[tuple[str, str, bool, bool]]) -> None:
+        self.abi, self.rules = abi, rules
+
+    def describe(self) -> str:
+        if not self.abi:
+            return "no Landlock"
+        writable = ", ".join(path for path, mode, _, _ in self.rules if mode == "rw")
+        return f"Landlock (ABI {self.abi}): write only {writable}; read only what is mounted"
+
+    def rights(self, mode: str, *, noexec: bool, is_file: bool) -> int:
+        """The access rights of one rule, as far as this ABI knows them."""
+        known = (1 << _RIGHTS_BY_ABI.get(self.abi, 16)) - 1
+        if mode == "rw":
+            bits = known & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV)
+        elif mode == "dev":
+            bits = FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE
+        else:
+            bits = FS_READ_FILE | FS_READ_DIR | FS_EXECUTE
+        if noexec:
+            bits &= ~FS_EXECUTE
+        return bits & known & (_FILE_RIGHTS if is_file else -1)
+
+    def execute(self, ctx: Context) -> None:
+        if not self.abi:
+            return
+        known = (1 << _RIGHTS_BY_ABI.get(self.abi, 16)) - 1
+        ruleset = sc.landlock_ruleset(known, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if self.abi >= 6 else 0)
+        for path, mode, noexec, is_file in [("/", "list", True, False), *self.rules]:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            allowed = (
+                FS_READ_DIR if mode == "list" else self.rights(mode, noexec=noexec, is_file=is_file)
+            )
+            sc.landlock_allow(ruleset, fd, allowed)
+            os.close(fd)
+        sc.landlock_restrict_self(ruleset, 0)
+        os.close(ruleset)
+
+
+class SeccompFilter(Step):
+    def __init__(self, program: bytes) -> None:
+        self.program = program
+
+    def describe(self) -> str:
+        if not self.program:
+            return "no system call filter"
+        return f"system call filter of {len(self.program) // 8} instructions, loaded last"
+
+    def execute(self, ctx: Context) -> None:
+        if self.program:
+            sc.load_seccomp(self.program)
+
+
+def specs(document: Document, key: str) -> list[mounts.MountSpec]:
+    """The mounts under `key` of a document, in the order in which they can be attached."""
+    return sorted(
+        (mounts.MountSpec(_table(each, key)) for each in _list(document, key)), key=lambda spec: spec.target
+    )
+
+
+def _list(document: Document, key: str) -> list[object]:
+    value = document[key]
+    if not isinstance(value, list):
+        raise WireError(f"document: {key} is not a list")
+    return value
+
+
+def _table(value: object, key: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise WireError(f"document: {key} is not a table")
+    return value
+
+
+def numbers(document: Document, key: str) -> dict[str, int]:
+    """The table of numbers under `key`."""
+    return {name: int(str(value)) for name, value in _table(document[key], key).items()}
+
+
+def texts(document: Document, key: str) -> dict[str, str]:
+    """The table of strings under `key`."""
+    return {name: str(value) for name, value in _table(document[key], key).items()}
+
+
+def _landlock_rules(document: Document) -> list[tuple[str, str, bool, bool]]:
+    seen = specs(document, "trees") + specs(document, "mounts")
+    rules = [(spec.target, spec.mode, spec.noexec, spec.is_file) for spec in seen]
+    devices = [(f"/dev/{name}", "dev", True, True) for name in mounts.DEVICES]
+    noexec = bool(numbers(document, "tmp")["noexec"])
+    private = [("/tmp", "rw", noexec, False), ("/proc", "ro", True, False), ("/etc", "ro", True, False)]
+    return rules + devices + private
+
+
+def plan(document: Document) -> list[Step]:
+    """The steps, in the order in which they are executed."""
+    tmp = numbers(document, "tmp")
+    abi = int(str(document["landlock"]))
+    return [
+        JoinCgroup(numbers(document, "cgroup")),
+        Descriptors(),
+        Identity(int(str(document["uid"]))),
+        Loopback(str(document["hostname"])),
+        Root(specs(document, "trees"), texts(document, "links"), texts(document, "files")),
+        Proc(),
+        PrivateTmp(tmp["size"], tmp["inodes"], noexec=bool(tmp["noexec"])),
+        # after /tmp: targets below it lie in the private one
+        Mounts(specs(document, "mounts")),
+        PivotRoot(),
+        Rlimits(numbers(document, "rlimits")),
+        Capabilities(),
+        NoNewPrivileges(),
+        Landlock(abi, _landlock_rules(document)),
+        SeccompFilter(base64.b64decode(str(document["seccomp"]))),
+    ]
+
+
+def child(steps: list[Step], ctx: Context, document: Document) -> NoReturn:
+    """The whole life of a sandbox's pid 1. Whatever happens, it never returns to the spawner's code."""
+    try:
+        _run(steps, ctx, document)
+    finally:
+        os._exit(1)
+
+
+def _run(steps: list[Step], ctx: Context, document: Document) -> None:
+    signals = signal.valid_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for step in steps:
+        try:
+            step.execute(ctx)
+        except OSError as error:
+            _fail(ctx.status, error, step.describe())
+    argv = [str(each) for each in _list(document, "argv")]
+    try:
+        os.chdir(str(document["cwd"]))
+        payload = os.posix_spawn(
+            argv[0], argv, texts(document, "env"), setsigmask=[], setsigdef=signals
+        )
+    except OSError as error:
+        _fail(ctx.status, error, f"execute {argv[0]} in {document['cwd']}")
+    os.write(ctx.status, b"R")
+    sc.close_range(0, ctx.status - 1, 0)
+    sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)
+    _init(ctx.status, payload, signals)
+
+
+def _fail(status: int, error: OSError, what: str) -> None:
+    os.write(status, f"E{error.errno or 0} {what[:3000]}: {error.strerror}".encode())
+    os._exit(1)
+
+
+def _init(status: int, payload: int, signals: set[signal.Signals]) -> None:
+    """Reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
+    while True:
+        number = signal.sigwait(signals)
+        if number != signal.SIGCHLD:
+            try:
+                os.kill(payload, number)
+            except ProcessLookupError:
+                continue
+            continue
+        while True:
+            pid, code = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == payload:
+                os.write(status, b"X%d" % os.waitstatus_to_exitcode(code))
+                os._exit(0)

@@ -1,0 +1,224 @@
+"""Mounts by file descriptor: read-only trees, tmpfs, the root template, idmapped folders.
+
+Runs as root in the spawner (or as the owner of its user namespace). Nothing here touches a mount namespace
+other than the spawner's own; detached trees are handed to the sandbox, which attaches them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+
+from supervisor.sandbox import syscalls as sc
+
+DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    # POSIX shared memory shares the one bounded tmpfs
+    "shm": "/tmp",
+}
+_PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
+
+
+class MountSpec:
+    """One mount as the spawner got it. See supervisor.model.Mount for the meaning of the fields."""
+
+    __slots__ = ("is_file", "map_owner", "mode", "noexec", "source", "target")
+
+    def __init__(self, raw: dict[str, object]) -> None:
+        self.source = str(raw["source"])
+        self.target = str(raw["target"])
+        self.mode = str(raw["mode"])
+        self.noexec = raw["noexec"] is True
+        self.is_file = raw["is_file"] is True
+        self.map_owner = raw["map_owner"] is True
+
+    def attributes(self) -> int:
+        """The MOUNT_ATTR_* bits: nosuid and nodev always."""
+        bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
+        bits |= sc.MOUNT_ATTR_RDONLY if self.mode == "ro" else 0
+        return bits | (sc.MOUNT_ATTR_NOEXEC if self.noexec else 0)
+
+
+def filesystem(kind: str, options: dict[str, str], attributes: int) -> int:
+    """A detached mount of a new file system (`tmpfs`, `proc`); an empty option value is a flag."""
+    context = sc.fsopen(kind.encode(), sc.FSOPEN_CLOEXEC)
+    try:
+        for key, value in options.items():
+            sc.fsconfig(context, sc.FSCONFIG_SET_STRING, key.encode(), value.encode(), 0)
+        sc.fsconfig(context, sc.FSCONFIG_CMD_CREATE, None, None, 0)
+        return sc.fsmount(context, sc.FSMOUNT_CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def open_source(spec: MountSpec) -> int:
+    """An O_PATH descriptor of exactly the path that was planned: no link on the way, the right kind.
+
+    A link that was put there since (ELOOP) or another kind of file (ENOTDIR, EINVAL) is refused.
+    """
+    flags = os.O_PATH | (0 if spec.is_file else os.O_DIRECTORY)
+    fd = sc.openat2(spec.source, flags, sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_MAGICLINKS)
+    if spec.is_file and not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(22, "not a regular file")
+    return fd
+
+
+def detached(spec: MountSpec, session_uid: int | None) -> int:
+    """A detached, restricted copy of a host tree.
+
+    With `map_owner`, the owner on disk becomes `session_uid` (a host uid). A file system that cannot map
+    owners (overlay) is shown with its own ids when read-only, which grants less; writable, it is an error.
+    """
+    source = open_source(spec)
+    try:
+        tree = sc.open_tree(
+            source,
+            b"",
+            sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC,
+        )
+        owner = os.fstat(source)
+    finally:
+        os.close(source)
+    try:
+        if spec.map_owner and session_uid is not None and owner.st_uid != session_uid:
+            try:
+                _map_owner(tree, spec, owner, session_uid)
+            except OSError as error:
+                if error.errno != 22 or spec.mode == "rw":
+                    raise
+            else:
+                return tree
+        sc.mount_setattr(tree, attributes=spec.attributes())
+    except OSError:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _map_owner(tree: int, spec: MountSpec, owner: os.stat_result, session_uid: int) -> None:
+    userns = _owner_namespace(owner.st_uid, owner.st_gid, session_uid)
+    try:
+        sc.mount_setattr(tree, attributes=spec.attributes() | sc.MOUNT_ATTR_IDMAP, userns=userns)
+    finally:
+        os.close(userns)
+
+
+def _owner_namespace(uid: int, gid: int, session_uid: int) -> int:
+    """A user namespace whose map says: id on disk `uid` is the kernel's `session_uid`."""
+    pid, pidfd = sc.clone3(sc.CLONE_NEWUSER)
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        write(f"/proc/{pid}/uid_map", f"{uid} {session_uid} 1")
+        write(f"/proc/{pid}/gid_map", f"{gid} {session_uid} 1")
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(pidfd)
+
+
+def write(path: str, text: str) -> None:
+    """One write(2) of `text`: what procfs and cgroupfs need."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def attach(tree: int, directory: int, path: str) -> None:
+    """Move a detached tree to `path` below the descriptor `directory`."""
+    sc.move_mount(tree, b"", directory, path.lstrip("/").encode() or b".", sc.MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
+    """Create an empty folder or file, and its parents, in a tmpfs that nobody else can see."""
+    parts = target.strip("/").split("/")
+    for depth in range(1, len(parts) + (0 if is_file else 1)):
+        try:
+            os.mkdir("/".join(parts[:depth]), 0o755, dir_fd=root)
+        except FileExistsError:
+            continue
+    if is_file:
+        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open("/".join(parts), flags, 0o444, dir_fd=root))
+
+
+def write_file(root: int, path: str, text: str) -> None:
+    """A file of the synthetic /etc."""
+    make_mount_point(root, path, is_file=True)
+    fd = os.open(path.lstrip("/"), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=root)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def template(
+    trees: list[MountSpec], points: list[MountSpec], links: dict[str, str], files: dict[str, str]
+) -> int:
+    """Build the part of a root that all sessions of a spec share; returns its descriptor.
+
+    It is attached somewhere in the spawner's own mount namespace, because older kernels attach nothing to a
+    detached tree. `points` are mount points that each session fills with mounts of its own. Read-only in
+    the end.
+    """
+    bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
+    root = filesystem("tmpfs", {"mode": "0755", "size": "1m", "nr_inodes": "4096"}, bits)
+    _park(root)
+    for folder in ("dev", "proc", "tmp", "etc"):
+        os.mkdir(folder, 0o755, dir_fd=root)
+    for name in DEVICES:
+        node = MountSpec(
+            {"source": f"/dev/{name}", "target": f"/dev/{name}", "mode": "rw", "noexec": True}
+            | {"is_file": True, "map_owner": False}
+        )
+        make_mount_point(root, node.target, is_file=True)
+        _attach_device(root, node)
+    for name, target in DEVICE_LINKS.items():
+        os.symlink(target, f"dev/{name}", dir_fd=root)
+    for name, target in links.items():
+        os.symlink(target, name, dir_fd=root)
+    for path, text in files.items():
+        write_file(root, path, text)
+    for spec in sorted(trees + points, key=lambda each: each.target):
+        if not spec.target.startswith("/tmp/"):
+            _prepare(root, spec, share=spec in trees)
+    sc.mount_setattr(root, attributes=sc.MOUNT_ATTR_RDONLY | bits, recursive=False)
+    return root
+
+
+def _park(root: int) -> None:
+    """Attach where no source of a mount can lie. Not over `/`: to the kernel that would look like a chroot,
+    and a process in one may not make user namespaces.
+    """
+    for place in _PARKING:
+        try:
+            sc.move_mount(root, b"", sc.AT_FDCWD, place, sc.MOVE_MOUNT_F_EMPTY_PATH)
+        except FileNotFoundError:
+            continue
+        return
+    raise OSError(2, "none of " + ", ".join(os.fsdecode(place) for place in _PARKING))
+
+
+def _prepare(root: int, spec: MountSpec, *, share: bool) -> None:
+    make_mount_point(root, spec.target, is_file=spec.is_file)
+    if share:
+        tree = detached(spec, None)
+        attach(tree, root, spec.target)
+        os.close(tree)
+
+
+def _attach_device(root: int, node: MountSpec) -> None:
+    tree = sc.open_tree(sc.AT_FDCWD, node.source.encode(), sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
+    sc.mount_setattr(tree, attributes=sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC)
+    attach(tree, root, node.target)
+    os.close(tree)

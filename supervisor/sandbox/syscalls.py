@@ -1,0 +1,238 @@
+"""The system calls that Python lacks, by ctypes, in one idiom.
+
+Runs as root in the spawner and, until the payload's execve, in the sandbox itself. Standard library only.
+Every call raises OSError with the kernel's errno. Constants are from the kernel's uapi headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+CLONE_NEWTIME = 0x80
+CLONE_NEWNS = 0x20000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_PIDFD = 0x1000
+CLONE_INTO_CGROUP = 0x200000000
+ALL_NAMESPACES = (
+    CLONE_NEWUSER
+    | CLONE_NEWNS
+    | CLONE_NEWPID
+    | CLONE_NEWIPC
+    | CLONE_NEWUTS
+    | CLONE_NEWNET
+    | CLONE_NEWTIME
+)
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+MOUNT_ATTR_IDMAP = 0x100000
+MNT_DETACH = 2
+MS_PRIVATE = 1 << 18
+MS_REC = 1 << 14
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+# noroot, no_setuid_fixup, keep_caps off and locked, no_cap_ambient_raise; all locked
+SECUREBITS_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
+
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_GET_ACTION_AVAIL = 2
+SECCOMP_RET_ERRNO = 0x00050000
+CAPABILITY_VERSION_3 = 0x20080522
+
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH = 1
+
+_X86_64 = {"pivot_root": 155, "capset": 126, "seccomp": 317}
+_AARCH64 = {"pivot_root": 41, "capset": 91, "seccomp": 277}
+_NUMBERS = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+    **(_AARCH64 if platform.machine() == "aarch64" else _X86_64),
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_int, _uint, _long = ctypes.c_int, ctypes.c_uint, ctypes.c_long
+_ulong, _str, _ptr = ctypes.c_ulong, ctypes.c_char_p, ctypes.c_void_p
+
+
+class Call:
+    """One system call or libc function with its argument types; -1 becomes OSError."""
+
+    __slots__ = ("_function", "_prefix")
+
+    def __init__(self, name: str, *types: type[object]) -> None:
+        # Each needs a function object of its own: argtypes are a property of the object, and without
+        # them ctypes cuts every argument to 32 bits.
+        number = _NUMBERS.get(name)
+        self._prefix: tuple[int, ...] = () if number is None else (number,)
+        self._function = _libc[name if number is None else "syscall"]
+        self._function.restype = _long if number is not None else _int
+        self._function.argtypes = [*([_long] * len(self._prefix)), *types]  # type: ignore[list-item]
+
+    def __call__(self, *arguments: object) -> int:
+        result = int(self._function(*self._prefix, *arguments))
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result
+
+
+open_tree = Call("open_tree", _int, _str, _uint)
+move_mount = Call("move_mount", _int, _str, _int, _str, _uint)
+fsopen = Call("fsopen", _str, _uint)
+fsconfig = Call("fsconfig", _int, _uint, _str, _str, _int)
+fsmount = Call("fsmount", _int, _uint, _uint)
+close_range = Call("close_range", _uint, _uint, _uint)
+pivot_root = Call("pivot_root", _str, _str)
+umount2 = Call("umount2", _str, _int)
+mount = Call("mount", _str, _str, _str, _ulong, _str)
+unshare = Call("unshare", _int)
+prctl = Call("prctl", _int, _ulong, _ulong, _ulong, _ulong)
+landlock_restrict_self = Call("landlock_restrict_self", _int, _uint)
+_sethostname = Call("sethostname", _str, _ulong)
+_openat2 = Call("openat2", _int, _str, _ptr, _ulong)
+_mount_setattr = Call("mount_setattr", _int, _str, _uint, _ptr, _ulong)
+_clone3 = Call("clone3", _ptr, _ulong)
+_capset = Call("capset", _ptr, _ptr)
+_seccomp = Call("seccomp", _uint, _uint, _ptr)
+_create_ruleset = Call("landlock_create_ruleset", _ptr, _ulong, _uint)
+_add_rule = Call("landlock_add_rule", _int, _uint, _ptr, _uint)
+
+
+def sethostname(name: str) -> None:
+    """Name this UTS namespace."""
+    raw = name.encode()
+    _sethostname(raw, len(raw))
+
+
+def openat2(path: str, flags: int, resolve: int) -> int:
+    """Open an absolute path under the `RESOLVE_*` rules; a symbolic link on the way is ELOOP."""
+    how = ctypes.create_string_buffer(struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve))
+    return _openat2(AT_FDCWD, os.fsencode(path), how, 24)
+
+
+def mount_setattr(tree: int, *, attributes: int, userns: int = 0, recursive: bool = True) -> None:
+    """Add `MOUNT_ATTR_*` to a mount, by default with everything mounted below it, and make it private."""
+    attr = ctypes.create_string_buffer(struct.pack("QQQQ", attributes, 0, MS_PRIVATE, userns))
+    _mount_setattr(tree, b"", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0), attr, 32)
+
+
+def clone3(flags: int, *, cgroup: int = 0) -> tuple[int, int]:
+    """Fork into new namespaces: (pid, pidfd), or (0, -1) in the child.
+
+    Only for a single-threaded process: Python's own fork hooks are run around the call, as os.fork does.
+    """
+    pidfd = _int(-1)
+    into = CLONE_INTO_CGROUP if cgroup else 0
+    raw = struct.pack(
+        "11Q", flags | CLONE_PIDFD | into, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, cgroup
+    )
+    args = ctypes.create_string_buffer(raw, 88)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    try:
+        pid = _clone3(args, 88)
+    except OSError:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        raise
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    os.set_inheritable(pidfd.value, False)
+    return pid, pidfd.value
+
+
+def last_capability() -> int:
+    """The number of the highest capability this kernel knows."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
+
+
+def drop_capabilities(last: int) -> None:
+    """Empty the bounding, ambient, effective, permitted and inheritable sets and lock the securebits.
+
+    `last` is `last_capability()`, read while there was a /proc to read it from.
+    """
+    for capability in range(last + 1):
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED, 0, 0, 0)
+    header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
+    _capset(header, ctypes.create_string_buffer(24))
+
+
+def load_seccomp(program: bytes) -> None:
+    """Put this thread under a filter: `program` is struct sock_filter[], 8 bytes an instruction."""
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    _seccomp(SECCOMP_SET_MODE_FILTER, 0, ctypes.create_string_buffer(fprog))
+
+
+def seccomp_available() -> bool:
+    """Whether seccomp(2) is there and can answer a system call with an errno."""
+    try:
+        _seccomp(SECCOMP_GET_ACTION_AVAIL, 0, ctypes.create_string_buffer(struct.pack("I", SECCOMP_RET_ERRNO)))
+    except OSError:
+        return False
+    return True
+
+
+def landlock_abi() -> int:
+    """The kernel's Landlock ABI version; 0 where there is none or it is switched off."""
+    try:
+        return _create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def landlock_ruleset(fs_rights: int, scoped: int) -> int:
+    """A new ruleset that handles `fs_rights`; `scoped` (ABI 6) cuts abstract sockets (1) and signals (2)."""
+    attr = struct.pack("QQQ", fs_rights, 0, scoped) if scoped else struct.pack("Q", fs_rights)
+    return _create_ruleset(ctypes.create_string_buffer(attr, len(attr)), len(attr), 0)
+
+
+def landlock_allow(ruleset: int, path_fd: int, rights: int) -> None:
+    """Allow `rights` on and below an O_PATH descriptor."""
+    rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, path_fd), 12)
+    _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)

@@ -1,0 +1,110 @@
+"""The wire between our processes: one JSON object a message, descriptors beside it.
+
+AF_UNIX SOCK_SEQPACKET, at most 64 KiB a message, descriptors only with the message that names them and always
+close-on-exec. Used on both sides of every privilege border, the spawner included: standard library only.
+Whatever does not fit raises WireError, and the caller closes the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+
+from supervisor.errors import WireError
+
+LIMIT = 64 * 1024
+MAX_FDS = 8
+_DEPTH = 16
+SO_PEERPIDFD = 77
+Message = dict[str, object]
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A connected pair of wire sockets, neither inheritable."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def encode(message: Message) -> bytes:
+    """One message as bytes; WireError when it is too long to be sent."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > LIMIT:
+        raise WireError(f"message of {len(data)} bytes is over the limit of {LIMIT}")
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """The object in `data`; WireError for anything else: other types, duplicate keys, depth, NaN."""
+    try:
+        value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"malformed message: {error}") from None
+    if not isinstance(value, dict):
+        raise WireError("malformed message: not an object")
+    if _deeper_than(value, _DEPTH):
+        raise WireError(f"malformed message: nested deeper than {_DEPTH}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> Message:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("duplicate key")
+    return value
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _deeper_than(value: object, depth: int) -> bool:
+    if isinstance(value, dict):
+        children = list(value.values())
+    elif isinstance(value, list):
+        children = value
+    else:
+        return False
+    return depth == 0 or any(_deeper_than(child, depth - 1) for child in children)
+
+
+def send(sock: socket.socket, message: Message, fds: list[int] | None = None) -> None:
+    """Send one message with its descriptors, which stay open here. OSError when the peer is gone."""
+    data = encode(message)
+    if fds:
+        socket.send_fds(sock, [data], fds)
+    else:
+        sock.send(data)
+
+
+def receive(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors; None at end of file.
+
+    More descriptors than `max_fds`, or control data cut short, close whatever arrived and raise WireError.
+    """
+    space = socket.CMSG_SPACE(struct.calcsize("i") * MAX_FDS)
+    data, ancillary, flags, _ = sock.recvmsg(LIMIT + 1, space, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            whole = len(payload) - len(payload) % 4
+            fds.extend(struct.unpack(f"{whole // 4}i", payload[:whole]))
+    try:
+        if flags & socket.MSG_CTRUNC or len(fds) > max_fds:
+            raise WireError("more descriptors than the message may carry")
+        if flags & socket.MSG_TRUNC or len(data) > LIMIT:
+            raise WireError(f"message over the limit of {LIMIT} bytes")
+        if not data and not fds:
+            return None
+        return decode(data), fds
+    except WireError:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def peer(sock: socket.socket) -> tuple[int, int, int]:
+    """(pid, uid, gid) of whoever connected, from SO_PEERCRED."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, uid, gid = struct.unpack("iii", raw)
+    return pid, uid, gid

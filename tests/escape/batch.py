@@ -1,0 +1,136 @@
+"""From hostile programs to verdicts: one batch is one run outside per caller, and one run per sandbox.
+
+A batch's source text is the shared part, the programs and the bait, fed to the system's Python on stdin.
+The verdicts of a run are kept for the whole session, so that every program is a test of its own while every
+sandbox is started once per batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+from tests.escape.arena import MODES, PYTHON, Arena, Place
+from tests.escape.hostile import PROFILES, Program
+
+SHARED = Path(__file__).with_name("hostile.py").read_text(encoding="utf-8")
+Values = dict[str, str | int]
+
+
+def no_bait(place: Place) -> Values:
+    return {}
+
+
+def no_judge(place: Place) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The programs of one boundary. `bait` lays out what they look for; `judge` looks at the host afterwards
+    and names each program that left a trace there, with the trace. `outside` stands before the control."""
+
+    boundary: str
+    programs: tuple[Program, ...]
+    imports: tuple[str, ...] = ()
+    helpers: tuple[Callable[..., object], ...] = ()
+    bait: Callable[[Place], Values] = no_bait
+    judge: Callable[[Place], dict[str, str]] = no_judge
+    outside: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        module: Mapping[str, object],
+        *,
+        helpers: tuple[Callable[..., object], ...] = (),
+        bait: Callable[[Place], Values] = no_bait,
+        judge: Callable[[Place], dict[str, str]] = no_judge,
+        outside: tuple[str, ...] = (),
+    ) -> Batch:
+        """Every program defined in a test module, with the module's imports of standard modules."""
+        named = [f"import {name}" for name, value in module.items() if isinstance(value, ModuleType)]
+        imports = tuple(line for line in named if line.split()[1] in sys.stdlib_module_names)
+        programs = tuple(value for value in module.values() if isinstance(value, Program))
+        boundary = str(module["__name__"]).rpartition("test_")[2]
+        return cls(boundary, programs, imports, helpers, bait, judge, outside)
+
+    @cached_property
+    def source(self) -> str:
+        parts = [inspect.getsource(part) for part in self.helpers]
+        parts += [inspect.getsource(program.attack) for program in self.programs]
+        return "\n\n".join([SHARED, *self.imports, *parts])
+
+    def chosen(self, place: Place) -> list[str]:
+        """The programs to try at a place: outside, those whose control is that caller."""
+        if place.profile is not None:
+            return [program.name for program in self.programs if place.profile in program.profiles]
+        callers = {"same", place.mode}
+        return [program.name for program in self.programs if program.control in callers]
+
+    def cases(self) -> list[Case]:
+        return [
+            Case(self, program, profile, mode)
+            for program in self.programs
+            for profile in PROFILES
+            if profile in program.profiles
+            for mode in MODES
+        ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program, in one profile, for one caller."""
+
+    batch: Batch
+    program: Program
+    profile: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.program.name}-{self.profile}-{self.mode}"
+
+
+def verdicts(arena: Arena, batch: Batch, place: Place) -> dict[str, str]:
+    """What each program of the batch said at that place; run once, remembered."""
+    key = (batch.boundary, place.profile, place.mode)
+    if key not in arena.verdicts:
+        arena.verdicts[key] = run(arena, batch, place)
+    return arena.verdicts[key]
+
+
+def run(arena: Arena, batch: Batch, place: Place) -> dict[str, str]:
+    """One run of the batch; when it does not report, every program is BROKEN with the reason."""
+    chosen = batch.chosen(place)
+    place.plot.reset()
+    values = batch.bait(place)
+    text = f"{batch.source}\n\nrun([{', '.join(chosen)}], {values!r})\n"
+    if place.profile is None:
+        done = arena.outside([*batch.outside, *PYTHON, "-"], place.mode, text=text)
+    else:
+        done = arena.inside(place.profile, place.mode, [*PYTHON, "-"], text=text)
+    try:
+        report = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        why = f"BROKEN no report, exit {done.returncode}: {done.stdout[-500:]} {done.stderr[-1500:]}"
+        return dict.fromkeys(chosen, why)
+    found = batch.judge(place) if place.profile is not None else {}
+    traces = {name: f"CROSSED as seen from the host: {trace}" for name, trace in found.items()}
+    return {name: str(said) for name, said in report.items()} | traces
+
+
+def assert_held(arena: Arena, case: Case) -> None:
+    """The promise of every escape test: the program succeeds outside and fails inside."""
+    caller = case.mode if case.program.control == "same" else case.program.control
+    control = verdicts(arena, case.batch, Place(arena, None, caller))[case.program.name]
+    assert control.startswith("CROSSED"), f"the control proves nothing: {control}"
+    said = verdicts(arena, case.batch, Place(arena, case.profile, case.mode))[case.program.name]
+    row = arena.matrix.setdefault((case.batch.boundary, case.program.name), {})
+    row[f"{case.profile}/{case.mode}"] = said
+    assert said.startswith("HELD"), f"{said}\n\n{inspect.getsource(case.program.attack)}"
