@@ -107,9 +107,7 @@ class SandboxSpec(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: sorted keys, no spaces, UTF-8."""
-        text = json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

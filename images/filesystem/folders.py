@@ -58,17 +58,13 @@ class Walk:
         self.unfinished: list[tuple[tuple[str, ...], str]] = []
         """Directories of which entries were left out, and why."""
 
-    def entries(
-        self, folder: int, parts: tuple[str, ...] = ()
-    ) -> Iterator[tuple[tuple[str, ...], Entry, int]]:
+    def entries(self, folder: int, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Entry, int]]:
         """(path below the start, entry, fd of the directory it is in), parents first."""
         found, complete = scan(folder, self.budget)
         if not complete:
             self.unfinished.append((parts, f"more than {len(found)} entries"))
         if self.folder_limit is not None and len(found) > self.folder_limit:
-            self.unfinished.append(
-                (parts, f"{len(found) - self.folder_limit} of {len(found)} entries left out")
-            )
+            self.unfinished.append((parts, f"{len(found) - self.folder_limit} of {len(found)} entries left out"))
             found = found[: self.folder_limit]
         for entry in found:
             if self.budget.spent():
@@ -116,9 +112,7 @@ def list_directory(roots: Roots, budget: Budget, path: str = ".", offset: int = 
     following = offset + len(page)
     if page and following < len(found):
         data["next_offset"] = following
-        notes.append(
-            f"Entries {offset} to {following - 1} of {len(found)}. Continue with offset={following}."
-        )
+        notes.append(f"Entries {offset} to {following - 1} of {len(found)}. Continue with offset={following}.")
     if not complete:
         notes.append(
             f"The directory has more than {len(found)} entries. Use search_files with a glob for the others."

@@ -126,9 +126,7 @@ def _block(media: Media) -> ContentBlock:
         return ImageContent(data=data, mime_type=media.mime_type)
     if media.kind == "audio":
         return AudioContent(data=data, mime_type=media.mime_type)
-    return EmbeddedResource(
-        resource=BlobResourceContents(uri=media.uri, mime_type=media.mime_type, blob=data)
-    )
+    return EmbeddedResource(resource=BlobResourceContents(uri=media.uri, mime_type=media.mime_type, blob=data))
 
 
 async def _serve(roots: Roots) -> None:

@@ -149,9 +149,7 @@ class Roots:
     def open_file(self, place: Place) -> io.FileIO:
         """The unbuffered file; raises `ToolError` if it is missing, unreadable or not a regular file."""
         if not place.parts:
-            raise ToolError(
-                f'"{place.shown}" is a directory, not a file. Use list_directory to look into it.'
-            )
+            raise ToolError(f'"{place.shown}" is a directory, not a file. Use list_directory to look into it.')
         with self._descend(place, place.parts[:-1]) as folder:
             try:
                 return open_regular(place.parts[-1], folder)
@@ -203,9 +201,7 @@ class Roots:
         if error.errno == errno.ENOENT:
             return self._missing(place.root, parts, folder)
         if error.errno in (errno.EACCES, errno.EPERM):
-            return ToolError(
-                f'"{shown}": permission denied. The server may not read it; choose another path.'
-            )
+            return ToolError(f'"{shown}": permission denied. The server may not read it; choose another path.')
         if error.errno == errno.ENOTDIR:
             return ToolError(f'"{shown}" is not a directory. Use get_file_info to see what it is.')
         return ToolError(f'"{shown}": {os.strerror(error.errno or errno.EIO).lower()}. Choose another path.')

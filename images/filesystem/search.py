@@ -84,9 +84,7 @@ def search_files(
     if not glob and not content:
         raise ToolError('give glob (such as "*.py"), content (literal text), or both')
     if content and ("\n" in content or "\r" in content):
-        raise ToolError(
-            "content is looked for line by line and cannot hold a line break; give one line of it"
-        )
+        raise ToolError("content is looked for line by line and cannot hold a line break; give one line of it")
     search = Search(_patterns(glob) if glob else [], (content or "").encode(), max_results)
     place = roots.find(path)
     walk = Walk(budget)
@@ -116,9 +114,7 @@ def _answer(search: Search, walk: Walk, place: Place) -> Answer:
         notes.append(f"{len(walk.unfinished)} directories have too many entries and were searched in part.")
     truncated = bool(search.full or walk.budget.spent() or walk.unfinished)
     lines = [_line(found) for found in search.found]
-    return Answer(
-        "\n".join(lines), {"path": place.shown, "matches": search.found, "truncated": truncated}, notes
-    )
+    return Answer("\n".join(lines), {"path": place.shown, "matches": search.found, "truncated": truncated}, notes)
 
 
 def _line(found: dict[str, object]) -> str:
@@ -202,9 +198,7 @@ def _matches(parts: tuple[str, ...], glob: tuple[str, ...]) -> bool:
     reached = _past_stars({0}, glob)
     for part in parts:
         stepped = {at for at in reached if at < len(glob) and glob[at] == "**"}
-        stepped |= {
-            at + 1 for at in reached if at < len(glob) and glob[at] != "**" and fnmatchcase(part, glob[at])
-        }
+        stepped |= {at + 1 for at in reached if at < len(glob) and glob[at] != "**" and fnmatchcase(part, glob[at])}
         reached = _past_stars(stepped, glob)
     return len(glob) in reached
 

@@ -26,7 +26,7 @@ def _environment(written: list[str]) -> dict[str, str]:
     for each in written:
         key, sign, value = each.partition("=")
         if not sign and key not in os.environ:
-            raise ConfigError(f'--env {key}: not set here; write --env {key}=VALUE')
+            raise ConfigError(f"--env {key}: not set here; write --env {key}=VALUE")
         found[key] = value if sign else os.environ[key]
     return found
 
@@ -49,7 +49,7 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         cwd = os.getcwd()
     except OSError as error:
         raise ConfigError(f"the working directory is gone ({error.strerror}); cd to one that exists") from None
-    profile = options.profile
+    profile = str(options.profile)
     if "/" in profile or profile.endswith(".toml"):
         profile = os.path.join(cwd, profile)
     return {
@@ -72,7 +72,7 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
 def runtime_folder(options: argparse.Namespace) -> str:
     """Where the daemon's sockets are: the option, or the place of this user's kind of daemon."""
     if options.runtime_dir:
-        return os.path.abspath(options.runtime_dir)
+        return os.path.abspath(str(options.runtime_dir))
     own = os.environ.get("XDG_RUNTIME_DIR")
     if os.geteuid() != 0 and own and os.path.exists(f"{own}/supervisor/proxy.sock"):
         return f"{own}/supervisor"

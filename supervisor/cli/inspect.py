@@ -61,7 +61,7 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1 stays behind to reap and to end with it")
 
 
-def profile(options: argparse.Namespace) -> int:
+def profile(options: argparse.Namespace, _tail: list[str]) -> int:
     """The shipped profiles, or the merged text of one."""
     if options.action == "list":
         chains = [load.load(name) for name in load.names()]
@@ -84,7 +84,7 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
-def check(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace, _tail: list[str]) -> int:
     """What the native runtime needs of this host, layer by layer; 4 when something is missing."""
     facts = host.probe()
     layers = {

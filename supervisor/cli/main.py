@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 
 from supervisor.errors import ConfigError, SupervisorError
 
@@ -20,9 +19,7 @@ _EPILOG = """exit status: the command's own for run and exec; otherwise
 
 def _sandbox_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", metavar="NAME", help="a shipped profile, or the path of one of your own")
-    parser.add_argument(
-        "--param", metavar="K=V", action="append", default=[], help="fill a param of the profile"
-    )
+    parser.add_argument("--param", metavar="K=V", action="append", default=[], help="fill a param of the profile")
     parser.add_argument(
         "--ro", metavar="PATH[:DST]", action="append", default=[], help="show a file or folder, read-only"
     )
@@ -91,24 +88,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(options: argparse.Namespace, tail: list[str]) -> Callable[[], int]:
-    from supervisor.cli import host, inspect, start
+def _start(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import start
 
-    name = options.command
-    if tail and name not in ("run", "exec", "call", "explain"):
-        raise ConfigError(f"{name} takes no command after --")
-    table: dict[str, Callable[[], int]] = {
-        "run": lambda: start.run(options, tail),
-        "exec": lambda: start.execute(options, tail),
-        "call": lambda: start.call(options, tail),
-        "explain": lambda: inspect.explain(options, tail),
-        "profile": lambda: inspect.profile(options),
-        "check": lambda: inspect.check(options),
-        "daemon": lambda: host.daemon(options),
-        "list": lambda: host.listing(options),
-        "admin": lambda: host.admin(options),
-    }
-    return table[name]
+    table = {"run": start.run, "exec": start.execute, "call": start.call}
+    return table[options.command](options, tail)
+
+
+def _inspect(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import inspect
+
+    table = {"explain": inspect.explain, "profile": inspect.profile, "check": inspect.check}
+    return table[options.command](options, tail)
+
+
+def _host(options: argparse.Namespace, _tail: list[str]) -> int:
+    from supervisor.cli import host
+
+    table = {"daemon": host.daemon, "list": host.listing, "admin": host.admin}
+    return table[options.command](options)
+
+
+_COMMANDS = {
+    **dict.fromkeys(("run", "exec", "call"), _start),
+    **dict.fromkeys(("explain", "profile", "check"), _inspect),
+    **dict.fromkeys(("daemon", "list", "admin"), _host),
+}
+_WITH_COMMAND = ("run", "exec", "call", "explain")
 
 
 def main() -> None:
@@ -121,7 +127,10 @@ def main() -> None:
         if not tail:
             _end("supervisor: nothing follows --", 2)
     try:
-        status = _command(_parser().parse_args(arguments), tail)()
+        options = _parser().parse_args(arguments)
+        if tail and options.command not in _WITH_COMMAND:
+            raise ConfigError(f"{options.command} takes no command after --")
+        status = _COMMANDS[options.command](options, tail)
         sys.stdout.flush()
     except SupervisorError as error:
         _end(f"supervisor: {error}", error.exit_status)

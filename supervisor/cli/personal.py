@@ -16,7 +16,10 @@ from supervisor import wire
 from supervisor.proxy import identity
 from supervisor.proxy.link import Link
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.monitor.main import main; main()"
+# the spawner first: it gets ready while the monitor imports
+_CODE = """import sys; sys.path.insert(0, sys.argv[1])
+from supervisor.monitor.children import Spawner; spawner = Spawner()
+from supervisor.monitor.main import personal; sys.exit(personal(spawner, 3, 4))"""
 _PASSED = ("LANG", "LC_ALL", "TZ")
 
 
@@ -41,17 +44,19 @@ def start(entry: dict[str, object]) -> Tree:
     ours, theirs = wire.pair()
     read, write = os.pipe()
     root = str(Path(supervisor.__file__).resolve().parent.parent)
-    argv = [sys.executable, "-I", "-c", _CODE, root, "personal", "3", "4"]
+    argv = [sys.executable, "-I", "-c", _CODE, root]
+    # copies, so that neither is 3 or 4 already
+    copies = [os.dup(theirs.fileno()), os.dup(read)]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_DUP2, os.dup(theirs.fileno()), 3),
-        (os.POSIX_SPAWN_DUP2, os.dup(read), 4),
+        (os.POSIX_SPAWN_DUP2, copies[0], 3),
+        (os.POSIX_SPAWN_DUP2, copies[1], 4),
     ]
     env = {name: os.environ[name] for name in _PASSED if name in os.environ}
     # a session of its own: Ctrl-C is for the proxy, which then ends things in order
     pid = os.posix_spawn(sys.executable, argv, env, file_actions=actions, setsid=True)
-    for _, fd, _ in actions[2:]:
+    for fd in copies:
         os.close(fd)
     theirs.close()
     os.close(read)

@@ -120,5 +120,3 @@ def _print(result: client.Json) -> None:
         else:
             size = len(str(block.get("data") or block.get("resource") or ""))
             print(f"[{pump.printable(str(block.get('type')))}, {size} characters; --json shows it]")
-
-

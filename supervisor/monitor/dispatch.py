@@ -48,7 +48,7 @@ class Monitor(Protocol):
     """What the functions of the tables may do."""
 
     def hello(self, peer: Peer) -> wire.Message: ...
-    def list(self, peer: Peer) -> wire.Message: ...
+    def servers_of(self, peer: Peer) -> wire.Message: ...
     def open(self, peer: Peer, number: int, server: str) -> None: ...
     def close(self, peer: Peer, session: int) -> wire.Message: ...
     def inspect(self) -> wire.Message: ...
@@ -57,7 +57,7 @@ class Monitor(Protocol):
     def drain(self) -> wire.Message: ...
 
 
-def _hello(monitor: Monitor, peer: Peer, request: Hello) -> wire.Message:
+def _hello(monitor: Monitor, peer: Peer, _: Hello) -> wire.Message:
     if peer.greeted:
         raise WireError("a second hello")
     peer.greeted = True
@@ -84,14 +84,14 @@ PROXY = {
     "hello": _rule(Hello, _hello, first=True),
     "open": _rule(Open, lambda monitor, peer, request: monitor.open(peer, request.id, request.server)),
     "close": _rule(Close, lambda monitor, peer, request: monitor.close(peer, request.session)),
-    "list": _rule(Plain, lambda monitor, peer, _: monitor.list(peer)),
+    "list": _rule(Plain, lambda monitor, peer, _: monitor.servers_of(peer)),
 }
 ADMIN = {
     "hello": _rule(Hello, _hello, first=True),
-    "inspect": _rule(Plain, lambda monitor, _peer, _request: monitor.inspect()),
+    "inspect": _rule(Plain, lambda monitor, _peer, _: monitor.inspect()),
     "kill": _rule(Close, lambda monitor, _peer, request: monitor.kill(request.session)),
-    "reload": _rule(Plain, lambda monitor, _peer, _request: monitor.reload()),
-    "drain": _rule(Plain, lambda monitor, _peer, _request: monitor.drain()),
+    "reload": _rule(Plain, lambda monitor, _peer, _: monitor.reload()),
+    "drain": _rule(Plain, lambda monitor, _peer, _: monitor.drain()),
 }
 
 

@@ -14,7 +14,7 @@ import sys
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
-from supervisor.model import HostFacts, Plan, ServerEntry
+from supervisor.model import HostFacts, Plan, ServerEntry, Verdict
 from supervisor.monitor import admit, dispatch
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
@@ -79,7 +79,7 @@ class Monitor:
             raise self.failed
         return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()}}
 
-    def list(self, peer: Peer) -> wire.Message:
+    def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
         shown = [
             {"name": name, "profile": server.entry.profile}
@@ -153,7 +153,7 @@ class Monitor:
         if self.draining and not self.sessions.by_number:
             self.loop.stop()
 
-    def _verdict(self, peer: Peer, name: str) -> admit.Verdict:
+    def _verdict(self, peer: Peer, name: str) -> Verdict:
         server = self.servers.get(name)
         return admit.admit(
             server.entry if server else None,
@@ -244,9 +244,8 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     return 1 if lost else 0
 
 
-def personal(proxy: int, config: int) -> int:
+def personal(spawner: Spawner, proxy: int, config: int) -> int:
     """The monitor of one typed command: its one peer is on `proxy`, its one server's entry on `config`."""
-    spawner = Spawner()
     with open(config, "rb") as file:
         entry = ServerEntry.model_validate_json(file.read(), strict=False)
     loop = Loop()
@@ -316,18 +315,3 @@ def _remove_stale(path: str) -> None:
         except OSError as error:
             raise SupervisorError(f"{path}: {error.strerror}") from None
     raise ConfigError(f"{path}: another supervisor daemon is listening there")
-
-
-def main() -> None:
-    """`personal PROXY CONFIG` (descriptors) or `daemon CONFIG FOLDER` (paths)."""
-    mode, first, second = sys.argv[-3:]
-    try:
-        status = personal(int(first), int(second)) if mode == "personal" else daemon(first, second)
-    except SupervisorError as error:
-        print(f"supervisor: {error}", file=sys.stderr)
-        status = error.exit_status
-    sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

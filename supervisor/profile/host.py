@@ -51,9 +51,7 @@ def probe() -> HostFacts:
     if reason:
         missing["namespaces"] = reason
     if not abi:
-        missing["landlock"] = (
-            "this kernel has no Landlock, or it is not in the lsm= list of the boot command line"
-        )
+        missing["landlock"] = "this kernel has no Landlock, or it is not in the lsm= list of the boot command line"
     if not _status_field("Seccomp:") or not syscalls.seccomp_available():
         missing["seccomp"] = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
     for name, field in (("memory", "limits.memory"), ("cpu", "limits.cpus"), ("pids", "limits.pids")):

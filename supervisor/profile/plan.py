@@ -194,9 +194,7 @@ class Planner:
         image = toml.read(str(folder / "server.toml"))
         values = {"python": sys.executable, "image": str(folder)}
         command = image.validate(ImageText).command
-        return tuple(
-            _HOLE.sub(lambda match: values.get(match.group(1), match.group(0)), each) for each in command
-        )
+        return tuple(_HOLE.sub(lambda match: values.get(match.group(1), match.group(0)), each) for each in command)
 
     def _cwd(self) -> str:
         cwd = self.fill(_set(self.profile.process.cwd), self.chain.origin("process", "cwd"))

@@ -188,12 +188,8 @@ class _Search:
         texts = (self.pyenv_version, *(read(name, SHEBANG) for name in files), "system")
         versions = join(root, "versions")
         installed = sorted(os.listdir(versions) if isdir(versions) else [])
-        installed.sort(
-            key=lambda each: [int(digits) for digits in re.findall(r"\d{1,9}", each)], reverse=True
-        )
-        for wanted in next(
-            filter(None, (re.split(r"[\s:]+", text.strip()) for text in texts if text.strip()))
-        ):
+        installed.sort(key=lambda each: [int(digits) for digits in re.findall(r"\d{1,9}", each)], reverse=True)
+        for wanted in next(filter(None, (re.split(r"[\s:]+", text.strip()) for text in texts if text.strip()))):
             yield from [wanted] if wanted == "system" else []
             yield from (each for each in installed if f"{each}.".startswith(f"{wanted}."))
 

@@ -169,9 +169,7 @@ def _errnos(groups: Iterable[Group]) -> dict[str, str]:
     for group in groups:
         for call, refusal in group.refuse.items():
             if found.setdefault(call, refusal.errno) != refusal.errno:
-                raise ConfigError(
-                    f"{group.group}.toml: {call} is {refusal.errno} here, {found[call]} elsewhere"
-                )
+                raise ConfigError(f"{group.group}.toml: {call} is {refusal.errno} here, {found[call]} elsewhere")
     return found
 
 

@@ -22,7 +22,7 @@ _EXACT = ("/", "/etc", "/tmp", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/
 
 def below(path: str, folder: str) -> bool:
     """Whether `path` is `folder` or lies in it; both absolute and normal."""
-    return path == folder or folder == "/" or path.startswith(folder + "/")
+    return folder in (path, "/") or path.startswith(folder + "/")
 
 
 @cache
@@ -63,9 +63,7 @@ def _check(path: str, what: str, home: str) -> None:
             raise Refused(f'{what}: "{path}" shows kernel or supervisor state; it is never granted')
     for each in {*homes(), home} - {"/", "/nonexistent"}:
         if below(each, path):
-            raise Refused(
-                f'{what}: "{path}" is or contains a whole home folder ({each}); name a folder inside it'
-            )
+            raise Refused(f'{what}: "{path}" is or contains a whole home folder ({each}); name a folder inside it')
 
 
 def target(written: str, what: str) -> str:

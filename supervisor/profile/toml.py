@@ -45,21 +45,22 @@ class Source:
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
-            raise self.error(*explain(error)) from None
+            message, key = explain(error)
+            raise self.error(message, *key) from None
 
 
-def explain(error: ValidationError) -> tuple[str | int, ...]:
-    """(message, *key) of the first problem, in the words of somebody who edits the file."""
+def explain(error: ValidationError) -> tuple[str, Path]:
+    """(message, key) of the first problem, in the words of somebody who edits the file."""
     first = error.errors()[0]
     key = tuple(first["loc"])
     dotted = ".".join(str(part) for part in key)
     if first["type"] == "extra_forbidden":
-        return (f'unknown key "{dotted}"', *key)
+        return f'unknown key "{dotted}"', key
     if first["type"] == "missing":
-        return (f'key "{dotted}" is missing', *key[:-1])
+        return f'key "{dotted}" is missing', key[:-1]
     if first["type"] == "value_error":
-        return (f"{dotted}: {first['ctx']['error']}", *key)
-    return (f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.80}", *key)
+        return f"{dotted}: {first['ctx']['error']}", key
+    return f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.80}", key
 
 
 def read(path: str) -> Source:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable
+from typing import cast
 
 from supervisor.proxy import pump
 
@@ -41,9 +42,8 @@ class Reader(asyncio.Protocol):
         await loop.connect_read_pipe(lambda: self, os.fdopen(fd, "rb", buffering=0))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's."""
-        if isinstance(transport, asyncio.ReadTransport):
-            self.transport = transport
+        """asyncio's. uvloop's transports do not derive from asyncio's classes."""
+        self.transport = cast(asyncio.ReadTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         """asyncio's. What lies between two newlines is one line, however it arrived."""
@@ -112,16 +112,15 @@ class Writer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's."""
-        if isinstance(transport, asyncio.WriteTransport):
-            self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def pause_writing(self) -> None:
         """asyncio's."""
-        self._full(True)  # noqa: FBT003
+        self._full(True)
 
     def resume_writing(self) -> None:
         """asyncio's."""
-        self._full(False)  # noqa: FBT003
+        self._full(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""

@@ -170,9 +170,7 @@ class Link:
 
 def _exited(message: wire.Message) -> Exited:
     code = message["code"]
-    return Exited(
-        int(str(message["session"])), code if isinstance(code, int) else None, str(message["reason"])
-    )
+    return Exited(int(str(message["session"])), code if isinstance(code, int) else None, str(message["reason"]))
 
 
 def _denied(message: str, status: int) -> SupervisorError:

@@ -17,7 +17,7 @@ from supervisor.proxy.link import Exited, Link, Opened
 _CHUNK = 64 * 1024
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
+class Interrupted(Exception):
     """A signal asked for the end."""
 
     def __init__(self, number: int) -> None:

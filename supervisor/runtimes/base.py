@@ -25,7 +25,12 @@ class Runtime(Protocol):
 
 
 def check(
-    runtime: Runtime, spec: SandboxSpec, host: HostFacts, *, accept: tuple[str, ...], optional: Mapping[str, str]
+    runtime: Runtime,
+    spec: SandboxSpec,
+    host: HostFacts,
+    *,
+    accept: tuple[str, ...],
+    optional: Mapping[str, str],
 ) -> SandboxSpec:
     """The spec with the gaps that were accepted by name written into it.
 

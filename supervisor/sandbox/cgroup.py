@@ -183,8 +183,7 @@ class Group:
         if self.hierarchy.version != "v1":
             return []
         return [
-            os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC)
-            for folder in sorted(set(self.folders.values()))
+            os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in sorted(set(self.folders.values()))
         ]
 
     def limits_hit(self) -> list[str]:

@@ -268,9 +268,7 @@ class Landlock(Step):
         ruleset = sc.landlock_ruleset(known, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if self.abi >= 6 else 0)
         for path, mode, noexec, is_file in [("/", "list", True, False), *self.rules]:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            allowed = (
-                FS_READ_DIR if mode == "list" else self.rights(mode, noexec=noexec, is_file=is_file)
-            )
+            allowed = FS_READ_DIR if mode == "list" else self.rights(mode, noexec=noexec, is_file=is_file)
             sc.landlock_allow(ruleset, fd, allowed)
             os.close(fd)
         sc.landlock_restrict_self(ruleset, 0)
@@ -372,9 +370,7 @@ def _run(steps: list[Step], ctx: Context, document: Document) -> None:
     argv = [str(each) for each in _list(document, "argv")]
     try:
         os.chdir(str(document["cwd"]))
-        payload = os.posix_spawn(
-            argv[0], argv, texts(document, "env"), setsigmask=[], setsigdef=signals
-        )
+        payload = os.posix_spawn(argv[0], argv, texts(document, "env"), setsigmask=[], setsigdef=signals)
     except OSError as error:
         _fail(ctx.status, error, f"execute {argv[0]} in {document['cwd']}")
     os.write(ctx.status, b"R")

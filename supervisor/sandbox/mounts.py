@@ -162,9 +162,7 @@ def write_file(root: int, path: str, text: str) -> None:
         os.close(fd)
 
 
-def template(
-    trees: list[MountSpec], points: list[MountSpec], links: dict[str, str], files: dict[str, str]
-) -> int:
+def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, str], files: dict[str, str]) -> int:
     """Build the part of a root that all sessions of a spec share; returns its descriptor.
 
     It is attached somewhere in the spawner's own mount namespace, because older kernels attach nothing to a

@@ -60,7 +60,7 @@ class Child:
             signal.pidfd_send_signal(self.pidfd, number)
 
     def reap(self) -> tuple[int | None, list[str]]:
-        """Wait for the init, clean up; (the payload's exit code or None if it never ended by itself, limits)."""
+        """Wait for the init, clean up; (the payload's exit code, None if it did not end by itself; limits)."""
         _, raw = os.waitpid(self.pid, 0)
         report = os.read(self.status, 64)
         os.close(self.status)
@@ -220,10 +220,9 @@ class Spawner:
                     trees.append(mounts.detached(spec, uid if self.privileged else None))
                 except OSError as error:
                     raise StepError(error, f"mount {spec.source} at {spec.target}") from error
-            try:
+            # broken: an earlier step failed, and the status pipe says which
+            with contextlib.suppress(BrokenPipeError):
                 socket.send_fds(go, [b"go"], trees)
-            except BrokenPipeError:
-                pass  # an earlier step failed; the status pipe says which
         finally:
             for fd in trees:
                 os.close(fd)

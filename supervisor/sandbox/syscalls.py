@@ -22,13 +22,7 @@ CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x1000
 CLONE_INTO_CGROUP = 0x200000000
 ALL_NAMESPACES = (
-    CLONE_NEWUSER
-    | CLONE_NEWNS
-    | CLONE_NEWPID
-    | CLONE_NEWIPC
-    | CLONE_NEWUTS
-    | CLONE_NEWNET
-    | CLONE_NEWTIME
+    CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWTIME
 )
 
 AT_FDCWD = -100
@@ -165,9 +159,7 @@ def clone3(flags: int, *, cgroup: int = 0) -> tuple[int, int]:
     """
     pidfd = _int(-1)
     into = CLONE_INTO_CGROUP if cgroup else 0
-    raw = struct.pack(
-        "11Q", flags | CLONE_PIDFD | into, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, cgroup
-    )
+    raw = struct.pack("11Q", flags | CLONE_PIDFD | into, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, cgroup)
     args = ctypes.create_string_buffer(raw, 88)
     ctypes.pythonapi.PyOS_BeforeFork()
     try:

@@ -126,9 +126,7 @@ class Arena:
             "SVTEST_TOKEN": MARKER,
         }
 
-    def command(
-        self, profile: str, mode: str, argv: Sequence[str], *, options: Sequence[str] = ()
-    ) -> list[str]:
+    def command(self, profile: str, mode: str, argv: Sequence[str], *, options: Sequence[str] = ()) -> list[str]:
         """The command line that runs `argv` in the sandbox, with the caller's own folders as params."""
         plot = self.plots[mode]
         params = [] if profile == "none" else ["--param", f"root={plot.folder}"]

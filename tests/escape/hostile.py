@@ -32,7 +32,7 @@ NEWIPC, NEWUSER, NEWPID, NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 
 
-class Held(Exception):  # noqa: N818  (not an error: the good end of an attack)
+class Held(Exception):
     """The boundary held, and the program says how."""
 
 

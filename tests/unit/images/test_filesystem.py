@@ -25,9 +25,7 @@ else:
 
 
 @pytest.mark.parametrize("path", ["..", "../secret", "a/../../secret", "/etc/passwd", "/", "../data-2/x"])
-def test_a_path_outside_the_roots_is_refused_and_the_roots_are_named(
-    server: Served, data: Path, path: str
-) -> None:
+def test_a_path_outside_the_roots_is_refused_and_the_roots_are_named(server: Served, data: Path, path: str) -> None:
     (data.parent / "data-2").mkdir()
     (data.parent / "data-2" / "x").write_text("x")
     for tool in ("read_text_file", "read_media_file", "get_file_info", "list_directory", "directory_tree"):
@@ -107,9 +105,7 @@ def test_listing_a_file_says_it_is_not_a_directory(server: Served, data: Path) -
     assert '"a.txt" is not a directory' in server.refused("read_text_file", path="a.txt/b")
 
 
-def test_permission_denied_is_said_as_such(
-    server: Served, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permission_denied_is_said_as_such(server: Served, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (data / "secret").touch()
     (data / "locked").mkdir()
     (data / "locked" / "a.py").touch()

@@ -58,9 +58,7 @@ def test_following_the_notes_gives_the_whole_text(
     assert whole == text
 
 
-def test_a_huge_file_is_never_held_in_memory(
-    server: Served, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_huge_file_is_never_held_in_memory(server: Served, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (data / "huge.txt").open("wb") as file:
         file.write(b"first\nsecond\n" + b" " * files.SNIFFED)
         file.truncate(1 << 40)

@@ -152,8 +152,6 @@ def test_a_client_that_goes_away_ends_the_process_without_a_traceback(data: Path
     os.close(reading)
     asked = json.dumps({"jsonrpc": "2.0", **initialize("2025-11-25")[0]}) + "\n"
     command = [sys.executable, "-I", str(SERVER), str(data)]
-    ended = subprocess.run(
-        command, input=asked, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=20
-    )
+    ended = subprocess.run(command, input=asked, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=20)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (0, "")

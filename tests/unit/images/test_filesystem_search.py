@@ -23,9 +23,7 @@ else:
     )
 
 
-def test_a_long_directory_is_given_in_pages(
-    server: Served, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_directory_is_given_in_pages(server: Served, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "ENTRY_LIMIT", 4)
     for number in range(10):
         (data / f"{number}.txt").touch()

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
         ("uv run --with mcp mcp run s.py", "uv sync && uv pip install mcp", ".venv/bin/mcp run s.py"),
     ],
 )  # fmt: skip
-def test_a_download_is_refused_with_what_to_write_instead(
-    host: Host, command: str, first: str, then: str
-) -> None:
+def test_a_download_is_refused_with_what_to_write_instead(host: Host, command: str, first: str, then: str) -> None:
     with pytest.raises(Refused) as caught:
         host.resolve(*command.split())
     lines = str(caught.value).splitlines()
@@ -54,9 +52,7 @@ def test_what_is_installed_already_is_named_directly(host: Host) -> None:
         assert "-- node_modules/.bin/mcp-srv x\n" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 60_000, '{"bin": 1}', "[]", '{"bin": {"a\\u001b[2J": "x"}}', "\udcff"]
-)
+@pytest.mark.parametrize("text", ["[" * 60_000, '{"bin": 1}', "[]", '{"bin": {"a\\u001b[2J": "x"}}', "\udcff"])
 def test_a_hostile_package_json_does_not_reach_the_message(host: Host, text: str) -> None:
     host.write(host.cwd / "node_modules/srv/package.json", text.encode(errors="surrogateescape"))
     with pytest.raises(Refused) as caught:
