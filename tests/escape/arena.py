@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +104,14 @@ class Place:
         return str(self.plot.scope)
 
 
+@dataclass(frozen=True)
+class Companion:
+    """A process of the host: its number, and the line with which it said that it is ready."""
+
+    pid: int
+    said: str
+
+
 @dataclass
 class Arena:
     """The whole ground. `stack` holds what must be undone at the end."""
@@ -111,9 +119,10 @@ class Arena:
     base: Path
     plots: dict[str, Plot]
     stack: ExitStack
+    network: str = ""
     gaps: dict[str, tuple[str, ...]] = field(default_factory=dict)
     commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    companions: dict[tuple[str, str], subprocess.Popen[bytes]] = field(default_factory=dict)
+    companions: dict[tuple[str, str], Companion] = field(default_factory=dict)
     verdicts: dict[tuple[str, str | None, str], dict[str, str]] = field(default_factory=dict)
     matrix: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
@@ -188,16 +197,39 @@ class Arena:
         said, complained = (stream.decode(errors="replace") for stream in (out or b"", err))
         return subprocess.CompletedProcess(process.args, process.returncode, said, complained)
 
-    def outside(self, argv: Sequence[str], mode: str, *, text: str = "") -> subprocess.CompletedProcess[str]:
+    def within(self, mode: str) -> tuple[str, ...]:
+        """What starts a program as that caller in the network namespace of the tests."""
+        plot = self.plots[mode]
+        enter = ("/usr/bin/nsenter", f"--net={self.network}", "--")
+        become = ("setpriv", f"--reuid={plot.uid}", f"--regid={plot.gid}", "--clear-groups", "--")
+        return enter if mode == "root" else (*enter, *become)
+
+    def outside(
+        self, argv: Sequence[str], mode: str, *, text: str = "", networked: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         """The control: the same program as the same caller, with everything that caller has."""
         prefix = APART if mode == "root" else ()
-        process = self.start([*prefix, *argv], mode, stdin=subprocess.PIPE)
-        return self.finish(process, text=text)
+        return self.feed([*prefix, *argv], mode, text, networked)
 
     def inside(
-        self, profile: str, mode: str, argv: Sequence[str], *, text: str = "", options: Sequence[str] = ()
+        self,
+        profile: str,
+        mode: str,
+        argv: Sequence[str],
+        *,
+        text: str = "",
+        options: Sequence[str] = (),
+        networked: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        process = self.start(self.command(profile, mode, argv, options=options), mode, stdin=subprocess.PIPE)
+        """The same program in a sandbox that this caller started."""
+        return self.feed(self.command(profile, mode, argv, options=options), mode, text, networked)
+
+    def feed(self, argv: Sequence[str], mode: str, text: str, networked: bool) -> subprocess.CompletedProcess[str]:
+        if networked:
+            home = self.environment(mode)
+            process = self.start([*self.within(mode), *argv], "root", stdin=subprocess.PIPE, extra_env=home)
+        else:
+            process = self.start(argv, mode, stdin=subprocess.PIPE)
         return self.finish(process, text=text)
 
     def compile(self, name: str, source: str) -> Path:
@@ -208,7 +240,7 @@ class Arena:
             subprocess.run(command, input=source, text=True, check=True, timeout=60)
         return binary
 
-    def companion(self, name: str, argv: Sequence[str], mode: str) -> subprocess.Popen[bytes]:
+    def companion(self, name: str, argv: Sequence[str], mode: str) -> Companion:
         """A process of the host that lives until the end of the tests; ready once it wrote one line.
 
         Its standard input stays open until then, so it can wait on that and end with the tests.
@@ -216,11 +248,21 @@ class Arena:
         key = (name, mode)
         if key not in self.companions:
             process = self.start(argv, mode, stdin=subprocess.PIPE)
-            self.stack.callback(end, process)
+            self.stack.callback(dismiss, process)
             assert process.stdout
-            assert process.stdout.readline(), f"{argv} did not start"
-            self.companions[key] = process
+            said = process.stdout.readline().decode().rstrip("\n")
+            assert process.poll() is None, f"{argv} did not start"
+            self.companions[key] = Companion(process.pid, said)
         return self.companions[key]
+
+
+def dismiss(process: subprocess.Popen[bytes]) -> None:
+    """The end of a companion's input, time to clean up after itself, and then its end."""
+    assert process.stdin
+    process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+    end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

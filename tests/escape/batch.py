@@ -34,7 +34,8 @@ def no_judge(place: Place) -> dict[str, str]:
 @dataclass(frozen=True)
 class Batch:
     """The programs of one boundary. `bait` lays out what they look for; `judge` looks at the host afterwards
-    and names each program that left a trace there, with the trace. `outside` stands before the control."""
+    and names each program that left a trace there, with the trace. `outside` stands before the control;
+    `networked` programs start from the network namespace of the tests."""
 
     boundary: str
     programs: tuple[Program, ...]
@@ -43,6 +44,7 @@ class Batch:
     bait: Callable[[Place], Values] = no_bait
     judge: Callable[[Place], dict[str, str]] = no_judge
     outside: tuple[str, ...] = ()
+    networked: bool = False
 
     @classmethod
     def of(
@@ -53,13 +55,14 @@ class Batch:
         bait: Callable[[Place], Values] = no_bait,
         judge: Callable[[Place], dict[str, str]] = no_judge,
         outside: tuple[str, ...] = (),
+        networked: bool = False,
     ) -> Batch:
         """Every program defined in a test module, with the module's imports of standard modules."""
         named = [f"import {name}" for name, value in module.items() if isinstance(value, ModuleType)]
         imports = tuple(line for line in named if line.split()[1] in sys.stdlib_module_names)
         programs = tuple(value for value in module.values() if isinstance(value, Program))
         boundary = str(module["__name__"]).rpartition("test_")[2]
-        return cls(boundary, programs, imports, helpers, bait, judge, outside)
+        return cls(boundary, programs, imports, helpers, bait, judge, outside, networked)
 
     @cached_property
     def source(self) -> str:
@@ -112,9 +115,11 @@ def run(arena: Arena, batch: Batch, place: Place) -> dict[str, str]:
     values = batch.bait(place)
     text = f"{batch.source}\n\nrun([{', '.join(chosen)}], {values!r})\n"
     if place.profile is None:
-        done = arena.outside([*batch.outside, *PYTHON, "-"], place.mode, text=text)
+        argv = [*batch.outside, *PYTHON, "-"]
+        done = arena.outside(argv, place.mode, text=text, networked=batch.networked)
     else:
-        done = arena.inside(place.profile, place.mode, [*PYTHON, "-"], text=text)
+        argv = [*PYTHON, "-"]
+        done = arena.inside(place.profile, place.mode, argv, text=text, networked=batch.networked)
     try:
         report = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
