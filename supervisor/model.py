@@ -161,6 +161,13 @@ class ServerEntry(Frozen):
     origin: str
 
 
+class Registered(Frozen):
+    """A server as the planner hands it to the monitor."""
+
+    entry: ServerEntry
+    plan: Plan
+
+
 class HostFacts(Frozen):
     """What this kernel and this user's rights offer. `landlock` is the ABI, 0 when there is none.
 

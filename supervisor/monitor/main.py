@@ -1,8 +1,7 @@
 """The monitor: decides who may open what, has it spawned, hands over the descriptors, and kills it in the end.
 
 Runs as root (in personal mode without root, as the user). It never sees an MCP byte and is never on the data path.
-Its input is the registry file, or in personal mode one entry from the process that was typed, and small
-requests of a closed schema.
+Its input is what the planner made of the owner's files, and small requests of a closed schema.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import sys
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
-from supervisor.model import HostFacts, Plan, ServerEntry, Verdict
-from supervisor.monitor import admit, dispatch
+from supervisor.model import HostFacts, Plan, Registered, ServerEntry, Verdict
+from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.sessions import Peer, Session, Sessions
-from supervisor.profile import host, load, plan
-from supervisor.registry import catalog
+from supervisor.profile import host, sources
 from supervisor.runtimes import base
 from supervisor.runtimes.native import OPTIONAL, Native
 from supervisor.sandbox import cgroup
@@ -34,11 +32,13 @@ class Server:
         self.plan = ready
 
 
-def prepare(entry: ServerEntry, facts: HostFacts, *, beside: str | None) -> Plan:
-    """Plan an entry and check it against the host; raises what load, plan and check raise."""
-    ready = plan.plan(load.load(entry.profile, beside=beside), entry)
+def check(registered: Registered, facts: HostFacts) -> Server:
+    """Check a plan against this host, and its mounts against the rules once more; raises what is wrong."""
+    entry, ready = registered.entry, registered.plan
+    for mount in ready.spec.mounts:
+        sources.permitted(mount.source, f"{entry.origin}: mount", entry.home)
     spec = base.check(Native(), ready.spec, facts, accept=entry.accept_missing, optional=OPTIONAL)
-    return ready.model_copy(update={"spec": spec})
+    return Server(entry, ready.model_copy(update={"spec": spec}))
 
 
 class Monitor:
@@ -55,16 +55,14 @@ class Monitor:
         self.failed: SupervisorError | None = None
         self.draining = False
 
-    def adopt(self, entries: dict[str, ServerEntry]) -> None:
+    def adopt(self, planned: list[Registered]) -> None:
         """Make these the servers, all or nothing."""
-        ready = {
-            name: Server(entry, prepare(entry, self.facts, beside=self.config)) for name, entry in entries.items()
-        }
+        ready = [check(each, self.facts) for each in planned]
         native = Native()
-        for server in ready.values():
+        for server in ready:
             spec = server.plan.spec
             self.spawner.load(spec.digest, native.document(spec, self.facts))
-        self.servers = ready
+        self.servers = {server.entry.name: server for server in ready}
 
     def accept(self, sock: socket.socket, *, admin: bool) -> None:
         """Serve one more connection."""
@@ -137,7 +135,7 @@ class Monitor:
         """Read the registry again, all or nothing; running sessions live on."""
         if self.config is None:
             raise ConfigError("there is no configuration file in personal mode")
-        self.adopt(catalog.load(self.config))
+        self.adopt(planning.ask({"catalog": self.config}))
         return {"ok": {"servers": sorted(self.servers)}}
 
     def drain(self) -> wire.Message:
@@ -245,14 +243,13 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
 
 
 def personal(spawner: Spawner, proxy: int, config: int) -> int:
-    """The monitor of one typed command: its one peer is on `proxy`, its one server's entry on `config`."""
-    with open(config, "rb") as file:
-        entry = ServerEntry.model_validate_json(file.read(), strict=False)
+    """The monitor of one typed command: its one peer is on `proxy`, the planner's answer on `config`."""
     loop = Loop()
     monitor = Monitor(loop, spawner, None)
     try:
         spawner.greet()
-        monitor.adopt({entry.name: entry})
+        with open(config, "rb") as file:
+            monitor.adopt(planning.read(file.read()))
     except SupervisorError as error:
         monitor.failed = error
     monitor.accept(socket.socket(fileno=proxy), admin=False)
@@ -267,7 +264,7 @@ def daemon(config: str, folder: str) -> int:
     listeners = []
     try:
         spawner.greet()
-        monitor.adopt(catalog.load(config))
+        monitor.adopt(planning.ask({"catalog": monitor.config}))
         for name, mode in (("proxy.sock", 0o666), ("admin.sock", 0o600)):
             listeners.append((f"{folder}/{name}", _listen(monitor, f"{folder}/{name}", mode)))
         print(f"supervisor: {len(monitor.servers)} servers, listening in {folder}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """Commands that download the server when they start it: recognised, and answered with what to write instead.
 
-Runs as root in the monitor, before anything is resolved. Reads one bounded package.json; executes nothing.
+Runs in the planner, before anything is resolved. Reads one bounded package.json; executes nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Paths and small files as the kernel sees them: names along links, bounded reads.
 
-Runs as root in the monitor, on content that strangers wrote. Never blocks, never reads a file whole.
+Runs in the planner, on content that strangers wrote. Never blocks, never reads a file whole.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Profiles: from TOML files to one merged, validated Profile.
 
-Runs as root in the monitor and as the user in the command line. `extends` names one parent, depth at most 4;
+Runs in the planner and, as the user, in the command line. `extends` names one parent, depth at most 4;
 scalars replace, tables merge, arrays append: a profile only ever adds to the floor, `none`.
 """
 

@@ -1,11 +1,10 @@
 """From a profile and a server entry to a SandboxSpec: every look-up happens here, none when a session opens.
 
-Runs as root in the monitor and as the user in `explain`. Reads the file system, starts nothing.
+Runs in the planner, which can only read, and as the user in `explain`. Starts nothing.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from base64 import b64encode
@@ -31,7 +30,6 @@ from supervisor.profile import load, program, seccomp, sources, toml
 
 UID = 1000
 _HOLE = re.compile(r"\$\{([^}]*)\}")
-_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 class ImageText(Frozen):
@@ -164,13 +162,13 @@ class Planner:
         entry = self.entry
         command = entry.command or self._default_command()
         found = program.resolve(command, cwd=entry.cwd, search_path=entry.search_path, home=entry.home)
+        people = {entry.home, *sources.homes()} - {"/nonexistent"}
         for tree in found.trees:
             if any(
                 sources.below(tree.path, each.target) and each.source == each.target and not each.noexec
                 for each in self.mounts
             ):
                 continue
-            people = {entry.home, *sources.homes()} - {"/nonexistent"}
             mount = Mount(
                 source=tree.source,
                 target=tree.path,
@@ -251,17 +249,6 @@ class Planner:
         groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", names)
         code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
         return Seccomp(groups=names, program=b64encode(code).decode())
-
-
-def system_links() -> tuple[dict[str, str], list[str]]:
-    """The host's /bin, /lib and so on: (links into /usr, folders of their own where /usr is not merged)."""
-    links, folders = {}, []
-    for name in _SYSTEM:
-        if os.path.islink(f"/{name}"):
-            links[name] = os.readlink(f"/{name}")
-        elif os.path.isdir(f"/{name}"):
-            folders.append(f"/{name}")
-    return links, folders
 
 
 def plan(chain: load.Chain, entry: ServerEntry) -> Plan:

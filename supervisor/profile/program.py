@@ -1,6 +1,6 @@
 """From the command that a person wrote to what has to be seen of the host for it to run.
 
-Runs as root in the monitor. Follows links, shebangs, virtual environments and node packages by reading;
+Runs in the planner, which can only read. Follows links, shebangs, virtual environments and node packages by reading;
 never executes anything, never asks an interpreter, and believes no file: every read is bounded, and what
 a file names is shown only if it looks like what it claims to be. Never shows a home, nor a parent of one.
 """

@@ -1,6 +1,6 @@
 """Which host paths may be shown to a server, and where.
 
-Runs as root in the monitor and as the user in `explain`. A path is granted only under its real name (no symbolic
+Runs in the planner, and once more in the monitor as root. A path is granted only under its real name (no symbolic
 link on the way), never a whole home, never the root, never a kernel file system; the spawner opens it again
 under the same rule.
 """
@@ -51,11 +51,12 @@ def source(written: str, what: str, *, cwd: str, home: str, relative: bool) -> t
         )
     if not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
         raise ConfigError(f'{what}: "{path}" is neither a folder nor a regular file (socket, device or pipe)')
-    _check(path, what, home)
+    permitted(path, what, home)
     return path, stat.S_ISREG(kind)
 
 
-def _check(path: str, what: str, home: str) -> None:
+def permitted(path: str, what: str, home: str) -> None:
+    """Refused for a path that is never granted: the root, a whole home, a kernel file system."""
     if path == "/":
         raise Refused(f'{what}: "/" is the whole host; name the folder the server needs')
     for each in _KERNEL:

@@ -1,6 +1,6 @@
 """TOML files of ours: owner and mode checked on the open descriptor, errors with file and line.
 
-Runs as root in the monitor and as the user in the command line. `tomllib` knows no line numbers once it has
+Runs in the planner and, as the user, in the command line. `tomllib` knows no line numbers once it has
 parsed, so the line of a key is found again in the text, only when there is an error to report.
 """
 
@@ -100,9 +100,10 @@ def parse(path: str, data: bytes) -> Source:
 def _check_owner(path: str, info: os.stat_result) -> None:
     if not stat.S_ISREG(info.st_mode):
         raise ConfigError(f"{path}: not a regular file")
-    if info.st_uid not in (0, os.geteuid()):
+    # a planner that root started runs as nobody, and nobody's files are not to be trusted
+    if info.st_uid not in {0, os.geteuid()} - {65534}:
         raise Refused(
-            f"{path}: owned by uid {info.st_uid}; only root or uid {os.geteuid()} may own it: chown it, "
+            f"{path}: owned by uid {info.st_uid}; only root or the user who runs this may own it: chown it, "
             "or copy it to a file of your own"
         )
     if info.st_mode & 0o022:

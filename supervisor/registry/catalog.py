@@ -1,6 +1,6 @@
 """The registry of servers: `servers.toml`, read all or nothing.
 
-Runs as root in the monitor. Only a file that its owner alone can write is read.
+Runs in the planner. Only a file that its owner alone can write is read.
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ Runs as root in the monitor (or as the owner of a user namespace). It only trans
 
 from __future__ import annotations
 
-from supervisor.model import HostFacts, Mount, SandboxSpec
-from supervisor.profile.plan import system_links
+import os
 
+from supervisor.model import HostFacts, Mount, SandboxSpec
+
+_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # What `--accept-missing` may name, with what is lost without it.
 OPTIONAL = {
     "landlock": "a second wall around files besides the mounts",
@@ -66,6 +68,17 @@ class Native:
             "seccomp": spec.seccomp.program,
             "landlock": 0 if "landlock" in spec.accepted else host.landlock,
         }
+
+
+def system_links() -> tuple[dict[str, str], list[str]]:
+    """The host's /bin, /lib and so on: (links into /usr, folders of their own where /usr is not merged)."""
+    links, folders = {}, []
+    for name in _SYSTEM:
+        if os.path.islink(f"/{name}"):
+            links[name] = os.readlink(f"/{name}")
+        elif os.path.isdir(f"/{name}"):
+            folders.append(f"/{name}")
+    return links, folders
 
 
 def _mount(mount: Mount) -> dict[str, object]:

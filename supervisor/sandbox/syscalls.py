@@ -50,6 +50,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
@@ -190,8 +191,13 @@ def drop_capabilities(last: int) -> None:
         prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED, 0, 0, 0)
+    keep_capabilities(0)
+
+
+def keep_capabilities(mask: int) -> None:
+    """Effective and permitted become `mask` (of the first 32), inheritable empty."""
     header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
-    _capset(header, ctypes.create_string_buffer(24))
+    _capset(header, ctypes.create_string_buffer(struct.pack("6I", mask, mask, 0, 0, 0, 0), 24))
 
 
 def load_seccomp(program: bytes) -> None:

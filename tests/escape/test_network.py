@@ -143,7 +143,7 @@ def reach_a_local_address_of_version_6(bait: Bait) -> str:
 def send_data_with_the_first_packet(bait: Bait) -> str:
     """TCP fast open connects without connect(2)."""
     with socket.socket() as connection:
-        connection.settimeout(3)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 3, 0))
         connection.sendto(b"x", socket.MSG_FASTOPEN, (bait.text("metadata"), 80))
         return taken(connection.recv(4) == b"BAIT", "answered", "another listener")
 
@@ -151,7 +151,7 @@ def send_data_with_the_first_packet(bait: Bait) -> str:
 @hostile()
 def send_data_with_the_first_packet_of_a_message(bait: Bait) -> str:
     with socket.socket() as connection:
-        connection.settimeout(3)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 3, 0))
         connection.sendmsg([b"x"], [], socket.MSG_FASTOPEN, (bait.text("metadata"), 80))
         return taken(connection.recv(4) == b"BAIT", "answered", "another listener")
 
@@ -318,3 +318,26 @@ BATCH = Batch.of(globals(), helpers=(dial, ask, make), bait=bait, networked=True
 
 def test_the_network_is_out_of_reach(case: Case, arena: Arena) -> None:
     assert_held(arena, case)
+
+
+LISTEN = """
+import socket, sys
+with socket.create_server(("0.0.0.0", 8472)) as listener:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_listener_inside_is_not_reached_from_outside(arena: Arena, mode: str) -> None:
+    """Its loopback is its own in this direction, too. (The strict profiles have no such sockets at all.)"""
+    offer(arena)
+    client = [*PYTHON, "-c", "import socket; print(socket.create_connection(('127.0.0.1', 8472), 5).fileno())"]
+    listener = [*PYTHON, "-c", LISTEN]
+    for argv, reached in ((listener, True), (arena.command("ci-runner", mode, listener), False)):
+        more = arena.environment(mode)
+        server = arena.start([*arena.within(mode), *argv], "root", stdin=subprocess.PIPE, extra_env=more)
+        assert server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        done = arena.feed(client, "root", "", True)
+        arena.finish(server)
+        assert (done.returncode == 0) is reached, done.stdout + done.stderr

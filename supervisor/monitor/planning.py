@@ -1,0 +1,65 @@
+"""The monitor's end of the planner: asks it, and takes nothing from it that is not a well-formed plan.
+
+Runs as root; the planner does not.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+import supervisor
+from supervisor.errors import SupervisorError
+from supervisor.model import Frozen, Registered
+
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.profile.planner import main; main()"
+
+
+class _Failure(Frozen):
+    status: int
+    message: str
+
+
+_answer = TypeAdapter(dict[str, list[Registered] | _Failure])
+
+
+class Unplanned(SupervisorError):
+    """What the planner found wrong, with its exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_status = status
+
+
+def read(data: bytes) -> list[Registered]:
+    """The planned servers in the planner's answer; Unplanned with its message."""
+    try:
+        answer = _answer.validate_json(data, strict=False)
+    except ValidationError:
+        raise SupervisorError("the planner ended without a plan; its own message is above") from None
+    for each in answer.values():
+        if isinstance(each, _Failure):
+            raise Unplanned(each.message, each.status)
+        return each
+    raise SupervisorError("the planner answered with nothing")
+
+
+def ask(question: dict[str, object]) -> list[Registered]:
+    """Run a planner to its end. Blocks the monitor meanwhile (start and reload only; 60 s at most)."""
+    root = str(Path(supervisor.__file__).resolve().parent.parent)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", _CODE, root],
+            input=json.dumps(question).encode(),
+            stdout=subprocess.PIPE,
+            env={"LC_ALL": "C.UTF-8"},
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SupervisorError(f"the planner could not be run: {error}") from None
+    return read(done.stdout)

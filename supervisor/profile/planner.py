@@ -1,0 +1,65 @@
+"""The planner: a one-shot process that turns what people wrote into specs, so that no parser runs as root.
+
+Profiles, servers.toml, shebangs, pyvenv.cfg and package.json are read here. Started by root it runs as nobody with
+one capability, to read what its owner alone may read (CAP_DAC_READ_SEARCH); started by a user it is that user.
+It can write nothing and start nothing. Standard input: one entry, or the path of a registry file. Standard
+output: {"servers": [{entry, plan}]}, or {"error": {status, message}}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from supervisor.errors import SupervisorError
+from supervisor.model import Registered, ServerEntry
+from supervisor.profile import load, plan
+from supervisor.registry import catalog
+from supervisor.sandbox import syscalls
+
+NOBODY = 65534
+_CAP_DAC_READ_SEARCH = 2
+
+
+def _drop() -> None:
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.geteuid() != 0:
+        return
+    syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    for capability in range(syscalls.last_capability() + 1):
+        syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    syscalls.keep_capabilities(1 << _CAP_DAC_READ_SEARCH)
+
+
+def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]:
+    """Plan every entry, or raise what is wrong with the first that cannot be."""
+    return [
+        Registered(entry=entry, plan=plan.plan(load.load(entry.profile, beside=beside), entry)) for entry in entries
+    ]
+
+
+def answer(question: dict[str, object]) -> dict[str, object]:
+    """`{"entry": {...}}` or `{"catalog": path}` -> what standard output gets."""
+    try:
+        if "entry" in question:
+            servers = register([ServerEntry.model_validate(question["entry"], strict=False)], None)
+        else:
+            path = str(question["catalog"])
+            servers = register(list(catalog.load(path).values()), path)
+    except SupervisorError as error:
+        return {"error": {"status": error.exit_status, "message": str(error)}}
+    return {"servers": [each.model_dump(mode="json") for each in servers]}
+
+
+def main() -> None:
+    """Answer one question."""
+    _drop()
+    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

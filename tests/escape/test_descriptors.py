@@ -1,0 +1,202 @@
+"""What a program inherits: descriptors, environment variables, signal settings, the terminal.
+
+Unlike the other batches these programs are given on the command line, because standard input is part of what
+is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.escape.arena import BAIT, MARKER, PYTHON, Arena
+
+# What a sandbox's environment may hold; anything else came from somewhere.
+NAMES = {"HOME", "TMPDIR", "LANG", "PATH", "LC_CTYPE", "TERM", "USER", "LOGNAME", "SHELL", "PWD", "TZ"}
+
+LOOK = r"""
+import json, os, signal
+found = {"more": {}, "linked": {}, "read": [], "climbed": [], "content": []}
+for name in os.listdir("/proc/self/fd"):
+    try:
+        status, link = os.fstat(int(name)), os.readlink("/proc/self/fd/" + name)
+    except OSError:
+        continue
+    found["linked"][name] = link
+    if int(name) > 2:
+        found["more"][name] = link
+    for way in (lambda: os.pread(int(name), 64, 0), lambda: open("/proc/self/fd/" + name, "rb").read(64)):
+        try:
+            if b"BAIT" in way():
+                found["content"].append(name)
+        except (OSError, ValueError):
+            pass
+    for climb in ("..", "../../../../../../.."):
+        try:
+            below = os.open(climb, os.O_RDONLY | os.O_DIRECTORY, dir_fd=int(name))
+            found["climbed"].append(name)
+        except OSError:
+            pass
+found["environment"] = dict(os.environ)
+found["block"] = open("/proc/self/environ").read()
+found["ignored"] = [n for n in range(1, 65) if n not in (9, 19, 32, 33) and signal.getsignal(n) == signal.SIG_IGN]
+found["blocked"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+found["session"] = [os.getpgrp(), os.getsid(0), os.getpid()]
+found["cwd"] = os.getcwd()
+found["umask"] = os.umask(0o22)
+os.write(2, b"REPORT " + json.dumps(found).encode() + b"\n")
+"""
+PUSH = r"""
+import fcntl, os, sys
+done = []
+for name, code, value in (("TIOCSTI", 0x5412, b"x"), ("TIOCSTI with high bits", 0x7FFF_FFFF_0000_5412, b"x"),
+                          ("TIOCSCTTY", 0x540E, 0), ("TIOCSETD", 0x5423, b"\0\0\0\0"), ("TIOCNOTTY", 0x5422, 0)):
+    for fd in (0, 1, 2):
+        try:
+            if code > 0xFFFFFFFF:
+                import ctypes
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.syscall(16, ctypes.c_long(fd), ctypes.c_ulong(code), value):
+                    continue
+            else:
+                fcntl.ioctl(fd, code, value)
+            done.append(name)
+        except (OSError, ValueError):
+            pass
+try:
+    done.append("/dev/tty as " + str(os.open("/dev/tty", os.O_RDWR)))
+except OSError:
+    pass
+os.write(1, ("PUSHED " + repr(done) + "\n").encode())
+"""
+
+
+def report(text: str) -> dict[str, object]:
+    line = next(line for line in text.splitlines() if line.startswith("REPORT "))
+    found: dict[str, object] = json.loads(line.removeprefix("REPORT "))
+    return found
+
+
+@pytest.fixture
+def luggage(arena: Arena, mode: str, tmp_path: Path) -> dict[str, int]:
+    """Descriptors that a careless parent leaves open: a secret, the root directory, a deleted file."""
+    plot = arena.plots[mode]
+    plot.reset()
+    deleted = tmp_path / "deleted"
+    deleted.write_text(BAIT)
+    opened = {
+        "secret": os.open(plot.key, os.O_RDONLY),
+        "root": os.open("/", os.O_RDONLY | os.O_DIRECTORY),
+        "deleted": os.open(deleted, os.O_RDONLY),
+        "pipe": os.pipe()[1],
+    }
+    deleted.unlink()
+    return opened
+
+
+def look(arena: Arena, mode: str, argv: list[str], luggage: dict[str, int], stdin: int) -> dict[str, object]:
+    process = arena.start(
+        argv, mode, stdin=stdin, pass_fds=tuple(luggage.values()), extra_env={"SVTEST_PASSWORD": MARKER}
+    )
+    done = arena.finish(process)
+    assert "REPORT " in done.stderr, done.stderr
+    return report(done.stderr)
+
+
+def test_nothing_is_inherited(arena: Arena, profile: str, mode: str, luggage: dict[str, int]) -> None:
+    """Neither the caller's descriptors nor its environment come along, nor ignored signals."""
+    argv = [*PYTHON, "-c", LOOK]
+    try:
+        control = look(arena, mode, argv, luggage, subprocess.DEVNULL)
+        inside = look(arena, mode, arena.command(profile, mode, argv), luggage, subprocess.DEVNULL)
+    finally:
+        for fd in luggage.values():
+            os.close(fd)
+    assert len(dict(control["more"])) >= 4  # type: ignore[call-overload]
+    assert control["content"]
+    assert control["climbed"]
+    assert MARKER in str(control["environment"])
+    assert MARKER in str(control["block"])
+    assert inside["content"] == []
+    assert inside["climbed"] == []
+    # listing the directory is itself a descriptor, gone when it is looked at
+    assert inside["more"] == {}
+    assert MARKER not in str(inside)
+    assert str(arena.base) not in str(inside["linked"])
+    assert set(dict(inside["environment"])) <= NAMES  # type: ignore[call-overload]
+    assert inside["blocked"] == []
+    assert inside["umask"] == 0o22
+
+
+def test_a_directory_as_standard_input_leads_nowhere(arena: Arena, profile: str, mode: str) -> None:
+    """`supervisor exec ... < /`: the descriptor of a directory is a way into everything below it."""
+    argv = [*PYTHON, "-c", LOOK]
+    results = []
+    for command in (argv, arena.command(profile, mode, argv)):
+        directory = os.open("/var", os.O_RDONLY | os.O_DIRECTORY)
+        done = arena.finish(arena.start(command, mode, stdin=directory))
+        os.close(directory)
+        results.append(done.stderr)
+    assert report(results[0])["climbed"]
+    # refusing to start at all is as good an answer
+    if "REPORT " in results[1]:
+        assert report(results[1])["climbed"] == []
+
+
+def test_a_file_as_standard_output_is_not_read(arena: Arena, profile: str, mode: str) -> None:
+    """`supervisor exec ... >> log`: the log was opened for appending, and must not be opened again to read."""
+    argv = [*PYTHON, "-c", LOOK]
+    log = arena.plots[mode].outside / "log"
+    found = []
+    for command in (argv, arena.command(profile, mode, argv)):
+        log.write_text(BAIT)
+        os.chown(log, arena.plots[mode].uid, arena.plots[mode].gid)
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND)
+        done = arena.finish(arena.start(command, mode, stdout=fd))
+        os.close(fd)
+        found.append(report(done.stderr))
+        assert log.read_text().startswith(BAIT)
+    assert found[0]["content"] == ["1"]
+    assert found[1]["content"] == []
+    assert str(log) not in str(found[1]["linked"])
+
+
+def on_a_terminal(arena: Arena, mode: str, argv: list[str]) -> str:
+    """Run with a terminal as standard input, output, error and controlling terminal; what was on the screen."""
+    plot = arena.plots[mode]
+    child, leader = pty.fork()
+    if child == 0:
+        try:
+            os.chdir(plot.home / "project")
+            if mode != "root":
+                os.setgroups([])
+                os.setresgid(plot.gid, plot.gid, plot.gid)
+                os.setresuid(plot.uid, plot.uid, plot.uid)
+            os.execve(argv[0], argv, arena.environment(mode) | {"TERM": "dumb"})
+        finally:
+            os._exit(127)
+    screen = b""
+    while True:
+        try:
+            chunk = os.read(leader, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        screen += chunk
+    os.waitpid(child, 0)
+    os.close(leader)
+    return screen.decode(errors="replace")
+
+
+def test_nothing_is_typed_into_the_terminal(arena: Arena, profile: str, mode: str) -> None:
+    """TIOCSTI puts bytes into the caller's keyboard buffer: a command for the shell after this one."""
+    argv = [*PYTHON, "-c", PUSH]
+    assert "TIOCSTI" in on_a_terminal(arena, mode, argv)
+    screen = on_a_terminal(arena, mode, arena.command(profile, mode, argv))
+    assert "PUSHED []" in screen, screen
