@@ -21,7 +21,7 @@ from supervisor.proxy.link import Link
 _MONITOR = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.monitor.children import Spawner; spawner = Spawner()
 from supervisor.monitor.main import personal; sys.exit(personal(spawner, 3, 4))"""
-_PLANNER = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.profile.planner import main; main()"
+_PLANNER = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
 _PASSED = ("LANG", "LC_ALL", "TZ")
 
 

@@ -16,7 +16,7 @@ import supervisor
 from supervisor.errors import SupervisorError
 from supervisor.model import Frozen, Registered
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.profile.planner import main; main()"
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
 
 
 class _Failure(Frozen):

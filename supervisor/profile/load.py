@@ -205,8 +205,9 @@ def load(name: str, *, beside: str | None = None) -> Chain:
 
 
 def _check_text(source: toml.Source, written: Profile) -> None:
-    if "origin" in str([list(each) for each in _tables(source.data.get("mount"))]):
-        raise source.error('unknown key "mount.origin"', "mount")
+    for index, each in enumerate(_tables(source.data.get("mount"))):
+        if "origin" in each:  # ours, and set when the files are merged
+            raise source.error(f'unknown key "mount.{index}.origin"', "mount", index, "origin")
     if written.extends is not None and source.name != f"{written.name}.toml":
         raise source.error(f'name is "{written.name}" but the file is {source.name}', "name")
 

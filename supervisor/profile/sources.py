@@ -70,7 +70,7 @@ def permitted(path: str, what: str, home: str) -> None:
 def target(written: str, what: str) -> str:
     """The path inside; Refused where the sandbox has things of its own."""
     path = os.path.normpath(written)
-    if not written.startswith("/") or "\0" in written or path != written.rstrip("/"):
+    if not written.startswith("/") or "\0" in written or path != (written.rstrip("/") or "/"):
         raise ConfigError(f'{what}: target "{written}" must be an absolute path without ".." or "."')
     if path in _EXACT or any(below(path, each) for each in _OURS):
         raise Refused(f'{what}: target "{path}" belongs to the sandbox itself; choose another, as in SRC:DST')

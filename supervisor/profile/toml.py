@@ -129,7 +129,7 @@ def line_of(text: str, key: Path) -> int:
         else:
             continue
         common = _common(here, key)
-        if common > depth and common == len(here):
+        if common > depth and common in (len(here), len(key)):
             best, depth = number, common
     return best
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from supervisor.errors import Unenforceable
+from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import HostFacts, SandboxSpec
 
 
@@ -37,8 +37,12 @@ def check(
     Unenforceable lists every other gap. Only what is in `optional` can be accepted; a name that stands for no
     gap on this host is not written down, because that layer is on.
     """
+    unknown = [name for name in accept if name not in optional]
+    if unknown:
+        listed = ", ".join(sorted(optional))
+        raise ConfigError(f'--accept-missing "{unknown[0]}": no such layer; it takes {listed}')
     gaps = runtime.gaps(spec, host)
-    refused = {name: reason for name, reason in gaps.items() if name not in accept or name not in optional}
+    refused = {name: reason for name, reason in gaps.items() if name not in accept}
     if refused:
         raise Unenforceable(refused, runtime=runtime.name, optional=set(optional))
     return spec.model_copy(update={"accepted": tuple(sorted(gaps))})

@@ -1,0 +1,36 @@
+"""Fixtures of the integration tests: the callers, the real servers, and a client's log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.escape.arena import MODES, Arena, make_arena
+from tests.integration.caller import Caller
+from tests.integration.install_servers import default_folder, install
+
+
+@pytest.fixture(scope="session")
+def arena() -> Iterator[Arena]:
+    """An ordinary user beside root; only root can make one."""
+    if os.geteuid() != 0:
+        pytest.skip("these tests make a user: run them as root")
+    with ExitStack() as stack:
+        yield make_arena(stack)
+
+
+@pytest.fixture(params=MODES)
+def caller(request: pytest.FixtureRequest, arena: Arena) -> Caller:
+    """Root and the ordinary user, each with its folders as at the beginning."""
+    arena.plots[request.param].reset()
+    return Caller(arena, request.param)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Path:
+    """The folder with the real servers: `node_modules/`, and a virtual environment in `python/`."""
+    return install(default_folder())

@@ -1,0 +1,68 @@
+"""The list of steps: complete, in its order, and able to describe itself."""
+
+from __future__ import annotations
+
+from supervisor.model import HostFacts
+from supervisor.profile import load, plan
+from supervisor.runtimes.native import Native
+from supervisor.sandbox import enter
+from tests.unit.profile.test_plan import entry
+
+FACTS = HostFacts(root=True, landlock=7, cgroup="v1", controllers=("cpu", "memory", "pids"), missing={})
+
+
+def steps() -> list[enter.Step]:
+    written = entry(load.share_folder("profiles"), profile="fs-readonly")
+    ready = plan.plan(load.load(written.profile), written)
+    return enter.plan(Native().document(ready.spec, FACTS))
+
+
+def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
+    names = [type(step).__name__ for step in steps()]
+    assert names == [
+        "JoinCgroup",
+        "Descriptors",
+        "Identity",
+        "Loopback",
+        "Root",
+        "Proc",
+        "PrivateTmp",
+        "Mounts",
+        "PivotRoot",
+        "Rlimits",
+        "Capabilities",
+        "NoNewPrivileges",
+        "Landlock",
+        "SeccompFilter",
+    ]
+
+
+def test_every_step_describes_itself_on_one_line() -> None:
+    for step in steps():
+        assert step.describe()
+        assert "\n" not in step.describe()
+
+
+def test_landlock_lets_nothing_be_executed_where_nothing_may_be() -> None:
+    landlock = enter.Landlock(7, [])
+    assert landlock.rights("ro", noexec=False, is_file=False) & enter.FS_EXECUTE
+    assert not landlock.rights("ro", noexec=True, is_file=False) & enter.FS_EXECUTE
+    assert not landlock.rights("rw", noexec=True, is_file=False) & enter.FS_EXECUTE
+
+
+def test_landlock_never_lets_a_device_be_made_or_a_read_only_tree_be_written() -> None:
+    landlock = enter.Landlock(7, [])
+    devices = enter.FS_MAKE_CHAR | enter.FS_MAKE_BLOCK
+    assert not landlock.rights("rw", noexec=False, is_file=False) & devices
+    assert not landlock.rights("ro", noexec=False, is_file=False) & (enter.FS_WRITE_FILE | enter.FS_TRUNCATE)
+
+
+def test_landlock_asks_an_old_kernel_only_for_what_it_knows() -> None:
+    for abi, bits in ((1, 13), (2, 14), (3, 15), (4, 15), (5, 16), (7, 16)):
+        rights = enter.Landlock(abi, []).rights("rw", noexec=False, is_file=False)
+        assert rights < 1 << bits
+
+
+def test_a_file_s_rule_has_no_right_of_a_folder() -> None:
+    rights = enter.Landlock(7, []).rights("ro", noexec=False, is_file=True)
+    assert rights == enter.FS_READ_FILE | enter.FS_EXECUTE
