@@ -144,7 +144,7 @@ class Writer(asyncio.Protocol):
     async def flush_and_close(self, seconds: float) -> None:
         """Write what is queued, within `seconds`, and close."""
         self._closing = True
-        if self._transport is None:
+        if self._transport is None or self.closed.is_set():
             return
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -37,8 +37,10 @@ class Native:
         """What the spawner takes: plain lists, tables, strings and numbers."""
         links, folders = system_links()
         system = [Mount(source=each, target=each, noexec=False) for each in ("/usr", *folders)]
-        # people's trees are mounted anew for each session, as its own user
-        own = [each for each in spec.mounts if each.per_session or each.map_owner]
+        # people's trees are mounted anew for each session, as its own user; so is what lies in its /tmp
+        own = [
+            each for each in spec.mounts if each.per_session or each.map_owner or each.target.startswith("/tmp/")
+        ]
         shared = [each for each in spec.mounts if each not in own]
         limits = spec.limits
         cgroup = {"memory": limits.memory, "cpu": limits.millicpus, "pids": limits.pids}

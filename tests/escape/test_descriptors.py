@@ -134,21 +134,6 @@ def test_nothing_is_inherited(arena: Arena, profile: str, mode: str, luggage: di
     assert inside["umask"] == 0o22
 
 
-def test_a_directory_as_standard_input_leads_nowhere(arena: Arena, profile: str, mode: str) -> None:
-    """`supervisor exec ... < /`: the descriptor of a directory is a way into everything below it."""
-    argv = [*PYTHON, "-c", LOOK]
-    results = []
-    for command in (argv, arena.command(profile, mode, argv)):
-        directory = os.open("/var", os.O_RDONLY | os.O_DIRECTORY)
-        done = arena.finish(arena.start(command, mode, stdin=directory))
-        os.close(directory)
-        results.append(done.stderr)
-    assert report(results[0])["climbed"]
-    # refusing to start at all is as good an answer
-    if "REPORT " in results[1]:
-        assert report(results[1])["climbed"] == []
-
-
 def test_a_file_as_standard_output_is_not_read(arena: Arena, profile: str, mode: str) -> None:
     """`supervisor exec ... >> log`: the log was opened for appending, and must not be opened again to read."""
     argv = [*PYTHON, "-c", LOOK]

@@ -38,6 +38,16 @@ class Caller:
         """A folder of the caller's, in its home."""
         return self.plot.home / "project"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the caller's shell would export; its temporary files are in its home."""
+        return self.arena.environment(self.mode) | {"TMPDIR": str(self.plot.home / "tmp")}
+
+    def reset(self) -> None:
+        """Its folders as at the beginning."""
+        (self.plot.home / "tmp").mkdir(parents=True, exist_ok=True)
+        self.plot.reset()
+
     def command(self, *arguments: str | Path) -> list[str]:
         """The product's command line, as this caller starts it from anywhere."""
         return [*self.arena.commands[self.mode], *map(str, arguments)]
@@ -67,7 +77,7 @@ class Caller:
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=self.arena.environment(self.mode) | dict(env or {}),
+            env=self.environment | dict(env or {}),
             cwd=cwd or self.project,
             start_new_session=True,
         )

@@ -26,8 +26,9 @@ def arena() -> Iterator[Arena]:
 @pytest.fixture(params=MODES)
 def caller(request: pytest.FixtureRequest, arena: Arena) -> Caller:
     """Root and the ordinary user, each with its folders as at the beginning."""
-    arena.plots[request.param].reset()
-    return Caller(arena, request.param)
+    made = Caller(arena, request.param)
+    made.reset()
+    return made
 
 
 @pytest.fixture(scope="session")

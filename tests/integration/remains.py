@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
+import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.sandbox import cgroup
+from tests.integration.caller import Caller
 
 PR_SET_CHILD_SUBREAPER = 36
-TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
-TESTS_OWN = ("svtest-", "pytest-", "bash_jobs", "supervisor-test-servers-")
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+TESTS_OWN = ("svtest-", "pytest-", "supervisor-test-servers-")
+NAMED_LIKE_OURS = re.compile("supervisor|mcp|sandbox", re.IGNORECASE)
 PATIENCE = 2.0  # other tests of the host come and go; what is left of a session stays
 
 
@@ -43,27 +47,28 @@ class Seen:
 
 
 @contextmanager
-def nothing_left(*folders: Path) -> Iterator[None]:
-    """Fail if the block leaves anything behind on this host, or a new path below `folders`."""
+def nothing_left(caller: Caller) -> Iterator[None]:
+    """Fail if the block leaves anything behind on this host, or a new path in the caller's home."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        before = look(folders)
+        before = look(caller)
         yield
         processes = sorted(descendants() - before.processes)
         assert not processes, f"still running: {processes}"
         deadline = time.monotonic() + PATIENCE
-        while (left := look(folders).beyond(before)) and time.monotonic() < deadline:
+        while (left := look(caller).beyond(before)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left, f"left behind: {left}"
     finally:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def look(folders: Sequence[Path]) -> Seen:
+def look(caller: Caller) -> Seen:
     """Everything there is now."""
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    return Seen(descendants(), groups(), frozenset(mounts), files(folders))
+    home = {str(path) for path in caller.plot.home.rglob("*")}
+    return Seen(descendants(), groups(), frozenset(mounts), frozenset(home | shared_files(caller)))
 
 
 def descendants() -> frozenset[str]:
@@ -101,11 +106,18 @@ def groups() -> frozenset[str]:
     return frozenset(found)
 
 
-def files(folders: Sequence[Path]) -> frozenset[str]:
-    """The entries of the host's temporary folders, and every path below `folders`."""
+def shared_files(caller: Caller) -> set[str]:
+    """What is the caller's, a session's or named like ours in the folders that all users write.
+
+    The caller's TMPDIR is in its home; the host's other programs, which come and go, use these. The uid of a
+    session is in no password file.
+    """
+    known = {user.pw_uid for user in pwd.getpwall()} - ({caller.plot.uid} - {0})
     found = set()
-    for folder in TEMPORARY:
-        found.update(f"{folder}/{name}" for name in os.listdir(folder) if not name.startswith(TESTS_OWN))
-    for each in folders:
-        found.update(str(path) for path in each.rglob("*"))
-    return frozenset(found)
+    for folder in SHARED:
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):
+                foreign = entry.stat(follow_symlinks=False).st_uid not in known
+                if not entry.name.startswith(TESTS_OWN) and (foreign or NAMED_LIKE_OURS.search(entry.name)):
+                    found.add(entry.path)
+    return found
