@@ -6,6 +6,7 @@ Runs as root. The spawner is executed afresh, never forked from here, so the mon
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.sandbox.sp
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
 _ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
 
+Verify = Callable[[int], list[str]]
 Spawned = Callable[[LaunchFailed | None, list[int]], None]
 Exited = Callable[[int, int | None, list[str]], None]
 
@@ -26,11 +28,11 @@ Exited = Callable[[int, int | None, list[str]], None]
 class Spawner:
     """One spawner process. `exited` is called with (session, exit code or None, limits that were hit)."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: str = _CODE) -> None:
         self._socket, theirs = wire.pair()
         root = str(Path(supervisor.__file__).resolve().parent.parent)
         # -I: no variable and no folder of the caller's decides what it imports; -S: nor a site package
-        argv = [sys.executable, "-I", "-S", "-c", _CODE, root]
+        argv = [sys.executable, "-I", "-S", "-c", code, root]
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
@@ -38,7 +40,7 @@ class Spawner:
         ]
         self.pid = os.posix_spawn(sys.executable, argv, _ENV, file_actions=actions, setsid=True)
         theirs.close()
-        self._pending: dict[int, Spawned] = {}
+        self._pending: dict[int, tuple[Verify, Spawned]] = {}
         self._exited: Exited = lambda *_: None
         self._gone: Callable[[], None] = lambda: None
 
@@ -65,14 +67,18 @@ class Spawner:
         self._exited, self._gone = exited, gone
         loop.watch(self._socket.fileno(), lambda: self._readable(loop))
 
-    def spawn(self, session: int, digest: str, done: Spawned) -> None:
-        """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure."""
-        self._pending[session] = done
+    def spawn(self, session: int, digest: str, verify: Verify, done: Spawned) -> None:
+        """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure.
+
+        `verify` gets the pid of its init when every step has been taken, and returns what is not as asked
+        for; only if that is nothing is the payload started.
+        """
+        self._pending[session] = (verify, done)
         wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest})
 
-    def kill(self, session: int, signal: int) -> None:
+    def kill(self, session: int, number: int) -> None:
         """Signal a session's init; SIGKILL ends all of it."""
-        wire.send(self._socket, {"req": "kill", "id": session, "signal": signal})
+        wire.send(self._socket, {"req": "kill", "id": session, "signal": int(number)})
 
     def close(self) -> None:
         """Hang up, so that it kills what it has, and wait for its end."""
@@ -103,8 +109,18 @@ class Spawner:
             hit = [str(each) for each in limits] if isinstance(limits, list) else []
             self._exited(session, code if isinstance(code, int) else None, hit)
             return
-        done = self._pending.pop(session)
-        done(_failure(event) if event["event"] == "failed" else None, fds)
+        verify, done = self._pending[session]
+        if event["event"] == "ready":
+            wrong = verify(int(str(event["pid"])))
+            if not wrong:
+                wire.send(self._socket, {"req": "go", "id": session})
+                return
+            self.kill(session, signal.SIGKILL)
+            failure: LaunchFailed | None = LaunchFailed("posture read back", 0, "; ".join(wrong))
+        else:
+            failure = _failure(event) if event["event"] == "failed" else None
+        del self._pending[session]
+        done(failure, fds)
 
 
 def _failure(event: wire.Message) -> LaunchFailed:

@@ -27,9 +27,10 @@ from supervisor.sandbox import cgroup
 class Server:
     """A registered server, planned, checked and loaded."""
 
-    def __init__(self, entry: ServerEntry, ready: Plan) -> None:
+    def __init__(self, entry: ServerEntry, ready: Plan, document: dict[str, object]) -> None:
         self.entry = entry
         self.plan = ready
+        self.document = document
 
 
 def check(registered: Registered, facts: HostFacts) -> Server:
@@ -38,7 +39,7 @@ def check(registered: Registered, facts: HostFacts) -> Server:
     for mount in ready.spec.mounts:
         sources.permitted(mount.source, f"{entry.origin}: mount", entry.home)
     spec = base.check(Native(), ready.spec, facts, accept=entry.accept_missing, optional=OPTIONAL)
-    return Server(entry, ready.model_copy(update={"spec": spec}))
+    return Server(entry, ready.model_copy(update={"spec": spec}), Native().document(spec, facts))
 
 
 class Monitor:
@@ -58,10 +59,8 @@ class Monitor:
     def adopt(self, planned: list[Registered]) -> None:
         """Make these the servers, all or nothing."""
         ready = [check(each, self.facts) for each in planned]
-        native = Native()
         for server in ready:
-            spec = server.plan.spec
-            self.spawner.load(spec.digest, native.document(spec, self.facts))
+            self.spawner.load(server.plan.spec.digest, server.document)
         self.servers = {server.entry.name: server for server in ready}
 
     def accept(self, sock: socket.socket, *, admin: bool) -> None:
@@ -96,6 +95,7 @@ class Monitor:
         self.sessions.open(
             server,
             known.plan.spec,
+            known.document,
             peer,
             lambda session, failure, fds: self._opened(number, known.plan, session, failure, fds),
         )

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from supervisor import wire
 from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
+from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop, Timer
+from supervisor.monitor.posture import Document
+from supervisor.sandbox import cgroup
 
 
 class Peer:
@@ -61,8 +64,10 @@ class Sessions:
         self.spawner = spawner
         self.by_number: dict[int, Session] = {}
         self._next = 1
+        self._hierarchy = cgroup.probe()
+        self._groups = f"{cgroup.PREFIX}{spawner.pid}-{cgroup.start_time(spawner.pid)}"
 
-    def open(self, server: str, spec: SandboxSpec, peer: Peer, opened: Opened) -> None:
+    def open(self, server: str, spec: SandboxSpec, document: Document, peer: Peer, opened: Opened) -> None:
         """Start one; `opened` hears of it. The descriptors are closed here once it has returned."""
         session = Session(self._next, server, spec, peer)
         self._next += 1
@@ -85,7 +90,11 @@ class Sessions:
             for fd in fds:
                 os.close(fd)
 
-        self.spawner.spawn(session.number, spec.digest, done)
+        def verify(pid: int) -> list[str]:
+            group = f"{self._groups}-{session.number}"
+            return posture.differences(posture.Reader(pid, spec, document), self._hierarchy, group)
+
+        self.spawner.spawn(session.number, spec.digest, verify, done)
 
     def close(self, number: int) -> None:
         """End one: SIGTERM, and after its grace SIGKILL."""

@@ -1,8 +1,8 @@
 """From the command that a person wrote to what has to be seen of the host for it to run.
 
-Runs in the planner, which can only read. Follows links, shebangs, virtual environments and node packages by reading;
-never executes anything, never asks an interpreter, and believes no file: every read is bounded, and what
-a file names is shown only if it looks like what it claims to be. Never shows a home, nor a parent of one.
+Runs in the planner, which can only read. Follows links, shebangs, virtual environments and node packages
+by reading; never executes anything, never asks an interpreter, and believes no file: every read is bounded, and
+what a file names is shown only if it looks like what it claims to be. Never shows a home, nor a parent of one.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ imported here is what the sandbox's pid 1 carries.
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import os
 import resource
 import signal
 import socket
 import struct
-from typing import NoReturn
 
 from supervisor.errors import WireError
 from supervisor.sandbox import mounts
@@ -114,7 +114,6 @@ class Identity(Step):
         if data != b"go" or flags & socket.MSG_CTRUNC:
             os._exit(1)  # the spawner is gone, or gave up
         ctx.trees = list(trees)
-        ctx.go.close()
         if ctx.privileged:
             os.setgroups([])
         os.setresgid(self.uid, self.uid, self.uid)
@@ -201,19 +200,20 @@ class PivotRoot(Step):
         os.fchdir(ctx.root)
         sc.pivot_root(b".", b".")
         sc.umount2(b".", sc.MNT_DETACH)
+        os.close(ctx.root)
         os.chdir("/")
 
 
 class Rlimits(Step):
     def __init__(self, limits: dict[str, int]) -> None:
         self.limits = limits
+        self.numbers = [(int(getattr(resource, f"RLIMIT_{name}")), value) for name, value in limits.items()]
 
     def describe(self) -> str:
         return "limits: " + ", ".join(f"{name} {value}" for name, value in sorted(self.limits.items()))
 
     def execute(self, ctx: Context) -> None:
-        for name, value in self.limits.items():
-            number = int(getattr(resource, f"RLIMIT_{name}"))
+        for number, value in self.numbers:
             hard = resource.getrlimit(number)[1]
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(number, (bound, bound))
@@ -229,11 +229,10 @@ class Capabilities(Step):
 
 class NoNewPrivileges(Step):
     def describe(self) -> str:
-        return "no_new_privs; pid 1 cannot be traced or read"
+        return "no_new_privs"
 
     def execute(self, ctx: Context) -> None:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class Landlock(Step):
@@ -241,6 +240,10 @@ class Landlock(Step):
 
     def __init__(self, abi: int, rules: list[tuple[str, str, bool, bool]]) -> None:
         self.abi, self.rules = abi, rules
+        self.known = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
+        # the root itself may be listed
+        self.allowed = [("/", FS_READ_DIR)]
+        self.allowed += [(path, self.rights(mode, noexec=x, is_file=file)) for path, mode, x, file in rules]
 
     def describe(self) -> str:
         if not self.abi:
@@ -250,25 +253,22 @@ class Landlock(Step):
 
     def rights(self, mode: str, *, noexec: bool, is_file: bool) -> int:
         """The access rights of one rule, as far as this ABI knows them."""
-        known = (1 << _RIGHTS_BY_ABI.get(self.abi, 16)) - 1
         if mode == "rw":
-            bits = known & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV)
+            bits = self.known & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV)
         elif mode == "dev":
             bits = FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE
         else:
             bits = FS_READ_FILE | FS_READ_DIR | FS_EXECUTE
         if noexec:
             bits &= ~FS_EXECUTE
-        return bits & known & (_FILE_RIGHTS if is_file else -1)
+        return bits & self.known & (_FILE_RIGHTS if is_file else -1)
 
     def execute(self, ctx: Context) -> None:
         if not self.abi:
             return
-        known = (1 << _RIGHTS_BY_ABI.get(self.abi, 16)) - 1
-        ruleset = sc.landlock_ruleset(known, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if self.abi >= 6 else 0)
-        for path, mode, noexec, is_file in [("/", "list", True, False), *self.rules]:
+        ruleset = sc.landlock_ruleset(self.known, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if self.abi >= 6 else 0)
+        for path, allowed in self.allowed:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            allowed = FS_READ_DIR if mode == "list" else self.rights(mode, noexec=noexec, is_file=is_file)
             sc.landlock_allow(ruleset, fd, allowed)
             os.close(fd)
         sc.landlock_restrict_self(ruleset, 0)
@@ -278,6 +278,7 @@ class Landlock(Step):
 class SeccompFilter(Step):
     def __init__(self, program: bytes) -> None:
         self.program = program
+        self.filter = sc.Filter(program)
 
     def describe(self) -> str:
         if not self.program:
@@ -286,17 +287,39 @@ class SeccompFilter(Step):
 
     def execute(self, ctx: Context) -> None:
         if self.program:
-            sc.load_seccomp(self.program)
+            self.filter.load()
+
+
+class Proof(Step):
+    """What cannot be read from outside: tried from inside, by code that is still ours."""
+
+    def __init__(self, hostname: str, *, landlock: bool) -> None:
+        self.hostname, self.landlock = hostname, landlock
+
+    def describe(self) -> str:
+        return "prove the host name and Landlock from inside; wait until the rest has been read back from outside"
+
+    def execute(self, ctx: Context) -> None:
+        if os.uname().nodename != self.hostname:
+            raise OSError(errno.EPROTO, "the host name is not the one that was set")
+        if self.landlock:
+            try:
+                # everybody may read it, and no Landlock rule covers it
+                os.close(os.open(mounts.CANARY, os.O_RDONLY))
+            except PermissionError:
+                return
+            raise OSError(errno.EPROTO, "Landlock does not hold")
 
 
 def specs(document: Document, key: str) -> list[mounts.MountSpec]:
     """The mounts under `key` of a document, in the order in which they can be attached."""
     return sorted(
-        (mounts.MountSpec(_table(each, key)) for each in _list(document, key)), key=lambda spec: spec.target
+        (mounts.MountSpec(_table(each, key)) for each in items(document, key)), key=lambda spec: spec.target
     )
 
 
-def _list(document: Document, key: str) -> list[object]:
+def items(document: Document, key: str) -> list[object]:
+    """The list under `key`."""
     value = document[key]
     if not isinstance(value, list):
         raise WireError(f"document: {key} is not a list")
@@ -348,56 +371,5 @@ def plan(document: Document) -> list[Step]:
         NoNewPrivileges(),
         Landlock(abi, _landlock_rules(document)),
         SeccompFilter(base64.b64decode(str(document["seccomp"]))),
+        Proof(str(document["hostname"]), landlock=abi > 0),
     ]
-
-
-def child(steps: list[Step], ctx: Context, document: Document) -> NoReturn:
-    """The whole life of a sandbox's pid 1. Whatever happens, it never returns to the spawner's code."""
-    try:
-        _run(steps, ctx, document)
-    finally:
-        os._exit(1)
-
-
-def _run(steps: list[Step], ctx: Context, document: Document) -> None:
-    signals = signal.valid_signals()
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    for step in steps:
-        try:
-            step.execute(ctx)
-        except OSError as error:
-            _fail(ctx.status, error, step.describe())
-    argv = [str(each) for each in _list(document, "argv")]
-    try:
-        os.chdir(str(document["cwd"]))
-        payload = os.posix_spawn(argv[0], argv, texts(document, "env"), setsigmask=[], setsigdef=signals)
-    except OSError as error:
-        _fail(ctx.status, error, f"execute {argv[0]} in {document['cwd']}")
-    os.write(ctx.status, b"R")
-    sc.close_range(0, ctx.status - 1, 0)
-    sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)
-    _init(ctx.status, payload, signals)
-
-
-def _fail(status: int, error: OSError, what: str) -> None:
-    os.write(status, f"E{error.errno or 0} {what[:3000]}: {error.strerror}".encode())
-    os._exit(1)
-
-
-def _init(status: int, payload: int, signals: set[signal.Signals]) -> None:
-    """Reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
-    while True:
-        number = signal.sigwait(signals)
-        if number != signal.SIGCHLD:
-            try:
-                os.kill(payload, number)
-            except ProcessLookupError:
-                continue
-            continue
-        while True:
-            pid, code = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            if pid == payload:
-                os.write(status, b"X%d" % os.waitstatus_to_exitcode(code))
-                os._exit(0)

@@ -21,6 +21,7 @@ DEVICE_LINKS = {
     # POSIX shared memory shares the one bounded tmpfs
     "shm": "/tmp",
 }
+CANARY = "/.sealed"
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
 
 
@@ -135,8 +136,11 @@ def write(path: str, text: str) -> None:
 
 
 def attach(tree: int, directory: int, path: str) -> None:
-    """Move a detached tree to `path` below the descriptor `directory`."""
-    sc.move_mount(tree, b"", directory, path.lstrip("/").encode() or b".", sc.MOVE_MOUNT_F_EMPTY_PATH)
+    """Move a detached tree to `path` below the descriptor `directory`, and close it."""
+    try:
+        sc.move_mount(tree, b"", directory, path.lstrip("/").encode() or b".", sc.MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
 
 
 def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
@@ -185,7 +189,7 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
         os.symlink(target, f"dev/{name}", dir_fd=root)
     for name, target in links.items():
         os.symlink(target, name, dir_fd=root)
-    for path, text in files.items():
+    for path, text in [(CANARY, ""), *files.items()]:
         write_file(root, path, text)
     for spec in sorted(trees + points, key=lambda each: each.target):
         if not spec.target.startswith("/tmp/"):
@@ -212,11 +216,9 @@ def _prepare(root: int, spec: MountSpec, *, share: bool) -> None:
     if share:
         tree = detached(spec, None)
         attach(tree, root, spec.target)
-        os.close(tree)
 
 
 def _attach_device(root: int, node: MountSpec) -> None:
     tree = sc.open_tree(sc.AT_FDCWD, node.source.encode(), sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
     sc.mount_setattr(tree, attributes=sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC)
     attach(tree, root, node.target)
-    os.close(tree)

@@ -5,13 +5,14 @@ third-party import, because every sandbox is a fork of it. It obeys one peer, th
 its input is resolved documents, never a stranger's bytes. When the monitor is gone it kills every
 session, removes their cgroups and ends; when it is gone itself the kernel kills every session.
 
-Requests: load {digest, document} · spawn {id, digest} · kill {id, signal}.
-Events: loaded, spawned (stdin, stdout, stderr, pidfd), failed, exited.
+Requests: load {digest, document} · spawn {id, digest} · go {id} · kill {id, signal}.
+Events: loaded, ready (all but the payload), spawned (stdin, stdout, stderr, pidfd), failed, exited.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -20,7 +21,7 @@ import sys
 
 from supervisor import wire
 from supervisor.errors import WireError
-from supervisor.sandbox import cgroup, enter, mounts
+from supervisor.sandbox import cgroup, enter, init, mounts
 from supervisor.sandbox import syscalls as sc
 
 # Host uids of sessions: a range that nothing else allots, plus the host pid of the session's init,
@@ -34,6 +35,7 @@ class Loaded:
     def __init__(self, document: enter.Document) -> None:
         self.document = document
         self.steps = enter.plan(document)
+        self.payload = init.Payload(document)
         self.mounts = enter.specs(document, "mounts")
         self.limits = enter.numbers(document, "cgroup")
         self.template = mounts.template(
@@ -45,14 +47,33 @@ class Loaded:
 
 
 class Child:
-    """One running session: its init, the pipe it reports on, its cgroup."""
+    """One session: its init, the pipe it reports on, its cgroup; `go` and `pipes` until its payload runs."""
 
-    def __init__(self, number: int, pid: int, pidfd: int, status: int, group: cgroup.Group) -> None:
+    def __init__(
+        self,
+        number: int,
+        pid: int,
+        pidfd: int,
+        *,
+        status: int,
+        group: cgroup.Group,
+        go: socket.socket,
+        pipes: list[int],
+    ) -> None:
         self.number = number
         self.pid = pid
         self.pidfd = pidfd
         self.status = status
         self.group = group
+        self.go = go
+        self.pipes = pipes
+
+    def release(self) -> None:
+        """Close what only a session that waits for its payload has."""
+        self.go.close()
+        for fd in self.pipes:
+            os.close(fd)
+        self.pipes = []
 
     def kill(self, number: int) -> None:
         """Signal the init; SIGKILL ends everything in its pid namespace."""
@@ -61,6 +82,7 @@ class Child:
 
     def reap(self) -> tuple[int | None, list[str]]:
         """Wait for the init, clean up; (the payload's exit code, None if it did not end by itself; limits)."""
+        self.release()
         _, raw = os.waitpid(self.pid, 0)
         report = os.read(self.status, 64)
         os.close(self.status)
@@ -78,7 +100,9 @@ class Spawner:
         self.monitor = monitor
         self.privileged = privileged
         self.hierarchy = cgroup.probe()
-        self.name = f"{cgroup.PREFIX}{os.getpid()}-{cgroup.start_time(os.getpid())}"
+        name = f"{cgroup.PREFIX}{os.getpid()}-{cgroup.start_time(os.getpid())}"
+        self.groups = cgroup.Groups(self.hierarchy, name)
+        self.used: dict[str, int] | None = None
         self.last_capability = sc.last_capability()
         self.loaded: dict[str, Loaded] = {}
         self.children: dict[int, Child] = {}
@@ -92,9 +116,11 @@ class Spawner:
             watched = {child.pidfd: child for child in self.children.values()}
             for fd in watched:
                 poll.register(fd, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(None if self.used is None else 0)]
             for fd in watched:
                 poll.unregister(fd)
+            if not ready:
+                self._restock()
             for fd in ready:
                 if fd in watched:
                     self._ended(watched[fd])
@@ -108,6 +134,13 @@ class Spawner:
         for child in self.children.values():
             child.reap()
         self.children.clear()
+        self.groups.close()
+
+    def _restock(self) -> None:
+        """Nobody waits: replace the cgroup that was taken. What goes wrong is told to whoever needs one."""
+        with contextlib.suppress(OSError):
+            self.groups.prepare(self.used or {})
+        self.used = None
 
     def _request(self) -> bool:
         received = wire.receive(self.monitor)
@@ -119,9 +152,11 @@ class Spawner:
             self._load(str(message["digest"]), message["document"])
         elif kind == "spawn":
             self._spawn(int(str(message["id"])), str(message["digest"]))
-        elif kind == "kill":
+        elif kind in ("go", "kill"):
             child = self.children.get(int(str(message["id"])))
-            if child:
+            if child and kind == "go":
+                self._go(child)
+            elif child:
                 child.kill(int(str(message["signal"])))
         else:
             raise WireError(f"unknown request {kind!r}")
@@ -130,12 +165,18 @@ class Spawner:
     def _load(self, digest: str, document: object) -> None:
         if not isinstance(document, dict):
             raise WireError("a document is an object")
+        step = "build the root"
         try:
-            self.loaded[digest] = Loaded(document)
+            plan = Loaded(document)
+            step = "make a cgroup"
+            self.groups.prepare(plan.limits)
         except OSError as error:
-            self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
-        else:
-            wire.send(self.monitor, {"event": "loaded", "digest": digest})
+            self._failed({"event": "load-failed", "digest": digest}, error, step)
+            return
+        self.loaded[digest] = plan
+        # nothing that is here now is garbage, and a collection after a fork would copy all of it
+        gc.freeze()
+        wire.send(self.monitor, {"event": "loaded", "digest": digest})
 
     def _failed(self, message: wire.Message, error: OSError, step: str) -> None:
         reason = error.strerror or str(error)
@@ -144,24 +185,38 @@ class Spawner:
     def _spawn(self, number: int, digest: str) -> None:
         plan = self.loaded[digest]
         try:
-            group = cgroup.Group(self.hierarchy, f"{self.name}-{number}", plan.limits)
+            group = self.groups.take(plan.limits)
         except OSError as error:
             self._failed({"event": "failed", "id": number}, error, "make a cgroup")
             return
         try:
-            child, ours = self._start(number, plan, group)
+            child = self._start(number, plan, group)
         except OSError as error:
             group.remove()
             step = getattr(error, "step", "create the namespaces")
             self._failed({"event": "failed", "id": number}, error, step)
             return
         self.children[number] = child
-        event = {"event": "spawned", "id": number, "pid": child.pid}
-        wire.send(self.monitor, event, [*ours, child.pidfd])
-        for fd in ours:
-            os.close(fd)
+        self.used = plan.limits
+        wire.send(self.monitor, {"event": "ready", "id": number, "pid": child.pid})
 
-    def _start(self, number: int, plan: Loaded, group: cgroup.Group) -> tuple[Child, list[int]]:
+    def _go(self, child: Child) -> None:
+        """Let the payload be started: the monitor has read back what the kernel applied."""
+        with contextlib.suppress(BrokenPipeError):
+            child.go.send(b"go")
+        report = os.read(child.status, 1)
+        if report == b"R":
+            event: wire.Message = {"event": "spawned", "id": child.number}
+            wire.send(self.monitor, event, [*child.pipes, child.pidfd])
+            child.release()
+            return
+        failure = _reported(report + os.read(child.status, 4096))
+        child.kill(signal.SIGKILL)
+        child.reap()
+        del self.children[child.number]
+        self._failed({"event": "failed", "id": child.number}, failure, failure.step)
+
+    def _start(self, number: int, plan: Loaded, group: cgroup.Group) -> Child:
         stdin, stdout, stderr, status = os.pipe(), os.pipe(), os.pipe(), os.pipe()
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         tasks, into = group.task_fds(), group.clone_fd()
@@ -172,19 +227,20 @@ class Spawner:
         )
         theirs = [stdin[0], stdout[1], stderr[1], status[1], root, *tasks, *([into] if into else [])]
         ours = [stdin[1], stdout[0], stderr[0]]
+        # made before the fork: what the child does first, it pays for with copied pages
+        ctx = enter.Context(
+            status=status[1],
+            go=there,
+            root=root,
+            stdio=(stdin[0], stdout[1], stderr[1]),
+            tasks=tasks,
+            privileged=self.privileged,
+            last_capability=self.last_capability,
+        )
         try:
             pid, pidfd = sc.clone3(sc.ALL_NAMESPACES, cgroup=into)
             if pid == 0:
-                ctx = enter.Context(
-                    status=status[1],
-                    go=there,
-                    root=root,
-                    stdio=(stdin[0], stdout[1], stderr[1]),
-                    tasks=tasks,
-                    privileged=self.privileged,
-                    last_capability=self.last_capability,
-                )
-                enter.child(plan.steps, ctx, plan.document)
+                init.child(plan.steps, ctx, plan.payload)
         except OSError:
             for fd in [*ours, status[0]]:
                 os.close(fd)
@@ -193,21 +249,17 @@ class Spawner:
             there.close()
             for fd in theirs:
                 os.close(fd)
-        child = Child(number, pid, pidfd, status[0], group)
+        child = Child(number, pid, pidfd, status=status[0], group=group, go=here, pipes=ours)
         try:
-            self._admit(child, plan, here)
+            self._admit(child, plan)
         except OSError:
             child.kill(signal.SIGKILL)
             child.reap()
-            for fd in ours:
-                os.close(fd)
             raise
-        finally:
-            here.close()
-        return child, ours
+        return child
 
-    def _admit(self, child: Child, plan: Loaded, go: socket.socket) -> None:
-        """Write the child's maps, hand it its mounts, wait until its payload runs or a step failed."""
+    def _admit(self, child: Child, plan: Loaded) -> None:
+        """Write the child's maps, hand it its mounts, wait until every step is taken or one failed."""
         uid = FIRST_UID + child.pid if self.privileged else os.geteuid()
         gid = uid if self.privileged else os.getegid()
         inside = str(plan.document["uid"])
@@ -222,12 +274,12 @@ class Spawner:
                     raise StepError(error, f"mount {spec.source} at {spec.target}") from error
             # broken: an earlier step failed, and the status pipe says which
             with contextlib.suppress(BrokenPipeError):
-                socket.send_fds(go, [b"go"], trees)
+                socket.send_fds(child.go, [b"go"], trees)
         finally:
             for fd in trees:
                 os.close(fd)
         report = os.read(child.status, 1)
-        if report != b"R":
+        if report != b"P":
             raise _reported(report + os.read(child.status, 4096))
 
     def _ended(self, child: Child) -> None:
@@ -267,6 +319,7 @@ def _own_namespaces(*, privileged: bool) -> None:
 def main(fd: int) -> None:
     """Serve the monitor on descriptor `fd` until it hangs up."""
     os.umask(0o022)
+    gc.disable()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     monitor = socket.socket(fileno=fd)

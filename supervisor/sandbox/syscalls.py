@@ -86,7 +86,12 @@ _NUMBERS = {
     **(_AARCH64 if platform.machine() == "aarch64" else _X86_64),
 }
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# PyDLL: the interpreter lock stays held, which a child would otherwise have to take anew
+_libc = ctypes.PyDLL(None, use_errno=True)
+# found now, or every child would search the libraries' symbols for itself
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
 _int, _uint, _long = ctypes.c_int, ctypes.c_uint, ctypes.c_long
 _ulong, _str, _ptr = ctypes.c_ulong, ctypes.c_char_p, ctypes.c_void_p
 
@@ -106,7 +111,7 @@ class Call:
         self._function.argtypes = [*([_long] * len(self._prefix)), *types]  # type: ignore[list-item]
 
     def __call__(self, *arguments: object) -> int:
-        result = int(self._function(*self._prefix, *arguments))
+        result: int = self._function(*self._prefix, *arguments)
         if result < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -143,14 +148,14 @@ def sethostname(name: str) -> None:
 
 def openat2(path: str, flags: int, resolve: int) -> int:
     """Open an absolute path under the `RESOLVE_*` rules; a symbolic link on the way is ELOOP."""
-    how = ctypes.create_string_buffer(struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve))
-    return _openat2(AT_FDCWD, os.fsencode(path), how, 24)
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _openat2(AT_FDCWD, os.fsencode(path), how, len(how))
 
 
 def mount_setattr(tree: int, *, attributes: int, userns: int = 0, recursive: bool = True) -> None:
     """Add `MOUNT_ATTR_*` to a mount, by default with everything mounted below it, and make it private."""
-    attr = ctypes.create_string_buffer(struct.pack("QQQQ", attributes, 0, MS_PRIVATE, userns))
-    _mount_setattr(tree, b"", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0), attr, 32)
+    attr = struct.pack("QQQQ", attributes, 0, MS_PRIVATE, userns)
+    _mount_setattr(tree, b"", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0), attr, len(attr))
 
 
 def clone3(flags: int, *, cgroup: int = 0) -> tuple[int, int]:
@@ -160,18 +165,17 @@ def clone3(flags: int, *, cgroup: int = 0) -> tuple[int, int]:
     """
     pidfd = _int(-1)
     into = CLONE_INTO_CGROUP if cgroup else 0
-    raw = struct.pack("11Q", flags | CLONE_PIDFD | into, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, cgroup)
-    args = ctypes.create_string_buffer(raw, 88)
-    ctypes.pythonapi.PyOS_BeforeFork()
+    args = struct.pack("11Q", flags | CLONE_PIDFD | into, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, cgroup)
+    _before_fork()
     try:
-        pid = _clone3(args, 88)
+        pid = _clone3(args, len(args))
     except OSError:
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        _after_fork_parent()
         raise
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_child()
         return 0, -1
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    _after_fork_parent()
     os.set_inheritable(pidfd.value, False)
     return pid, pidfd.value
 
@@ -196,21 +200,25 @@ def drop_capabilities(last: int) -> None:
 
 def keep_capabilities(mask: int) -> None:
     """Effective and permitted become `mask` (of the first 32), inheritable empty."""
-    header = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION_3, 0))
-    _capset(header, ctypes.create_string_buffer(struct.pack("6I", mask, mask, 0, 0, 0, 0), 24))
+    _capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", mask, mask, 0, 0, 0, 0))
 
 
-def load_seccomp(program: bytes) -> None:
-    """Put this thread under a filter: `program` is struct sock_filter[], 8 bytes an instruction."""
-    code = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    _seccomp(SECCOMP_SET_MODE_FILTER, 0, ctypes.create_string_buffer(fprog))
+class Filter:
+    """A seccomp program (struct sock_filter[], 8 bytes an instruction), ready to be loaded."""
+
+    def __init__(self, program: bytes) -> None:
+        self._code = ctypes.create_string_buffer(program, len(program))
+        self._fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(self._code))
+
+    def load(self) -> None:
+        """Put this thread under it."""
+        _seccomp(SECCOMP_SET_MODE_FILTER, 0, self._fprog)
 
 
 def seccomp_available() -> bool:
     """Whether seccomp(2) is there and can answer a system call with an errno."""
     try:
-        _seccomp(SECCOMP_GET_ACTION_AVAIL, 0, ctypes.create_string_buffer(struct.pack("I", SECCOMP_RET_ERRNO)))
+        _seccomp(SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("I", SECCOMP_RET_ERRNO))
     except OSError:
         return False
     return True
@@ -227,10 +235,9 @@ def landlock_abi() -> int:
 def landlock_ruleset(fs_rights: int, scoped: int) -> int:
     """A new ruleset that handles `fs_rights`; `scoped` (ABI 6) cuts abstract sockets (1) and signals (2)."""
     attr = struct.pack("QQQ", fs_rights, 0, scoped) if scoped else struct.pack("Q", fs_rights)
-    return _create_ruleset(ctypes.create_string_buffer(attr, len(attr)), len(attr), 0)
+    return _create_ruleset(attr, len(attr), 0)
 
 
 def landlock_allow(ruleset: int, path_fd: int, rights: int) -> None:
     """Allow `rights` on and below an O_PATH descriptor."""
-    rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, path_fd), 12)
-    _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+    _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", rights, path_fd), 0)

@@ -61,8 +61,8 @@ class Plot:
 
     def reset(self) -> None:
         """Everything as at the beginning, whatever the last program did to it."""
-        for directory in (self.folder, self.scope, self.outside):
-            subprocess.run(["chattr", "-R", "-ia", directory], capture_output=True, check=False, timeout=10)
+        for directory in (self.folder, self.scope, self.outside, self.home / "tmp"):
+            make_mutable(directory)
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
         self.key.parent.mkdir(exist_ok=True, mode=0o700)
@@ -103,6 +103,11 @@ class Place:
     def scope(self) -> str:
         return str(self.plot.scope)
 
+    @property
+    def tmp(self) -> str:
+        """Where a program may leave what it likes."""
+        return str(self.plot.home / "tmp") if self.profile is None else "/tmp"
+
 
 @dataclass(frozen=True)
 class Companion:
@@ -118,6 +123,7 @@ class Arena:
 
     base: Path
     plots: dict[str, Plot]
+    account: str
     stack: ExitStack
     network: str = ""
     gaps: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -280,6 +286,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
+def make_mutable(directory: Path) -> None:
+    """Take back the flags that keep even root from removing a file."""
+    subprocess.run(["chattr", "-R", "-ia", directory], capture_output=True, check=False, timeout=20)
+
+
 def permitted(path: Path | str, plot: Plot, right: str) -> bool:
     """Whether that user gets at a path, with every directory above it."""
     test = ["test", right, str(path)]
@@ -319,13 +330,15 @@ def launcher(base: Path, plot: Plot) -> tuple[str, ...]:
 def make_arena(stack: ExitStack) -> Arena:
     """Build the ground; `stack` takes it down."""
     base = Path(tempfile.mkdtemp(prefix="svtest-", dir="/var/tmp"))
-    stack.callback(shutil.rmtree, base, ignore_errors=True)
+    stack.callback(shutil.rmtree, base)
+    # a control may have left an immutable file
+    stack.callback(make_mutable, base)
     base.chmod(0o755)
     (base / "bin").mkdir()
     name = base.name.lower().replace("_", "x")
     home = base / "user" / "home"
     subprocess.run(["useradd", "-M", "-d", home, "-s", "/bin/sh", name], check=True, timeout=20)
-    stack.callback(subprocess.run, ["userdel", name], capture_output=True, check=False, timeout=20)
+    stack.callback(subprocess.call, ["userdel", name], stderr=subprocess.DEVNULL, timeout=20)
     entry = pwd.getpwnam(name)
     plots = {
         "root": Plot("root", 0, 0, base / "root"),
@@ -333,7 +346,7 @@ def make_arena(stack: ExitStack) -> Arena:
     }
     for plot in plots.values():
         plot.reset()
-    arena = Arena(base, plots, stack)
+    arena = Arena(base, plots, name, stack)
     arena.commands["root"] = (str(Path(sys.executable).parent / "supervisor"),)
     arena.commands["user"] = launcher(base, plots["user"])
     return arena

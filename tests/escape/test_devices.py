@@ -171,7 +171,10 @@ def read_the_hardware(bait: Bait) -> str:
 
 @hostile(control="root")
 def write_sysfs(bait: Bait) -> str:
-    return str(os.open("/sys/kernel/uevent_seqnum", os.O_RDONLY)) + str(os.open("/sys/power/state", os.O_WRONLY))
+    for path in ("/sys/power/state", "/sys/kernel/mm/ksm/run", "/sys/kernel/profiling"):
+        with contextlib.suppress(OSError):
+            return f"{path} as {os.open(path, os.O_WRONLY)}"
+    raise Held("no sysfs")
 
 
 @hostile()

@@ -165,7 +165,7 @@ def bait(place: Place) -> Values:
         "other_key": str(other.key),
         "own_key": str(plot.key),
         "own_home": str(plot.home),
-        "account": arena.base.name.lower().replace("_", "x"),
+        "account": arena.account,
         "etc": ETC,
         "marker": MARKER,
         "outside": str(plot.outside / "secret.txt"),

@@ -1,6 +1,6 @@
-"""Installs the real MCP servers that the tests run: `python tests/integration/install_servers.py [DIR]`.
+"""Installs what the tests run in sandboxes, real MCP servers above all, into one folder.
 
-Runs as whoever runs the tests; what it makes is readable and executable by every user of the host. Versions are
+`python tests/integration/install_servers.py [DIR]` prints the folder. Runs as whoever runs the tests; what it makes is readable and executable by every user of the host. Versions are
 exact, no install script of a package is run, and a folder that is complete already is left as it is.
 """
 
@@ -22,7 +22,7 @@ NPM = {
     "@modelcontextprotocol/server-memory": "2026.8.31",
     "@modelcontextprotocol/server-sequential-thinking": "2026.8.31",
 }
-PIP = {"mcp-server-git": "2026.10.19", "mcp-server-time": "2026.10.19"}
+PIP = {"mcp-server-git": "2026.10.19", "mcp-server-time": "2026.10.19", "pytest": "9.2.0"}
 PINS = json.dumps({"npm": NPM, "pip": PIP}, indent=2, sort_keys=True) + "\n"
 VARIABLE = "SUPERVISOR_TEST_SERVERS"
 STAMP = "complete.json"

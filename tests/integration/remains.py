@@ -47,27 +47,30 @@ class Seen:
 
 
 @contextmanager
-def nothing_left(caller: Caller) -> Iterator[None]:
-    """Fail if the block leaves anything behind on this host, or a new path in the caller's home."""
+def nothing_left(caller: Caller, *, writes: Path | None = None, patience: float = PATIENCE) -> Iterator[None]:
+    """Fail if the block leaves anything behind on this host, or a new path in the caller's home.
+
+    `writes` is the folder that it is meant to write in; `patience` is in seconds.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        before = look(caller)
+        before = look(caller, writes)
         yield
         processes = sorted(descendants() - before.processes)
         assert not processes, f"still running: {processes}"
-        deadline = time.monotonic() + PATIENCE
-        while (left := look(caller).beyond(before)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + patience
+        while (left := look(caller, writes).beyond(before)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left, f"left behind: {left}"
     finally:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def look(caller: Caller) -> Seen:
+def look(caller: Caller, writes: Path | None) -> Seen:
     """Everything there is now."""
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    home = {str(path) for path in caller.plot.home.rglob("*")}
+    home = {str(path) for path in caller.plot.home.rglob("*") if not (writes and path.is_relative_to(writes))}
     return Seen(descendants(), groups(), frozenset(mounts), frozenset(home | shared_files(caller)))
 
 

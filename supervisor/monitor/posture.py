@@ -1,0 +1,190 @@
+"""Posture: what the kernel really applied to a session, read from outside and compared with its spec.
+
+Runs as root, in the monitor, when every step of the sandbox has been taken and the payload has not been started:
+not one instruction of the stranger's runs before this. A difference is named by its field and ends the session.
+Reads /proc of the session's init, which is ours and cannot have been influenced. What /proc does not show
+(Landlock, the host name) the init itself proves after its last step: see supervisor.sandbox.enter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from supervisor.model import SandboxSpec
+from supervisor.sandbox import cgroup
+from supervisor.sandbox.mounts import DEVICES
+from supervisor.sandbox.spawner import FIRST_UID
+
+_NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time")
+_CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_RLIMITS = {
+    "CORE": "Max core file size",
+    "FSIZE": "Max file size",
+    "NOFILE": "Max open files",
+    "NPROC": "Max processes",
+    "MEMLOCK": "Max locked memory",
+    "MSGQUEUE": "Max msgqueue size",
+    "NICE": "Max nice priority",
+    "RTPRIO": "Max realtime priority",
+}
+_LIMIT_FILES = {
+    "v1": {"memory": "memory.limit_in_bytes", "pids": "pids.max", "cpu": "cpu.cfs_quota_us"},
+    "v2": {"memory": "memory.max", "pids": "pids.max", "cpu": "cpu.max"},
+}
+Document = dict[str, object]
+
+
+class Reader:
+    """The files of one process below `proc`, and what they should say."""
+
+    def __init__(self, pid: int, spec: SandboxSpec, document: Document, *, proc: str = "/proc") -> None:
+        self.pid = pid
+        self.spec = spec
+        self.document = document
+        self.proc = proc
+        self.base = f"{proc}/{pid}"
+        root = os.geteuid() == 0
+        self.uid = FIRST_UID + pid if root else os.geteuid()
+        self.gid = FIRST_UID + pid if root else os.getegid()
+        self.root = root
+
+    def text(self, name: str, base: str | None = None) -> str:
+        """A whole file."""
+        with open(f"{base or self.base}/{name}", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+
+    def fields(self, base: str | None = None) -> dict[str, str]:
+        """/proc/PID/status."""
+        return dict(line.partition(":\t")[::2] for line in self.text("status", base).splitlines())
+
+    def identity(self) -> Iterator[str]:
+        """Ids, its place in the pid namespace, its session."""
+        status = self.fields()
+        for name, number in (("Uid", self.uid), ("Gid", self.gid)):
+            if status[name].split() != [str(number)] * 4:
+                yield f"{name} is {status[name]}, not {number}"
+        if self.root and status["Groups"].strip():
+            yield f"Groups are {status['Groups']}"
+        if status["NSpid"].split()[-1] != "1":
+            yield "it is not process 1 of its pid namespace"
+        if self.text("stat").rsplit(") ", 1)[1].split()[3] != str(self.pid):
+            yield "it is not the leader of a session of its own"
+
+    def privileges(self) -> Iterator[str]:
+        """Capabilities, no_new_privs, filters (ours may be filtered too, and the session inherits that)."""
+        status, own = self.fields(), self.fields(f"{self.proc}/self")
+        for name in _CAPABILITIES:
+            if int(status[name], 16):
+                yield f"{name} is {status[name]}, not empty"
+        if status["NoNewPrivs"] != "1":
+            yield "NoNewPrivs is not set"
+        filters = int(own.get("Seccomp_filters", "0")) + ("seccomp" not in self.spec.accepted)
+        if int(status.get("Seccomp_filters", filters)) != filters or status["Seccomp"] != ("2" if filters else "0"):
+            yield f"Seccomp is {status['Seccomp']} with {status.get('Seccomp_filters')} filters, not {filters}"
+
+    def namespaces(self) -> Iterator[str]:
+        """Every namespace is another than ours; ids are mapped one to one; only `lo`, and it is up."""
+        for name in _NAMESPACES:
+            if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"{self.proc}/self/ns/{name}"):
+                yield f"the {name} namespace is the host's"
+        for name, number in (("uid_map", self.uid), ("gid_map", self.gid)):
+            if self.text(name).split() != [str(self.spec.uid), str(number), "1"]:
+                yield f"{name} is {self.text(name).split()}"
+        devices = [line.split(":")[0].strip() for line in self.text("net/dev").splitlines()[2:]]
+        if devices != ["lo"]:
+            yield f"network devices are {devices}, not lo alone"
+        if "127.0.0.1" not in self.text("net/fib_trie"):
+            yield "lo is not up"
+
+    def mounts(self) -> Iterator[str]:
+        """Every mount is one that was asked for, restricted as it was asked for, and none is missing."""
+        wanted = dict(self._wanted())
+        seen = set()
+        for line in self.text("mountinfo").splitlines():
+            fields = line.split(" ")
+            point, flags = _unescape(fields[4]), set(fields[5].split(","))
+            kind = fields[fields.index("-") + 1]
+            under = max((each for each in wanted if _below(point, each)), key=len)
+            expected, kinds = wanted[under]
+            if point not in wanted and under in ("/", "/proc", "/tmp"):
+                yield f"mount {point} was not asked for"
+            elif not expected <= flags:
+                yield f"mount {point} lacks {','.join(sorted(expected - flags))}"
+            elif kinds and point == under and kind not in kinds:
+                yield f"mount {point} is {kind}, not {' or '.join(kinds)}"
+            seen.add(point)
+        for point in sorted(set(wanted) - seen):
+            yield f"mount {point} is missing"
+
+    def _wanted(self) -> Iterator[tuple[str, tuple[set[str], tuple[str, ...]]]]:
+        base = {"nosuid", "nodev"}
+        yield "/", (base | {"ro"}, ("tmpfs",))
+        yield "/proc", (base | {"noexec"}, ("proc",))
+        yield "/tmp", (base | ({"noexec"} if self.spec.tmp.noexec else set()), ("tmpfs",))
+        for name in DEVICES:
+            yield f"/dev/{name}", ({"nosuid", "noexec"}, ())
+        for key in ("trees", "mounts"):
+            listed = self.document[key]
+            for each in listed if isinstance(listed, list) else []:
+                flags = base | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
+                yield str(each["target"]), (flags, ())
+
+    def limits(self) -> Iterator[str]:
+        """Resource limits at most as high as asked for."""
+        lines = self.text("limits").splitlines()
+        asked = self.document["rlimits"]
+        for name, value in asked.items() if isinstance(asked, dict) else []:
+            line = next(each for each in lines if each.startswith(_RLIMITS[name]))
+            soft, hard = line[26:].split()[:2]
+            if "unlimited" in (soft, hard) or int(hard) > value or int(soft) > value:
+                yield f"rlimit {name} is {soft}/{hard}, not {value}"
+
+    def groups(self, hierarchy: cgroup.Hierarchy, name: str) -> Iterator[str]:
+        """It is in its own cgroup of every controller, with the limits asked for."""
+        asked = self.document["cgroup"]
+        joined: dict[str, str] = {}
+        for line in self.text("cgroup").splitlines():
+            _, names, path = line.split(":", 2)
+            joined |= dict.fromkeys(names.split(","), path)
+        for controller, value in asked.items() if isinstance(asked, dict) else []:
+            path = joined.get(controller if hierarchy.version == "v1" else "", "")
+            if not path.endswith(f"/{name}"):
+                yield f"it is not in its own {controller} cgroup"
+            file = _LIMIT_FILES[hierarchy.version][controller]
+            found = self.text(file, f"{hierarchy.bases[controller]}/{name}").split()[0]
+            if found != str(value * 100 if controller == "cpu" else value):
+                yield f"{file} is {found}"
+
+    def descriptors(self) -> Iterator[str]:
+        """Nothing is open but pipes and sockets of ours."""
+        for number in os.listdir(f"{self.base}/fd"):
+            opened = os.readlink(f"{self.base}/fd/{number}")
+            if not opened.startswith(("pipe:", "socket:")):
+                yield f"descriptor {number} is {opened}"
+
+
+def _below(path: str, folder: str) -> bool:
+    return folder in (path, "/") or path.startswith(folder + "/")
+
+
+def _unescape(field: str) -> str:
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, char)
+    return field
+
+
+def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[str]:
+    """Every way in which the session is not what was asked for; empty when it is."""
+    try:
+        return [
+            *reader.identity(),
+            *reader.privileges(),
+            *reader.namespaces(),
+            *reader.mounts(),
+            *reader.limits(),
+            *reader.groups(hierarchy, name),
+            *reader.descriptors(),
+        ]
+    except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
+        return [f"its state could not be read: {error!r}"]

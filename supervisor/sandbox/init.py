@@ -1,0 +1,83 @@
+"""The sandbox's pid 1: takes the steps, waits to be let go, starts the payload, reaps, and ends with it.
+
+Runs in the sandbox, under the limits, Landlock rules and system call filter of the payload, which cannot see it.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+from supervisor.sandbox import enter
+from supervisor.sandbox import syscalls as sc
+
+
+class Payload:
+    """What is executed in the end, and the signals that its init waits for or makes default again for it."""
+
+    def __init__(self, document: enter.Document) -> None:
+        self.argv = [str(each) for each in enter.items(document, "argv")]
+        self.cwd = str(document["cwd"])
+        self.env = enter.texts(document, "env")
+        self.signals = signal.valid_signals()
+        # a handler does not survive execve, only this does
+        self.ignored = [each for each in self.signals if signal.getsignal(each) == signal.SIG_IGN]
+
+
+def child(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> NoReturn:
+    """The whole life of a sandbox's pid 1. Whatever happens, it never returns to the spawner's code."""
+    try:
+        _run(steps, ctx, payload)
+    finally:
+        os._exit(1)
+
+
+def _run(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, payload.signals)
+    for step in steps:
+        try:
+            step.execute(ctx)
+        except OSError as error:
+            _fail(ctx.status, error, step.describe())
+    os.write(ctx.status, b"P")
+    # parked until what the kernel applied has been read back; end of file: it was not what was asked for
+    if os.read(ctx.go.fileno(), 2) != b"go":
+        return
+    # not earlier: a monitor without root could not have read it; from now on nobody inside can
+    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    argv = payload.argv
+    try:
+        os.chdir(payload.cwd)
+        pid = os.posix_spawn(argv[0], argv, payload.env, setsigmask=[], setsigdef=payload.ignored)
+    except OSError as error:
+        _fail(ctx.status, error, f"execute {argv[0]} in {payload.cwd}")
+    os.write(ctx.status, b"R")
+    sc.close_range(0, ctx.status - 1, 0)
+    sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)
+    _init(ctx.status, pid, payload.signals)
+
+
+def _fail(status: int, error: OSError, what: str) -> None:
+    os.write(status, f"E{error.errno or 0} {what[:3000]}: {error.strerror}".encode())
+    os._exit(1)
+
+
+def _init(status: int, payload: int, signals: set[signal.Signals]) -> None:
+    """Reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
+    while True:
+        number = signal.sigwait(signals)
+        if number != signal.SIGCHLD:
+            try:
+                os.kill(payload, number)
+            except ProcessLookupError:
+                continue
+            continue
+        while True:
+            pid, code = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == payload:
+                os.write(status, b"X%d" % os.waitstatus_to_exitcode(code))
+                os._exit(0)
