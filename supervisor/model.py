@@ -130,12 +130,17 @@ class Plan(Frozen):
         spec = self.spec
         home = [f"{m.source} {m.mode} at {m.target}" for m in spec.mounts if m.per_session]
         gaps = f", WITHOUT {', '.join(spec.accepted)}" if spec.accepted else ""
+        limits = {
+            "limits.memory": f"{spec.limits.memory >> 20} MiB memory",
+            "limits.cpus": f"{spec.limits.millicpus / 1000:g} CPU",
+            "limits.pids": f"{spec.limits.pids} processes",
+        }
+        held = ", ".join(text for name, text in limits.items() if name not in spec.accepted)
         return (
             f"profile {spec.profile}, spec {spec.digest[:12]}{gaps}\n"
             f"files: {'; '.join(home) or 'none of yours'}; /usr read-only; private /tmp of "
             f"{spec.tmp.size >> 20} MiB\n"
-            f"network: {spec.network.mode}; limits: {spec.limits.memory >> 20} MiB memory, "
-            f"{spec.limits.millicpus / 1000:g} CPU, {spec.limits.pids} processes"
+            f"network: {spec.network.mode}; limits: {held}"
         )
 
 

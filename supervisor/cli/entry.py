@@ -41,14 +41,33 @@ def _home() -> str:
     return os.path.realpath(home)
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_text(options: argparse.Namespace, command: list[str]) -> None:
+    """Everything goes through JSON and into a digest: only UTF-8 can. A mount of the folder above helps."""
+    written = [options.profile or "", *options.param, *options.ro, *options.rw, *options.env, *command]
+    for each in [*written, *_environment(options.env).values()]:
+        if not _is_utf8(each):
+            raise ConfigError(f"{each!r} is not UTF-8, and cannot be passed on")
+
+
 def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
     """The entry of personal mode: everything in it is the operator's own word."""
+    _check_text(options, command)
     if options.profile is None:
         raise ConfigError("name a profile: --profile fs-readonly (supervisor profile list shows all)")
     try:
         cwd = os.getcwd()
     except OSError as error:
         raise ConfigError(f"the working directory is gone ({error.strerror}); cd to one that exists") from None
+    if not _is_utf8(cwd):
+        raise ConfigError(f"the working directory {cwd!r} has a name that is not UTF-8; start from another")
     profile = str(options.profile)
     if "/" in profile or profile.endswith(".toml"):
         profile = os.path.join(cwd, profile)

@@ -51,7 +51,7 @@ def admin(options: argparse.Namespace) -> int:
         try:
             sock.connect(path)
         except OSError as error:
-            raise SupervisorError(f"{path}: {error.strerror}") from None
+            raise SupervisorError(f"{path}: {error.strerror or error}") from None
         _ask(sock, {"id": 1, "req": "hello", "version": 1})
         request: wire.Message = {"id": 2, "req": options.request}
         if options.session is not None:
@@ -63,10 +63,13 @@ def admin(options: argparse.Namespace) -> int:
 
 
 def _ask(sock: socket.socket, request: wire.Message) -> object:
-    wire.send(sock, request)
-    received = wire.receive(sock)
+    try:
+        wire.send(sock, request)
+        received = wire.receive(sock)
+    except ConnectionError:
+        received = None
     if received is None:
-        raise SupervisorError("the daemon closed the connection")
+        raise SupervisorError("the daemon closed the connection; its own standard error says why")
     error = received[0].get("error")
     if isinstance(error, dict):
         raise SupervisorError(str(error["message"]))

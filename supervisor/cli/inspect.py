@@ -58,7 +58,9 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     steps = enter.plan(Native().document(spec, facts))
     for number, step in enumerate(steps, 1):
         print(f"  {number:2} {step.describe()}")
-    print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, which nobody inside can trace or read, stays behind to reap")
+    print(
+        f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, which nobody inside can trace or read, stays behind to reap"
+    )
 
 
 def profile(options: argparse.Namespace, _tail: list[str]) -> int:

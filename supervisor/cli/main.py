@@ -7,8 +7,10 @@ Exit status: the command's own for `run` and `exec`; otherwise 0 ok, 1 failed, 2
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 from supervisor.errors import ConfigError, SupervisorError
 
@@ -41,6 +43,13 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="supervisor",
@@ -60,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("tool", help="the tool's name; with --list, nothing")
     call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
     call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
-    call.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each answer")
+    call.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each answer")
     call.add_argument("--json", action="store_true", help="print the whole result as JSON")
     explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")
     explain.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
@@ -89,10 +98,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import entry, personal
+
+    server = getattr(options, "server", None)
+    if server is not None and (tail or options.profile):
+        raise ConfigError(f'"{server}" is a registered server: --profile and a command do not go with it')
+    if options.command == "exec" and not tail:
+        raise ConfigError("exec: name a command after --, as in: supervisor exec --profile ci-runner -- make test")
+    tree = personal.start(entry.build(options, tail)) if server is None else None
+    # only now, while planner and monitor get ready
     from supervisor.cli import start
 
     table = {"run": start.run, "exec": start.execute, "call": start.call}
-    return table[options.command](options, tail)
+    return table[options.command](options, tree)
 
 
 def _inspect(options: argparse.Namespace, tail: list[str]) -> int:
@@ -127,6 +145,7 @@ def main() -> None:
         if not tail:
             _end("supervisor: nothing follows --", 2)
     try:
+        _standard_streams()
         options = _parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")
@@ -136,13 +155,28 @@ def main() -> None:
         _end(f"supervisor: {error}", error.exit_status)
     except KeyboardInterrupt:
         _end("", 130)
-    except BrokenPipeError:
+    except OSError as error:
+        # what is still in the buffer would be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _end("", 1)
+        where = f"{error.filename}: " if error.filename else ""
+        _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {where}{error.strerror or error}", 1)
     sys.exit(status)
 
 
-def _end(message: str, status: int) -> None:
+def _standard_streams() -> None:
+    """Put /dev/null where the caller closed a standard stream, or a pipe of ours would get its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until exit
+        # a server may say what this locale, or UTF-8, cannot
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
+
+
+def _end(message: str, status: int) -> NoReturn:
     if message:
-        print(message, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
     sys.exit(status)

@@ -7,8 +7,7 @@ import json
 import sys
 
 from supervisor.cli import entry, personal
-from supervisor.errors import ConfigError
-from supervisor.proxy import client, pump
+from supervisor.proxy import client, identity, pump
 from supervisor.proxy.link import Link, Opened, connect
 
 
@@ -28,16 +27,20 @@ class Started:
             self.link.close()
 
 
-def _start(options: argparse.Namespace, tail: list[str], server: str | None) -> Started:
-    if server is not None:
-        if tail or options.profile:
-            raise ConfigError(f'"{server}" is a registered server: --profile and a command do not go with it')
+def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
+    """Greet the monitor and open; without a tree of our own, the host's daemon. Raises what planning raised.
+
+    Whatever is to be imported has been imported by now: here privileges are given up.
+    """
+    if tree is None:
         link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
         link.hello()
-        return Started(link, link.open(server), None)
-    tree = personal.start(entry.build(options, tail))
+        return Started(link, link.open(options.server), None)
     try:
-        return Started(tree.link, tree.link.open(entry.NAME), tree)
+        identity.drop()
+        link = Link(tree.monitor)
+        link.hello()
+        return Started(link, link.open(entry.NAME), tree)
     except BaseException:
         tree.close()
         raise
@@ -49,12 +52,12 @@ def _account(options: argparse.Namespace, opened: Opened) -> None:
             pump.note(line)
 
 
-def run(options: argparse.Namespace, tail: list[str]) -> int:
+def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     """Relay MCP between our stdio and the server's."""
-    # imported before privileges are given up
+    # an event loop, which the other commands do not need
     from supervisor.proxy import relay
 
-    started = _start(options, tail, options.server)
+    started = _start(options, tree)
     try:
         _account(options, started.opened)
         return relay.run(started.link, started.opened)
@@ -62,31 +65,28 @@ def run(options: argparse.Namespace, tail: list[str]) -> int:
         started.close()
 
 
-def execute(options: argparse.Namespace, tail: list[str]) -> int:
+def execute(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     """Run a command on our stdio, byte for byte."""
-    if not tail:
-        raise ConfigError("exec: name a command after --, as in: supervisor exec --profile ci-runner -- make test")
     pump.interruptible()
     try:
-        started = _start(options, tail, None)
+        started = _start(options, tree)
+        try:
+            _account(options, started.opened)
+            return pump.attend(started.link, started.opened)
+        finally:
+            started.close()
     except pump.Interrupted as interrupt:
         return 128 + interrupt.number
-    try:
-        _account(options, started.opened)
-        return pump.attend(started.link, started.opened)
-    finally:
-        started.close()
 
 
-def call(options: argparse.Namespace, tail: list[str]) -> int:
+def call(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     """One tool call. 0, or 1 when the tool says that it failed."""
     pump.interruptible()
     try:
-        started = _start(options, tail, options.server)
+        started = _start(options, tree)
         try:
             _account(options, started.opened)
-            limit = started.opened.stderr_limit
-            pump.start(started.opened.stderr, 2, limit=limit, what="the server's standard error")
+            pump.start_errors(started.opened)
             return _call(options, client.Client(started.link, started.opened, options.timeout))
         finally:
             started.close()

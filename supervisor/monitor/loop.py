@@ -71,7 +71,8 @@ class Loop:
 
     def once(self) -> None:
         """Wait for one round of events and timers, and call them back."""
-        wait = None if not self._timers else max(0.0, self._timers[0][0] - time.monotonic())
+        # epoll takes no more than 24 days
+        wait = None if not self._timers else min(max(0.0, self._timers[0][0] - time.monotonic()), 3600)
         for key, _ in self._selector.select(wait):
             # an earlier callback of this round may have closed it
             if key.fd in self._selector.get_map():

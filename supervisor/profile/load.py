@@ -35,7 +35,7 @@ def size(value: object) -> object:
     found = re.fullmatch(r"(\d+)([KMG]?)", value) if isinstance(value, str) else None
     if not found:
         raise ValueError(f'a size is written like "256M" (K, M or G), not {value!r}')
-    return int(found.group(1)) * _SIZES[found.group(2)]
+    return _bounded(int(found.group(1)) * _SIZES[found.group(2)], 1 << 50, "1048576G")
 
 
 def duration(value: object) -> object:
@@ -43,12 +43,18 @@ def duration(value: object) -> object:
     found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", value) if isinstance(value, str) else None
     if not found:
         raise ValueError(f'a time is written like "10s" (ms, s, m, h or d), not {value!r}')
-    return int(found.group(1)) * _TIMES[found.group(2)]
+    return _bounded(int(found.group(1)) * _TIMES[found.group(2)], 3650 * 86400, "3650d")
+
+
+def _bounded(value: float, most: float, text: str) -> float:
+    if not 0 < value <= most:
+        raise ValueError(f"more than 0 and at most {text}")
+    return value
 
 
 def _thousandths(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1024:
-        raise ValueError(f"cpus is a number of processors such as 1 or 0.5, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.01 <= value <= 1024:
+        raise ValueError(f"cpus is a number of processors from 0.01 to 1024, such as 1 or 0.5, not {value!r}")
     return round(value * 1000)
 
 

@@ -40,7 +40,7 @@ class Client:
             },
             seconds=self.opened.start,
         )
-        self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        self._send({"jsonrpc": "2.0", "method": "notifications/initialized"}, time.monotonic() + self.seconds)
         return answer
 
     def tools(self) -> list[Json]:
@@ -59,31 +59,38 @@ class Client:
     def request(self, method: str, params: Json, *, seconds: float | None = None) -> Json:
         """One request and its result. SupervisorError for an error answer, SessionLost when it has ended."""
         self._next += 1
-        self._send({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
         deadline = time.monotonic() + (seconds or self.seconds)
+        self._send({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params}, deadline)
         while True:
             message = self._message(deadline, method)
             if "method" in message and "id" in message:
-                self._refuse(message)
+                self._refuse(message, deadline)
             elif message.get("id") == self._next:
                 break
         error = message.get("error")
         if isinstance(error, dict):
-            raise SupervisorError(f"{method}: the server answered with an error: {error.get('message')}")
+            said = pump.printable(str(error.get("message")))
+            raise SupervisorError(f"{method}: the server answered with an error: {said}")
         result = message.get("result")
         return result if isinstance(result, dict) else {}
 
-    def _refuse(self, message: Json) -> None:
+    def _refuse(self, message: Json, deadline: float) -> None:
         # a ping must be answered; everything else we said we cannot do
         answer: Json = {"jsonrpc": "2.0", "id": message["id"]}
         if message["method"] == "ping":
-            self._send(answer | {"result": {}})
+            self._send(answer | {"result": {}}, deadline)
         else:
-            self._send(answer | {"error": {"code": -32601, "message": "not supported by this client"}})
+            self._send(answer | {"error": {"code": -32601, "message": "not supported by this client"}}, deadline)
 
-    def _send(self, message: Json) -> None:
+    def _send(self, message: Json, deadline: float) -> None:
+        view = memoryview(json.dumps(message).encode() + b"\n")
         try:
-            pump.write_all(self.opened.stdin, json.dumps(message).encode() + b"\n")
+            while view:
+                left = max(0.0, deadline - time.monotonic())
+                if not select.select([], [self.opened.stdin], [], left)[1]:
+                    raise SessionLost("the server does not read its standard input")
+                # a pipe that is writable takes this much without waiting
+                view = view[os.write(self.opened.stdin, view[: select.PIPE_BUF]) :]
         except BrokenPipeError:
             raise self._lost() from None
 
@@ -104,8 +111,8 @@ class Client:
                     pump.note(f"the server wrote a line that is not JSON-RPC; dropped: {shown}")
                 continue
             if len(self._buffer) > self.opened.output_line:
-                limit = self.opened.output_line >> 20
-                raise SessionLost(f"the server wrote a line of more than {limit} MiB (limits.output_line)")
+                limit = self.opened.output_line
+                raise SessionLost(f"the server wrote a line of more than {limit} bytes (limits.output_line)")
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.opened.stdout], [], [], left)[0]:
                 raise SessionLost(f"the server did not answer {method} in time")
@@ -139,10 +146,11 @@ def arguments(pairs: list[str], schema: object) -> Json:
 def _kinds(schema: object) -> set[str]:
     if not isinstance(schema, dict):
         return set()
-    kind = schema.get("type")
-    found = {kind} if isinstance(kind, str) else set(kind) if isinstance(kind, list) else set()
-    for branch in schema.get("anyOf") or []:
-        found |= _kinds(branch)
+    kind, branches = schema.get("type"), schema.get("anyOf")
+    found = {each for each in (kind if isinstance(kind, list) else [kind]) if isinstance(each, str)}
+    for branch in branches if isinstance(branches, list) else []:
+        kind = branch.get("type") if isinstance(branch, dict) else None
+        found |= {kind} if isinstance(kind, str) else set()
     return found
 
 

@@ -48,9 +48,20 @@ def parse(line: bytes) -> Envelope | None:
         return None
 
 
-def key(envelope: Envelope) -> bytes:
+def spelling(envelope: Envelope) -> bytes:
     """The request id as it was written."""
     return bytes(envelope.id) if isinstance(envelope.id, msgspec.Raw) else b"null"
+
+
+def key(envelope: Envelope) -> bytes:
+    """The request id in one spelling: the two sides may escape the same text differently."""
+    written = spelling(envelope)
+    if b"\\" not in written:
+        return written
+    try:
+        return msgspec.json.encode(msgspec.json.decode(written))
+    except (msgspec.DecodeError, RecursionError):
+        return written
 
 
 def error(request_id: bytes, code: int, message: str) -> bytes:

@@ -1,7 +1,7 @@
 """Newline-framed streams on asyncio: bounded lines in, back-pressure out.
 
-Runs unprivileged. A pipe or socket is used as it is; a terminal or file, which other programs share, is read by a
-thread and written blocking, because making it non-blocking would break them.
+Runs unprivileged. A pipe or socket is used as it is, and left as it was; a terminal or file, which other programs
+share, is read by a thread and written blocking, because making it non-blocking would break them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from supervisor.proxy import pump
@@ -20,6 +21,17 @@ Line = Callable[[bytes], None]
 def _is_stream(fd: int) -> bool:
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+@contextmanager
+def as_they_were(*fds: int) -> Iterator[None]:
+    """Give `fds` back as blocking or not as they came: O_NONBLOCK is shared with whoever else has the other copy."""
+    before = [os.get_blocking(fd) for fd in fds]
+    try:
+        yield
+    finally:
+        for fd, blocking in zip(fds, before, strict=True):
+            os.set_blocking(fd, blocking)
 
 
 class Reader(asyncio.Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from supervisor import wire
 from supervisor.errors import (
@@ -31,8 +31,7 @@ class Denied(SupervisorError):
         self.exit_status = status
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
 
     session: int
@@ -48,8 +47,7 @@ class Opened:
     stderr_limit: int
 
 
-@dataclass(frozen=True)
-class Exited:
+class Exited(NamedTuple):
     """The end of a session: its exit code (negative: a signal; None: ended from outside) and why."""
 
     session: int
@@ -187,6 +185,6 @@ def connect(path: str) -> Link:
         sock.connect(path)
     except OSError as error:
         sock.close()
-        raise SupervisorError(f"{path}: {error.strerror}") from None
+        raise SupervisorError(f"{path}: {error.strerror or error}") from None
     os.set_inheritable(sock.fileno(), False)
     return Link(sock)

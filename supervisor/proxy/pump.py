@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 from types import FrameType
@@ -37,43 +38,79 @@ def printable(text: str) -> str:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """All of `data`; OSError when the reader is gone."""
+    """All of `data`; OSError when the reader is gone.
+
+    Waits for a slow reader also where somebody made the descriptor non-blocking: others share it.
+    """
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
 
 
-def copy(source: int, sink: int, *, close: bool = False, limit: int = 0, what: str = "") -> None:
-    """Copy to the end of `source` or until `sink` is gone; past `limit` bytes read on and drop."""
-    total = 0
+def copy(source: int, sink: int, *, close: bool = False) -> None:
+    """Copy to the end of `source` or until `sink` is gone; with `close`, pass that end on to the other side."""
     with contextlib.suppress(OSError):
         while data := os.read(source, _CHUNK):
-            total += len(data)
-            if not limit or total <= limit:
+            try:
                 write_all(sink, data)
-            elif total - len(data) <= limit:
-                note(f"{what} is over its limit of {limit} bytes; the rest is dropped (limits.stderr)")
+            except OSError:
+                if not close:
+                    # whoever writes gets SIGPIPE, as without us between
+                    os.close(source)
+                raise
     if close:
         os.close(sink)
 
 
-def start(source: int, sink: int, *, close: bool = False, limit: int = 0, what: str = "") -> threading.Thread:
+def errors(source: int, limit: int) -> None:
+    """Copy a server's standard error to ours; past `limit` bytes, or when ours is gone, read on and drop."""
+    total, gone = 0, False
+    while data := os.read(source, _CHUNK):
+        total += len(data)
+        if total <= limit and not gone:
+            try:
+                write_all(2, data)
+            except OSError:
+                gone = True
+        elif total - len(data) <= limit:
+            note(
+                f"the server's standard error is over its limit of {limit} bytes; the rest is dropped (limits.stderr)"
+            )
+
+
+def start_errors(opened: Opened) -> threading.Thread:
+    """`errors` in a thread that does not keep the process alive."""
+    thread = threading.Thread(target=errors, args=(opened.stderr, opened.stderr_limit), daemon=True)
+    thread.start()
+    return thread
+
+
+def start(source: int, sink: int, *, close: bool = False) -> threading.Thread:
     """`copy` in a thread that does not keep the process alive."""
-    thread = threading.Thread(
-        target=copy, args=(source, sink), kwargs={"close": close, "limit": limit, "what": what}, daemon=True
-    )
+    thread = threading.Thread(target=copy, args=(source, sink), kwargs={"close": close}, daemon=True)
     thread.start()
     return thread
 
 
 def interruptible() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP raise Interrupted in the main thread."""
+    """The first SIGINT, SIGTERM or SIGHUP raises Interrupted in the main thread; the second ends us at once.
+
+    Then our connection breaks, and the monitor kills the session without its grace.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def raise_it(number: int, _frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
         raise Interrupted(number)
 
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, raise_it)
+    for each in numbers:
+        # nohup, and a shell's background job, mean it
+        if signal.getsignal(each) != signal.SIG_IGN:
+            signal.signal(each, raise_it)
 
 
 def attend(link: Link, opened: Opened) -> int:
@@ -82,13 +119,13 @@ def attend(link: Link, opened: Opened) -> int:
     outputs = [start(opened.stdout, 1), start(opened.stderr, 2)]
     try:
         ended = link.event()
+        # all of it, however slow the reader is: what a command said is not ours to cut
+        for thread in outputs:
+            thread.join()
     except Interrupted as interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends us, and so the session, at once
         link.close_session(opened.session)
         link.event()
         return 128 + interrupt.number
-    for thread in outputs:
-        thread.join(5)
     return finish(ended)
 
 

@@ -7,6 +7,7 @@ the client as an answer to each of them, with the reason, and not as silence.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import uvloop
@@ -16,6 +17,7 @@ from supervisor.proxy.link import Exited, Link, Opened
 
 _CLIENT_LINE = 16 << 20
 _MAX_PENDING = 4096
+_TOLD = 100
 
 
 class Relay:
@@ -24,11 +26,12 @@ class Relay:
     def __init__(self, link: Link, opened: Opened) -> None:
         self.link = link
         self.opened = opened
-        self.pending: dict[bytes, None] = {}
+        self.pending: dict[bytes, bytes] = {}
         self.answered = False
         self.stopping = False
         self.interrupted = 0
         self.failed = ""
+        self.dropped = 0
         self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
         self.drained = asyncio.Event()
         self.from_client = lines.Reader(_CLIENT_LINE, self.client_line, self.client_too_long, self.client_end)
@@ -45,13 +48,14 @@ class Relay:
         self.link.socket.setblocking(False)
         loop.add_reader(self.link.socket.fileno(), self.news)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self.interrupt, number)
-        limit = self.opened.stderr_limit
-        errors = pump.start(self.opened.stderr, 2, limit=limit, what="the server's standard error")
+            if signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self.interrupt, number)
+        errors = pump.start_errors(self.opened)
         await self.to_server.open(self.opened.stdin)
-        await self.to_client.open(1)
+        # copies: ours stay open, so that they can be given back as they came
+        await self.to_client.open(os.dup(1))
         await self.from_server.open(self.opened.stdout)
-        await self.from_client.open(0)
+        await self.from_client.open(os.dup(0))
         ended = await self.ended
         await asyncio.wait({asyncio.create_task(self.drained.wait())}, timeout=2)
         for timer in self.timers:
@@ -71,9 +75,8 @@ class Relay:
 
     def interrupt(self, number: int) -> None:
         """A signal: end in order; the second one in a hurry."""
-        if self.interrupted and not self.ended.done():
-            asyncio.get_running_loop().remove_reader(self.link.socket.fileno())
-            self.ended.set_result(None)
+        if self.interrupted:
+            self.abandon()
         self.interrupted = number
         self.stop()
 
@@ -82,6 +85,12 @@ class Relay:
         if not self.stopping:
             self.stopping = True
             self.link.post_close(self.opened.session)
+
+    def abandon(self) -> None:
+        """Do not wait for the session's end: it is killed when we hang up."""
+        if not self.ended.done():
+            asyncio.get_running_loop().remove_reader(self.link.socket.fileno())
+            self.ended.set_result(Exited(self.opened.session, None, "closed"))
 
     def client_line(self, line: bytes) -> None:
         """Pass a message on, and remember it if it wants an answer."""
@@ -97,9 +106,9 @@ class Relay:
                 self.timers.append(loop.call_later(self.opened.start, self.silent))
             if len(self.pending) >= _MAX_PENDING:
                 text = f"more than {_MAX_PENDING} requests are waiting for an answer"
-                self.to_client.write(envelope.error(envelope.key(head), envelope.TOO_MANY, text))
+                self.to_client.write(envelope.error(envelope.spelling(head), envelope.TOO_MANY, text))
                 return
-            self.pending[envelope.key(head)] = None
+            self.pending[envelope.key(head)] = envelope.spelling(head)
         self.to_server.write(line)
 
     def client_too_long(self) -> None:
@@ -108,27 +117,35 @@ class Relay:
         self.to_client.write(envelope.error(b"null", envelope.TOO_LONG, text))
 
     def client_end(self) -> None:
-        """The client closed its end: so do we, and give the server its grace."""
+        """The client closed its end: so do we. Late in its grace the server gets SIGTERM, at its end it is killed."""
         loop = asyncio.get_running_loop()
-        self.timers.append(loop.call_later(self.opened.grace, self.stop))
+        self.timers.append(loop.call_later(self.opened.grace * 0.75, self.stop))
+        self.timers.append(loop.call_later(self.opened.grace, self.abandon))
         loop.create_task(self.to_server.flush_and_close(self.opened.grace))  # noqa: RUF006 - ends by itself
 
     def server_line(self, line: bytes) -> None:
         """Pass a message on; a line that is none is told on standard error and dropped."""
         head = envelope.parse(line)
         if head is None:
-            shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
-            pump.note(f"the server wrote a line that is not JSON-RPC; dropped: {shown}")
+            self.garbage(line)
             return
         if head.is_response:
             self.pending.pop(envelope.key(head), None)
             self.answered = True
         self.to_client.write(line)
 
+    def garbage(self, line: bytes) -> None:
+        """Tell of a line that was dropped, the first hundred times: nobody may read what we say, and then we hang."""
+        self.dropped += 1
+        if self.dropped <= _TOLD:
+            shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
+            pump.note(f"the server wrote a line that is not JSON-RPC; dropped: {shown}")
+        if self.dropped == _TOLD:
+            pump.note("further lines that are not JSON-RPC are dropped without a word")
+
     def server_too_long(self) -> None:
         """More than a line may have: the end of the session."""
-        limit = self.opened.output_line
-        self.failed = f"it wrote a line of more than {limit >> 20} MiB (limits.output_line)"
+        self.failed = f"it wrote a line of more than {self.opened.output_line} bytes (limits.output_line)"
         self.stop()
 
     def silent(self) -> None:
@@ -141,7 +158,7 @@ class Relay:
         """Every request that waits gets the reason why it waits in vain."""
         reason = self.failed or (ended.reason if ended else "the supervisor's monitor ended")
         code = envelope.SERVER_SILENT if self.failed and not self.answered else envelope.SERVER_ENDED
-        for request_id in self.pending:
+        for request_id in self.pending.values():
             self.to_client.write(envelope.error(request_id, code, f"the server's session has ended: {reason}"))
 
     def status(self, ended: Exited | None) -> int:
@@ -162,4 +179,5 @@ def run(link: Link, opened: Opened) -> int:
     async def relay() -> int:
         return await Relay(link, opened).run()
 
-    return uvloop.run(relay())
+    with lines.as_they_were(0, 1):
+        return uvloop.run(relay())

@@ -56,9 +56,11 @@ def answer(question: dict[str, object]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Answer one question."""
+    """Answer one question, and end at once: the monitor waits for the end of standard output."""
     _drop()
     json.dump(answer(json.load(sys.stdin)), sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import NoReturn
 
 from supervisor.sandbox import enter
 from supervisor.sandbox import syscalls as sc
@@ -26,7 +25,7 @@ class Payload:
         self.ignored = [each for each in self.signals if signal.getsignal(each) == signal.SIG_IGN]
 
 
-def child(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> NoReturn:
+def child(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
     """The whole life of a sandbox's pid 1. Whatever happens, it never returns to the spawner's code."""
     try:
         _run(steps, ctx, payload)

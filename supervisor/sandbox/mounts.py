@@ -201,14 +201,27 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
 def _park(root: int) -> None:
     """Attach where no source of a mount can lie. Not over `/`: to the kernel that would look like a chroot,
     and a process in one may not make user namespaces.
+
+    Each root gets a place of its own: one that is attached over another would be part of it, and of every
+    recursive copy of it.
     """
-    for place in _PARKING:
+    place = filesystem("tmpfs", {"mode": "0700", "size": "4k", "nr_inodes": "2"}, sc.MOUNT_ATTR_NOEXEC)
+    try:
+        os.mkdir("root", 0o700, dir_fd=place)
+        _attach_first(place, _PARKING)
+        sc.move_mount(root, b"", place, b"root", sc.MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(place)
+
+
+def _attach_first(tree: int, paths: tuple[bytes, ...]) -> None:
+    for path in paths:
         try:
-            sc.move_mount(root, b"", sc.AT_FDCWD, place, sc.MOVE_MOUNT_F_EMPTY_PATH)
+            sc.move_mount(tree, b"", sc.AT_FDCWD, path, sc.MOVE_MOUNT_F_EMPTY_PATH)
         except FileNotFoundError:
             continue
         return
-    raise OSError(2, "none of " + ", ".join(os.fsdecode(place) for place in _PARKING))
+    raise OSError(2, "none of " + ", ".join(map(os.fsdecode, paths)))
 
 
 def _prepare(root: int, spec: MountSpec, *, share: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 CLONE_NEWTIME = 0x80
@@ -83,7 +82,7 @@ _NUMBERS = {
     "landlock_create_ruleset": 444,
     "landlock_add_rule": 445,
     "landlock_restrict_self": 446,
-    **(_AARCH64 if platform.machine() == "aarch64" else _X86_64),
+    **(_AARCH64 if os.uname().machine == "aarch64" else _X86_64),
 }
 
 # PyDLL: the interpreter lock stays held, which a child would otherwise have to take anew

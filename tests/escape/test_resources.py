@@ -234,6 +234,8 @@ def test_memory_ends_at_the_limit(arena: Arena, profile: str, mode: str, kind: s
         assert "limits.memory" in done.stderr
         return
     amount = (4300 if profile == "ci-runner" else 620) * MIB
+    if (profile, kind) == ("ci-runner", "shared"):
+        return  # several seconds for a repetition: memory is one account, and the strict profiles try both
     program = [*PYTHON, "-c", TOUCH, kind, str(amount)]
     if profile == "none":
         assert "touched" in arena.outside(program, mode).stdout

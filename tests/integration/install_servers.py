@@ -1,7 +1,8 @@
 """Installs what the tests run in sandboxes, real MCP servers above all, into one folder.
 
-`python tests/integration/install_servers.py [DIR]` prints the folder. Runs as whoever runs the tests; what it makes is readable and executable by every user of the host. Versions are
-exact, no install script of a package is run, and a folder that is complete already is left as it is.
+`python tests/integration/install_servers.py [DIR]` prints the folder. Runs as whoever runs the tests; what it
+makes is readable and executable by every user of the host. Versions are exact, no install script of a package
+is run, and a folder that is complete already is left as it is.
 """
 
 from __future__ import annotations

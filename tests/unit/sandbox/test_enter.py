@@ -34,6 +34,7 @@ def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
         "NoNewPrivileges",
         "Landlock",
         "SeccompFilter",
+        "Proof",
     ]
 
 

@@ -1,0 +1,177 @@
+"""The end: whatever ends, by whatever means, nothing of the session lives a second longer.
+
+The guest ignores every signal it can, has daemonised grandchildren, and a chain of processes that fork faster
+than anybody looks. Without a sandbox all of them outlive the command that started them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.escape.arena import MARKER, PYTHON, Arena, end
+
+STUBBORN = MARKER + "-stubborn"
+
+# argv: what to do at the end ("exit" or "wait"), the marker by which the test finds every process of it.
+GUEST = """
+import os, signal, sys, time
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for fd in range(3):
+            os.close(fd)
+        while True:
+            time.sleep(60)
+    os._exit(0)
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        if os.fork():
+            os._exit(0)
+        time.sleep(0.005)
+os.write(1, b"ready\\n")
+if sys.argv[1] == "wait":
+    time.sleep(600)
+"""
+RAMPAGE = "import os, signal; os.write(1, b'ready\\n'); os.kill(-1, signal.SIGKILL); print('still here')"
+
+WITNESS = 'sleep 60 >&2 & "$@"; wait $!; [ $? = 137 ] && echo witness killed'
+
+
+def marked() -> set[int]:
+    """Every process of the host that has the guest's marker among its arguments, the command line's excepted."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if STUBBORN.encode() in words and b"exec" not in words:
+                    found.add(int(entry.name))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """A process and all below it, parents first."""
+    below = [pid]
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            below += children(int(child))
+    return below
+
+
+def guest(arena: Arena, mode: str, ending: str, *, sandbox: bool) -> subprocess.Popen[bytes]:
+    argv = [*PYTHON, "-c", GUEST, ending, STUBBORN]
+    process = arena.start(arena.command("none", mode, argv) if sandbox else argv, mode)
+    assert process.stdout
+    assert process.stdout.readline() == b"ready\n", process.stderr and process.stderr.read()
+    return process
+
+
+@pytest.fixture(autouse=True)
+def no_remains() -> Iterator[None]:
+    """Whatever a failed test left is killed."""
+    yield
+    deadline = time.monotonic() + 5
+    while (left := marked()) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(pidfds: list[int], seconds: float) -> int:
+    """How many of these processes still live at the end of that time; 0 as soon as none does."""
+    deadline, waiting = time.monotonic() + seconds, set(pidfds)
+    while waiting and time.monotonic() < deadline:
+        ready, _, _ = select.select(sorted(waiting), [], [], max(0, deadline - time.monotonic()))
+        waiting -= set(ready)
+    return len(waiting)
+
+
+def survivors(pids: list[int], pidfds: list[int], seconds: float = 1) -> set[int]:
+    """What is left after a second, of the processes that were there and of those that came since."""
+    deadline = time.monotonic() + seconds
+    wait_for(pidfds, seconds)
+    left = marked()
+    while left and time.monotonic() < deadline:
+        left = marked()
+    return left | {pid for pid, fd in zip(pids, pidfds, strict=True) if not select.select([fd], [], [], 0)[0]}
+
+
+def opened(pids: list[int]) -> tuple[list[int], list[int]]:
+    """Those that still live, with a pidfd each."""
+    pairs = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            pairs.append((pid, os.pidfd_open(pid)))
+    return [pid for pid, _ in pairs], [fd for _, fd in pairs]
+
+
+def test_outside_the_guest_outlives_its_command(arena: Arena, mode: str) -> None:
+    """The control of every test below."""
+    process = guest(arena, mode, "exit", sandbox=False)
+    process.wait(10)
+    assert marked()
+    end(process)
+
+
+def test_nothing_outlives_the_command(arena: Arena, mode: str) -> None:
+    process = guest(arena, mode, "exit", sandbox=True)
+    tree = opened(children(process.pid))
+    assert process.wait(10) == 0
+    assert survivors(*tree) == set()
+    end(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_nothing_outlives_the_command_line(arena: Arena, mode: str, number: signal.Signals) -> None:
+    """A signal to the process that was typed. Those that can be caught give the guest its grace first."""
+    process = guest(arena, mode, "wait", sandbox=True)
+    pids, pidfds = opened(children(process.pid))
+    assert len(pids) > 3
+    process.send_signal(number)
+    grace = 0 if number == signal.SIGKILL else 1
+    assert survivors(pids, pidfds, 1 + grace) == set()
+    end(process)
+
+
+def test_nothing_outlives_any_process_of_ours(arena: Arena, mode: str) -> None:
+    """SIGKILL to each process of the tree in turn: the proxy, the monitor, the spawner, the init."""
+    position, killed = 0, []
+    while True:
+        process = guest(arena, mode, "wait", sandbox=True)
+        pids, pidfds = opened([pid for pid in children(process.pid) if pid not in marked()])
+        if position >= len(pids):
+            process.kill()
+            survivors(pids, pidfds)
+            end(process)
+            break
+        os.kill(pids[position], signal.SIGKILL)
+        left = survivors(pids, pidfds)
+        assert left == set(), f"process {position} of {len(pids)} killed, {len(left)} live on"
+        killed.append(position)
+        end(process)
+    assert len(killed) >= 3
+
+
+def test_killing_everything_kills_only_its_own(arena: Arena, profile: str, mode: str) -> None:
+    """kill(-1) reaches every process that the caller may signal; the control has a pid namespace around it."""
+    control = ["/usr/bin/unshare", "--pid", "--fork", "/bin/sh", "-c", WITNESS, "sh", *PYTHON, "-c", RAMPAGE]
+    assert "witness killed" in arena.outside(control, "root").stdout
+    witness = arena.companion("bystander", [*PYTHON, "-c", "print(flush=True); input()"], mode)
+    done = arena.inside(profile, mode, [*PYTHON, "-c", RAMPAGE])
+    assert "ready" in done.stdout, done.stderr
+    assert Path(f"/proc/{witness.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "SR"
