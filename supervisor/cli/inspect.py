@@ -9,7 +9,7 @@ import sys
 from supervisor.cli import entry
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import HostFacts, Plan, ServerEntry
-from supervisor.profile import host, load, plan
+from supervisor.profile import diff, host, load, plan
 from supervisor.runtimes import base
 from supervisor.runtimes.native import OPTIONAL, Native
 from supervisor.sandbox import enter
@@ -42,7 +42,7 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
 def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     spec = ready.spec
     print(f"{spec.profile}: {chain.profile.summary}")
-    print(f"made of: {' <- '.join(source.data['name'] for source in chain.sources)}")  # type: ignore[misc]
+    print(f"made of: {' <- '.join(str(source.data['name']) for source in chain.sources)}")
     print(f"spec:    {spec.digest}\ncommand: {' '.join(spec.argv)}\nin:      {spec.cwd}\n\ngranted:")
     rows = [(grant.what, f"{grant.why} ({grant.origin})") for grant in ready.grants]
     limits = spec.limits
@@ -58,9 +58,7 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     steps = enter.plan(Native().document(spec, facts))
     for number, step in enumerate(steps, 1):
         print(f"  {number:2} {step.describe()}")
-    print(
-        f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, which nobody inside can trace or read, stays behind to reap"
-    )
+    print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, closed to everybody inside, stays to reap")
 
 
 def profile(options: argparse.Namespace, _tail: list[str]) -> int:
@@ -76,6 +74,8 @@ def profile(options: argparse.Namespace, _tail: list[str]) -> int:
                 default = f" (default {param.default})" if param.default else ""
                 print(f"{'':15}   --param {name}=...  {param.help}{default}")
         return 0
+    if options.action == "diff":
+        return _diff(options)
     if not options.name:
         raise ConfigError("profile show: name one (supervisor profile list shows all)")
     chain = load.load(options.name)
@@ -83,6 +83,26 @@ def profile(options: argparse.Namespace, _tail: list[str]) -> int:
         print(chain.profile.model_dump_json(indent=2))
     for source in [] if options.json else chain.sources:
         print(source.text)
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    if not options.name or not options.other:
+        raise ConfigError("profile diff: name two, as in: supervisor profile diff fs-scoped ci-runner")
+    rows = diff.compare(load.load(options.name).profile, load.load(options.other).profile)
+    if options.json:
+        print(json.dumps([{"sign": sign, "what": said} for sign, said in rows], indent=2))
+        return 0
+    calls = {
+        sign: [said.removeprefix("call ") for each, said in rows if each == sign and said.startswith("call ")]
+        for sign in "+-"
+    }
+    for sign, said in rows:
+        if not said.startswith("call "):
+            print(f"{sign} {said}")
+    for sign, names in calls.items():
+        if names:
+            print(f"{sign} {len(names)} system calls: {', '.join(names)}")
     return 0
 
 

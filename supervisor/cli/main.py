@@ -44,9 +44,12 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 86400:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
     return value
 
 
@@ -88,11 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     for each in (listing, admin):
         each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
         each.add_argument("--json", action="store_true", help="print JSON")
+    selftest = commands.add_parser("selftest", help="prove from inside that a profile holds on this host")
+    _sandbox_options(selftest)
+    selftest.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("check", help="what this host can and cannot enforce")
     check.add_argument("--json", action="store_true", help="print JSON")
     profile = commands.add_parser("profile", help="the profiles there are")
-    profile.add_argument("action", choices=["list", "show"])
-    profile.add_argument("name", nargs="?", help="for show")
+    profile.add_argument("action", choices=["list", "show", "diff"])
+    profile.add_argument("name", nargs="?", help="for show and diff")
+    profile.add_argument("other", nargs="?", help="for diff: the one that may grant more")
     profile.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -120,6 +127,12 @@ def _inspect(options: argparse.Namespace, tail: list[str]) -> int:
     return table[options.command](options, tail)
 
 
+def _selftest(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import selftest
+
+    return selftest.run(options, tail)
+
+
 def _host(options: argparse.Namespace, _tail: list[str]) -> int:
     from supervisor.cli import host
 
@@ -131,6 +144,7 @@ _COMMANDS = {
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "list", "admin"), _host),
+    "selftest": _selftest,
 }
 _WITH_COMMAND = ("run", "exec", "call", "explain")
 
@@ -149,8 +163,7 @@ def main() -> None:
         options = _parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")
-        status = _COMMANDS[options.command](options, tail)
-        sys.stdout.flush()
+        sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
     except SupervisorError as error:
         _end(f"supervisor: {error}", error.exit_status)
     except KeyboardInterrupt:
@@ -158,9 +171,13 @@ def main() -> None:
     except OSError as error:
         # what is still in the buffer would be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        where = f"{error.filename}: " if error.filename else ""
-        _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {where}{error.strerror or error}", 1)
-    sys.exit(status)
+        name = f"{error.filename}: " if error.filename else ""
+        _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {name}{error.strerror or error}", 1)
+
+
+def _flushed(status: int) -> int:
+    sys.stdout.flush()
+    return status
 
 
 def _standard_streams() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import supervisor
 from supervisor import wire
-from supervisor.errors import LaunchFailed, SupervisorError, Unenforceable
+from supervisor.errors import LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.sandbox.spawner import main; main(3)"
@@ -46,7 +46,7 @@ class Spawner:
 
     def greet(self) -> None:
         """Wait for it to have its namespaces; Unenforceable when it could not."""
-        hello = self._receive()
+        hello, _ = self._receive()
         if "error" in hello:
             reason = f"{hello['error']}: this user may not make a user namespace here"
             raise Unenforceable({"namespaces": reason}, runtime="native", optional=set())
@@ -55,10 +55,10 @@ class Spawner:
         """Hand over a document and wait until its root is built; LaunchFailed names the step."""
         wire.send(self._socket, {"req": "load", "digest": digest, "document": document})
         while True:
-            event = self._receive()
+            event, fds = self._receive()
             if event.get("digest") == digest:
                 break
-            self._dispatch(event, [])
+            self._dispatch(event, fds)
         if event["event"] != "loaded":
             raise _failure(event)
 
@@ -85,16 +85,16 @@ class Spawner:
         self._socket.close()
         os.waitpid(self.pid, 0)
 
-    def _receive(self) -> wire.Message:
+    def _receive(self) -> tuple[wire.Message, list[int]]:
         received = wire.receive(self._socket, max_fds=4)
         if received is None:
             raise SupervisorError("the spawner ended unexpectedly; nothing of any session is left running")
-        return received[0]
+        return received
 
     def _readable(self, loop: Loop) -> None:
         try:
             received = wire.receive(self._socket, max_fds=4)
-        except ConnectionError:
+        except (ConnectionError, WireError):
             received = None
         if received is None:
             loop.forget(self._socket.fileno())

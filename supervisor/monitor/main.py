@@ -6,10 +6,13 @@ Its input is what the planner made of the owner's files, and small requests of a
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
+from itertools import islice
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
@@ -22,6 +25,11 @@ from supervisor.profile import host, sources
 from supervisor.runtimes import base
 from supervisor.runtimes.native import OPTIONAL, Native
 from supervisor.sandbox import cgroup
+
+# of one user's, to proxy.sock
+MAX_CONNECTIONS = 256
+# of sessions in one answer of at most 64 KiB
+MAX_SHOWN = 200
 
 
 class Server:
@@ -64,9 +72,12 @@ class Monitor:
         self.servers = {server.entry.name: server for server in ready}
 
     def accept(self, sock: socket.socket, *, admin: bool) -> None:
-        """Serve one more connection."""
+        """Serve one more connection, or close it: nobody may take all our descriptors."""
         sock.setblocking(False)
         peer = Peer(sock, admin=admin)
+        if not admin and sum(each.uid == peer.uid for each in self.peers) >= MAX_CONNECTIONS:
+            sock.close()
+            return
         self.peers.add(peer)
         self.loop.watch(sock.fileno(), lambda: self._readable(peer))
 
@@ -107,9 +118,10 @@ class Monitor:
         return {"ok": {}}
 
     def inspect(self) -> wire.Message:
-        """What runs, for the operator."""
+        """What runs, for the operator: the oldest sessions, and how many there are."""
         return {
             "ok": {
+                "total": len(self.sessions.by_number),
                 "servers": sorted(self.servers),
                 "sessions": [
                     {
@@ -119,7 +131,7 @@ class Monitor:
                         "spec": session.spec.digest,
                         "running": session.running,
                     }
-                    for session in self.sessions.by_number.values()
+                    for session in islice(self.sessions.by_number.values(), MAX_SHOWN)
                 ],
             }
         }
@@ -172,7 +184,7 @@ class Monitor:
         answer: wire.Message = {
             "session": session.number,
             "spec": spec.digest,
-            "summary": ready.summary(),
+            "summary": ready.summary()[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
             "output_line": spec.limits.output_line,
@@ -258,6 +270,9 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
 
 def daemon(config: str, folder: str) -> int:
     """The monitor of a host: proxy.sock for everybody whom the registry names, admin.sock for its owner."""
+    # a connection costs us a descriptor, and a session costs the spawner two
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     spawner = Spawner()
     loop = Loop()
     monitor = Monitor(loop, spawner, os.path.abspath(config))
@@ -267,11 +282,17 @@ def daemon(config: str, folder: str) -> int:
         monitor.adopt(planning.ask({"catalog": monitor.config}))
         for name, mode in (("proxy.sock", 0o666), ("admin.sock", 0o600)):
             listeners.append((f"{folder}/{name}", _listen(monitor, f"{folder}/{name}", mode)))
-        print(f"supervisor: {len(monitor.servers)} servers, listening in {folder}", file=sys.stderr, flush=True)
+        said = f"supervisor: {len(monitor.servers)} servers, listening in {folder}"
+        # from the loop: whoever hears it may send a signal at once
+        loop.later(0, lambda: print(said, file=sys.stderr, flush=True))
         return _serve(monitor, loop, spawner)
+    except SupervisorError:
+        spawner.close()
+        raise
     finally:
         for path, sock in listeners:
-            os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
             sock.close()
 
 
@@ -282,7 +303,7 @@ def _listen(monitor: Monitor, path: str, mode: int) -> socket.socket:
     try:
         sock.bind(path)
     except OSError as error:
-        raise SupervisorError(f"{path}: {error.strerror}") from None
+        raise SupervisorError(f"{path}: {error.strerror or error}") from None
     finally:
         os.umask(before)
     sock.listen(64)
@@ -291,8 +312,8 @@ def _listen(monitor: Monitor, path: str, mode: int) -> socket.socket:
     def ready() -> None:
         try:
             connection, _ = sock.accept()
-        except BlockingIOError:
-            return
+        except OSError:
+            return  # it is gone again, or we are out of descriptors until somebody else is
         monitor.accept(connection, admin=path.endswith("/admin.sock"))
 
     monitor.loop.watch(sock.fileno(), ready)

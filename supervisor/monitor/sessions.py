@@ -83,9 +83,10 @@ class Sessions:
                 session.timers.append(
                     self.loop.later(spec.session.life, lambda: self.kill(session.number, ceiling))
                 )
-            if peer.closed:
+            if peer.closed or session.reason:
+                # killed before it ran: nobody could tell the spawner then
                 self.kill(session.number, "its connection was closed")
-            else:
+            if not peer.closed:
                 opened(session, failure, fds)
             for fd in fds:
                 os.close(fd)
@@ -99,8 +100,9 @@ class Sessions:
     def close(self, number: int) -> None:
         """End one: SIGTERM, and after its grace SIGKILL."""
         session = self.by_number[number]
+        first = not session.reason
         session.reason = session.reason or "closed"
-        if session.running:
+        if session.running and first:
             self.spawner.kill(number, signal.SIGTERM)
             grace = session.spec.session.grace
             session.timers.append(self.loop.later(grace, lambda: self.kill(number, session.reason)))

@@ -195,7 +195,10 @@ class Planner:
         return tuple(_HOLE.sub(lambda match: values.get(match.group(1), match.group(0)), each) for each in command)
 
     def _cwd(self) -> str:
-        cwd = self.fill(_set(self.profile.process.cwd), self.chain.origin("process", "cwd"))
+        where = self.chain.origin("process", "cwd")
+        cwd = self.fill(_set(self.profile.process.cwd), where)
+        if not cwd.startswith("/"):
+            raise ConfigError(f'{where}: process.cwd "{cwd}" is relative; write it from /')
         here = self.entry.cwd
         shown = [each for each in self.mounts if each.per_session and each.source == each.target]
         if cwd == "/tmp" and any(sources.below(here, each.target) for each in shown):
@@ -209,10 +212,13 @@ class Planner:
         }
         env["PATH"] = ":".join([*found.path, env["PATH"]])
         env |= dict(found.env)
-        for key, value in self.entry.env.items():
+        env |= self.entry.env
+        for key, value in env.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-                raise ConfigError(f'{self.entry.origin}: "{key}" is no name for an environment variable')
-            env[key] = value
+                raise ConfigError(f"{self.entry.origin}: {key!r} is no name for an environment variable")
+            if "\0" in value:
+                raise ConfigError(f"{self.entry.origin}: environment variable {key} has a NUL in it")
+        for key in self.entry.env:
             self.grants.append(
                 Grant(
                     what=f"environment variable {key}",

@@ -39,7 +39,8 @@ def source(written: str, what: str, *, cwd: str, home: str, relative: bool) -> t
         raise ConfigError(f"{what}: not a path: {written!r}")
     if not written.startswith("/") and not relative:
         raise ConfigError(f'{what}: "{written}" is relative; write it from /')
-    path = os.path.normpath(os.path.join(cwd, written))
+    # POSIX lets two slashes at the start mean something else, and normpath keeps them
+    path = "/" + os.path.normpath(os.path.join(cwd, written)).lstrip("/")
     try:
         real = os.path.realpath(path, strict=True)
         kind = os.stat(real).st_mode
@@ -70,7 +71,7 @@ def permitted(path: str, what: str, home: str) -> None:
 def target(written: str, what: str) -> str:
     """The path inside; Refused where the sandbox has things of its own."""
     path = os.path.normpath(written)
-    if not written.startswith("/") or "\0" in written or path != (written.rstrip("/") or "/"):
+    if written[:1] != "/" or written[:2] == "//" or "\0" in written or path != (written.rstrip("/") or "/"):
         raise ConfigError(f'{what}: target "{written}" must be an absolute path without ".." or "."')
     if path in _EXACT or any(below(path, each) for each in _OURS):
         raise Refused(f'{what}: target "{path}" belongs to the sandbox itself; choose another, as in SRC:DST')

@@ -65,6 +65,8 @@ def explain(error: ValidationError) -> tuple[str, Path]:
 
 def read(path: str) -> Source:
     """Read and parse one file that only its owner (root or this user) can write."""
+    if "\0" in path:
+        raise ConfigError(f"not a path: {path!r}")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:

@@ -25,7 +25,7 @@ def _is_stream(fd: int) -> bool:
 
 @contextmanager
 def as_they_were(*fds: int) -> Iterator[None]:
-    """Give `fds` back as blocking or not as they came: O_NONBLOCK is shared with whoever else has the other copy."""
+    """Give `fds` back as blocking, or not, as they came: O_NONBLOCK is shared with every other copy of them."""
     before = [os.get_blocking(fd) for fd in fds]
     try:
         yield

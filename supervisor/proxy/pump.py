@@ -76,9 +76,7 @@ def errors(source: int, limit: int) -> None:
             except OSError:
                 gone = True
         elif total - len(data) <= limit:
-            note(
-                f"the server's standard error is over its limit of {limit} bytes; the rest is dropped (limits.stderr)"
-            )
+            note(f"the server's standard error is over {limit} bytes; the rest is dropped (limits.stderr)")
 
 
 def start_errors(opened: Opened) -> threading.Thread:

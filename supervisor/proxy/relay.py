@@ -117,7 +117,7 @@ class Relay:
         self.to_client.write(envelope.error(b"null", envelope.TOO_LONG, text))
 
     def client_end(self) -> None:
-        """The client closed its end: so do we. Late in its grace the server gets SIGTERM, at its end it is killed."""
+        """The client closed its end: so do we. The server gets SIGTERM late in its grace, SIGKILL after it."""
         loop = asyncio.get_running_loop()
         self.timers.append(loop.call_later(self.opened.grace * 0.75, self.stop))
         self.timers.append(loop.call_later(self.opened.grace, self.abandon))
@@ -135,7 +135,7 @@ class Relay:
         self.to_client.write(line)
 
     def garbage(self, line: bytes) -> None:
-        """Tell of a line that was dropped, the first hundred times: nobody may read what we say, and then we hang."""
+        """Tell of a line that was dropped, a hundred times at most: where nobody reads, a write would hang us."""
         self.dropped += 1
         if self.dropped <= _TOLD:
             shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))

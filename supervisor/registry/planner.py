@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from supervisor.errors import SupervisorError
+from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Registered, ServerEntry
 from supervisor.profile import load, plan
 from supervisor.registry import catalog
@@ -37,9 +37,17 @@ def _drop() -> None:
 
 def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]:
     """Plan every entry, or raise what is wrong with the first that cannot be."""
-    return [
-        Registered(entry=entry, plan=plan.plan(load.load(entry.profile, beside=beside), entry)) for entry in entries
-    ]
+    return [Registered(entry=entry, plan=plan.plan(_chain(entry, beside), entry)) for entry in entries]
+
+
+def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
+    """The entry's profile; what is wrong with it is told with the line that names it."""
+    try:
+        return load.load(entry.profile, beside=beside)
+    except ConfigError as error:
+        if entry.personal:
+            raise
+        raise ConfigError(f"{entry.origin}: {error}") from None
 
 
 def answer(question: dict[str, object]) -> dict[str, object]:

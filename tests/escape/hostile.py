@@ -25,6 +25,7 @@ from dataclasses import dataclass
 PROFILES = ("none", "fs-readonly", "fs-scoped", "ci-runner")
 FOLDER = ("fs-readonly", "fs-scoped", "ci-runner")
 SCOPE = ("fs-scoped", "ci-runner")
+CI = ("ci-runner",)
 STRICT = ("none", "fs-readonly", "fs-scoped")
 
 NEWTIME, NEWNS, NEWCGROUP, NEWUTS = 0x80, 0x00020000, 0x02000000, 0x04000000

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,16 @@ def children(pid: int) -> list[int]:
     return below
 
 
-def guest(arena: Arena, mode: str, ending: str, *, sandbox: bool) -> subprocess.Popen[bytes]:
+@contextmanager
+def guest(arena: Arena, mode: str, ending: str, *, sandbox: bool) -> Iterator[subprocess.Popen[bytes]]:
     argv = [*PYTHON, "-c", GUEST, ending, STUBBORN]
     process = arena.start(arena.command("none", mode, argv) if sandbox else argv, mode)
-    assert process.stdout
-    assert process.stdout.readline() == b"ready\n", process.stderr and process.stderr.read()
-    return process
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n", process.stderr and process.stderr.read()
+        yield process
+    finally:
+        end(process)
 
 
 @pytest.fixture(autouse=True)
@@ -92,79 +97,66 @@ def no_remains() -> Iterator[None]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def wait_for(pidfds: list[int], seconds: float) -> int:
-    """How many of these processes still live at the end of that time; 0 as soon as none does."""
-    deadline, waiting = time.monotonic() + seconds, set(pidfds)
-    while waiting and time.monotonic() < deadline:
-        ready, _, _ = select.select(sorted(waiting), [], [], max(0, deadline - time.monotonic()))
-        waiting -= set(ready)
-    return len(waiting)
+class Watched:
+    """Processes that should end, each held by a descriptor so that its number cannot become another's."""
 
+    def __init__(self, pids: list[int]) -> None:
+        self.fds: dict[int, int] = {}
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self.fds[pid] = os.pidfd_open(pid)
 
-def survivors(pids: list[int], pidfds: list[int], seconds: float = 1) -> set[int]:
-    """What is left after a second, of the processes that were there and of those that came since."""
-    deadline = time.monotonic() + seconds
-    wait_for(pidfds, seconds)
-    left = marked()
-    while left and time.monotonic() < deadline:
-        left = marked()
-    return left | {pid for pid, fd in zip(pids, pidfds, strict=True) if not select.select([fd], [], [], 0)[0]}
-
-
-def opened(pids: list[int]) -> tuple[list[int], list[int]]:
-    """Those that still live, with a pidfd each."""
-    pairs = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            pairs.append((pid, os.pidfd_open(pid)))
-    return [pid for pid, _ in pairs], [fd for _, fd in pairs]
+    def survivors(self, seconds: float = 1) -> set[int]:
+        """What lives on after that time, of these processes and of the guest's later ones; closes this."""
+        deadline, waiting = time.monotonic() + seconds, dict(self.fds)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            ready = select.select(list(waiting.values()), [], [], left)[0]
+            waiting = {pid: fd for pid, fd in waiting.items() if fd not in ready}
+        late = marked()
+        while late and time.monotonic() < deadline:
+            late = marked()
+        for fd in self.fds.values():
+            os.close(fd)
+        return set(waiting) | late
 
 
 def test_outside_the_guest_outlives_its_command(arena: Arena, mode: str) -> None:
     """The control of every test below."""
-    process = guest(arena, mode, "exit", sandbox=False)
-    process.wait(10)
-    assert marked()
-    end(process)
+    with guest(arena, mode, "exit", sandbox=False) as process:
+        process.wait(10)
+        assert marked()
 
 
 def test_nothing_outlives_the_command(arena: Arena, mode: str) -> None:
-    process = guest(arena, mode, "exit", sandbox=True)
-    tree = opened(children(process.pid))
-    assert process.wait(10) == 0
-    assert survivors(*tree) == set()
-    end(process)
+    with guest(arena, mode, "exit", sandbox=True) as process:
+        tree = Watched(children(process.pid))
+        assert process.wait(10) == 0
+        assert tree.survivors() == set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_nothing_outlives_the_command_line(arena: Arena, mode: str, number: signal.Signals) -> None:
     """A signal to the process that was typed. Those that can be caught give the guest its grace first."""
-    process = guest(arena, mode, "wait", sandbox=True)
-    pids, pidfds = opened(children(process.pid))
-    assert len(pids) > 3
-    process.send_signal(number)
-    grace = 0 if number == signal.SIGKILL else 1
-    assert survivors(pids, pidfds, 1 + grace) == set()
-    end(process)
+    with guest(arena, mode, "wait", sandbox=True) as process:
+        tree = Watched(children(process.pid))
+        assert len(tree.fds) > 3
+        process.send_signal(number)
+        assert tree.survivors(1 if number == signal.SIGKILL else 2) == set()
 
 
 def test_nothing_outlives_any_process_of_ours(arena: Arena, mode: str) -> None:
     """SIGKILL to each process of the tree in turn: the proxy, the monitor, the spawner, the init."""
-    position, killed = 0, []
-    while True:
-        process = guest(arena, mode, "wait", sandbox=True)
-        pids, pidfds = opened([pid for pid in children(process.pid) if pid not in marked()])
-        if position >= len(pids):
-            process.kill()
-            survivors(pids, pidfds)
-            end(process)
-            break
-        os.kill(pids[position], signal.SIGKILL)
-        left = survivors(pids, pidfds)
-        assert left == set(), f"process {position} of {len(pids)} killed, {len(left)} live on"
-        killed.append(position)
-        end(process)
-    assert len(killed) >= 3
+    position, ours = 0, 4
+    while position < ours:
+        with guest(arena, mode, "wait", sandbox=True) as process:
+            pids = [pid for pid in children(process.pid) if pid not in marked()]
+            ours = len(pids)
+            assert ours >= 4, "proxy, monitor, spawner and init were expected"
+            tree = Watched([*pids, *marked()])
+            os.kill(pids[position], signal.SIGKILL)
+            left = tree.survivors()
+            assert left == set(), f"process {position} of {ours} killed, {len(left)} live on"
+        position += 1
 
 
 def test_killing_everything_kills_only_its_own(arena: Arena, profile: str, mode: str) -> None:

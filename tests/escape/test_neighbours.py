@@ -14,9 +14,8 @@ from pathlib import Path
 
 from tests.escape.arena import MARKER, MODES, PYTHON, Arena, Place
 from tests.escape.batch import Batch, Case, Values, assert_held
-from tests.escape.hostile import Bait, Held, hostile, others, peek, secret, slurp, syscall, taken
+from tests.escape.hostile import CI, Bait, Held, hostile, others, peek, secret, slurp, syscall, taken
 
-CI = ("ci-runner",)
 PORT = 8475
 
 # argv: a folder, a port, a name, a key
@@ -151,7 +150,7 @@ def test_a_neighbour_is_out_of_reach(case: Case, arena: Arena) -> None:
 def test_two_sessions_of_root_have_two_users(arena: Arena, profile: str) -> None:
     """A user id of its own for each, so that nothing between them hangs on namespaces alone. (Sessions of an
     ordinary user are all that user: it has no other id to give.)"""
-    seen = set()
+    seen: set[str] = set()
     for number in range(2):
         name = f"{MARKER}-{profile}-twin-{number}"
         argv = [*PYTHON, "-c", "import sys; print('ready', flush=True); sys.stdin.read()", name]

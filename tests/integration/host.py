@@ -65,7 +65,7 @@ users = ["{name}"]
 
 [server.private]
 profile = "none"
-command = ["/usr/bin/cat"]
+command = ["/usr/bin/cat", "/proc/self/mountinfo"]
 {extra}"""
         self.folder.mkdir(exist_ok=True)
         self.config.write_text(text, encoding="utf-8")
@@ -73,16 +73,17 @@ command = ["/usr/bin/cat"]
     def start(self) -> None:
         """Start the daemon and wait until it listens."""
         argv = self.root.command("daemon", "--config", self.config, "--runtime-dir", self.runtime)
+        self._said = queue.Queue()
         self._process = self.root.process(argv)
-        self._thread = threading.Thread(target=self._listen, args=[self._process])
+        self._thread = threading.Thread(target=self._listen, args=[self._process, self._said])
         self._thread.start()
         self.hears("listening in")
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+    def _listen(self, process: subprocess.Popen[bytes], said: queue.Queue[str]) -> None:
         assert process.stderr
         for line in process.stderr:
-            self._said.put(line.decode(errors="replace"))
-        self._said.put("")
+            said.put(line.decode(errors="replace"))
+        said.put("")
 
     def hears(self, text: str) -> str:
         """Wait until the daemon says a line with `text` in it."""
@@ -96,6 +97,14 @@ command = ["/usr/bin/cat"]
     def ended(self) -> int:
         """Wait for the daemon's own end; its exit status."""
         return self.process.wait(SECONDS)
+
+    def crash(self) -> None:
+        """SIGKILL, and the end of the processes that it leaves: ours, since the tests adopt them."""
+        orphans = children(self.process.pid)
+        self.process.kill()
+        self.ended()
+        for pid in orphans:
+            os.waitpid(int(pid), 0)
 
     def close(self) -> None:
         """The end, whatever the test did to it."""

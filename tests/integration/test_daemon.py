@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,17 @@ def test_a_refusal_names_the_line_that_would_allow_it(host: Host) -> None:
     assert "users" in done.stderr
 
 
+def test_a_session_has_no_mount_of_another_servers(host: Host) -> None:
+    """The server prints its mounts, and the relay tells each of these lines on standard error."""
+    done = host.ask(host.root, "run", "-q", "private")
+    mounts = [line.partition("dropped: ")[2].split() for line in done.stderr.splitlines()]
+    points = [fields[4] for fields in mounts if len(fields) > 4]
+    assert {"/", "/usr", "/proc", "/tmp"} <= set(points)
+    assert len(points) == len(set(points))
+    assert "node_modules" not in done.stderr
+    assert "images" not in done.stderr
+
+
 def test_a_user_is_no_operator(host: Host) -> None:
     for request in (["inspect"], ["reload"], ["drain"], ["kill", "1"]):
         done = host.ask(host.user, "admin", *request)
@@ -119,23 +131,20 @@ def test_a_session_lives_as_long_as_the_connection_that_opened_it(host: Host) ->
     assert host.ended() == 0
 
 
-def test_a_reload_brings_a_new_server(host: Host) -> None:
-    host.write(f'users = ["{host.user.plot.uid}"]\n')
+def test_a_reload_brings_a_new_server_and_leaves_sessions_alone(host: Host) -> None:
+    host.write('[server.new]\nprofile = "none"\ncommand = ["/usr/bin/cat"]\n')
     with host.running("files"):
         answer = host.admin("reload", "--json")
-        assert json.loads(answer.stdout)["servers"] == ["files", "memory", "private"]
+        assert json.loads(answer.stdout)["servers"] == ["files", "memory", "new", "private"]
         assert [each.server for each in host.sessions()] == ["files"]
 
 
 def test_what_a_reload_grants_is_granted(host: Host) -> None:
-    user = f'users = ["{host.user.plot.uid}"]'
-    text = host.config.read_text(encoding="utf-8")
-    name = next(line for line in text.splitlines() if line.startswith("users"))
-    host.config.write_text(text + name + "\n", encoding="utf-8")
+    host.write(f'users = ["{host.user.plot.uid}", "{pwd.getpwuid(host.user.plot.uid).pw_name}"]\n')
     host.process.send_signal(signal.SIGHUP)
     # requests are answered in the order of their arrival: after this one the signal has been served
     host.admin("inspect")
-    assert host.listed() == {"files", "memory", "private"}, user
+    assert host.listed() == {"files", "memory", "private"}
 
 
 @pytest.mark.parametrize("broken", ["nonsense = [", 'colour = "red"\n', "[server.x]\nprofile = 'no-such'\n"])
@@ -177,7 +186,7 @@ def test_sigterm_ends_the_daemon_and_every_session(host: Host) -> None:
 
 def test_after_sigkill_the_next_daemon_starts_over_the_old_sockets(host: Host) -> None:
     with host.running("files") as process:
-        host.process.kill()
+        host.crash()
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode != 0
         assert b"monitor" in errors

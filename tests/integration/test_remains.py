@@ -16,7 +16,7 @@ from tests.integration.remains import descendants, nothing_left
 
 def test_an_orphan_in_a_session_of_its_own_is_seen(caller: Caller) -> None:
     script = "setsid sleep 300 >/dev/null 2>&1 & echo $!"
-    with pytest.raises(AssertionError, match=r"still running: .* sleep"), nothing_left(caller, patience=0):
+    with pytest.raises(AssertionError, match="still running"), nothing_left(caller, patience=0):
         started = subprocess.run(
             caller.become(["/bin/sh", "-c", script]), capture_output=True, check=True, text=True
         )

@@ -1,0 +1,285 @@
+"""The program that `supervisor selftest` runs inside a sandbox: it tries each boundary and tells what happened.
+
+Runs inside, as the server would; standard library only, on its own. One JSON object on standard output:
+{"probes": [[boundary, what was tried, held, what happened]], "calls": [numbers that were answered]}.
+A probe holds when the attempt failed. Nothing here can hurt a host on which it succeeds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+
+Row = tuple[str, str, bool, str]
+_libc = ctypes.CDLL(None, use_errno=True)
+LAST_CALL = 470
+# x86_64 and aarch64 share the numbers from 424 on; the rest by machine
+_CALLS = {
+    "x86_64": {
+        "ptrace": 101,
+        "mount": 165,
+        "unshare": 272,
+        "setns": 308,
+        "bpf": 321,
+        "keyctl": 250,
+        "perf_event_open": 298,
+        "userfaultfd": 323,
+        "kexec_load": 246,
+        "init_module": 175,
+        "process_vm_readv": 310,
+        "open_by_handle_at": 304,
+        "name_to_handle_at": 303,
+        "memfd_create": 319,
+        "reboot": 169,
+        "swapon": 167,
+        "syslog": 103,
+        "acct": 163,
+        "shmget": 29,
+        "mq_open": 240,
+        "pivot_root": 155,
+        "chroot": 161,
+    },
+    "aarch64": {"ptrace": 117, "mount": 40, "unshare": 97, "setns": 268, "bpf": 280, "keyctl": 219},
+}.get(os.uname().machine, {})
+_NEWER = {"io_uring_setup": 425, "open_tree": 428, "fsopen": 430, "clone3": 435, "mount_setattr": 442}
+
+
+def attempt(boundary: str, what: str, action: Callable[[], object]) -> Row:
+    """One row: held if `action` raises OSError (or MemoryError), crossed if it returns."""
+    try:
+        result = action()
+    except (OSError, MemoryError) as error:
+        return boundary, what, True, getattr(error, "strerror", None) or type(error).__name__
+    return boundary, what, False, f"succeeded: {result!r:.60}"
+
+
+def check(boundary: str, what: str, *, held: bool, seen: object) -> Row:
+    """One row of a plain observation."""
+    return boundary, what, held, f"{seen}"[:120]
+
+
+def call(number: int, *arguments: int) -> int:
+    """A system call; OSError as usual."""
+    result = _libc.syscall(ctypes.c_long(number), *(ctypes.c_long(each) for each in arguments))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(result)
+
+
+def read(path: str) -> str:
+    """The first bytes of a file."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(64)
+
+
+def names(path: str) -> list[str]:
+    """What is in a folder, nothing if it is not there."""
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def files(granted: list[str]) -> list[Row]:
+    """The host's files are not there, and nothing of the system can be written."""
+    rows = [
+        attempt("files", f"read {path}", partial(read, path))
+        for path in ("/etc/shadow", "/root/.ssh/id_ed25519", "/proc/kcore", "/proc/sys/kernel/hostname", "/.sealed")
+    ]
+    for path in ("/", "/root", "/home", "/var", "/run", "/sys", "/boot", "/srv", "/opt", "/mnt"):
+        below = path.rstrip("/") + "/"
+        expected = {place[len(below) :].split("/")[0] for place in granted if place.startswith(below)}
+        strange = sorted(set(names(path)) - expected)
+        rows.append(check("files", f"find anything that was not granted in {path}", held=not strange, seen=strange))
+    rows += [
+        attempt("files", f"write in {path}", partial(os.open, f"{path}/x", os.O_CREAT | os.O_WRONLY))
+        for path in ("/usr", "/usr/bin", "/etc", "/", "/dev", "/proc/self")
+    ]
+    return rows
+
+
+def processes() -> list[Row]:
+    """Only its own processes, and not the init among them."""
+    seen = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [
+        check("processes", "see only itself in /proc", held=set(seen) <= {os.getpid(), os.getppid()}, seen=seen),
+        attempt("processes", "read the environment of process 1", partial(read, "/proc/1/environ")),
+        attempt("processes", "trace process 1", lambda: call(_CALLS.get("ptrace", 101), 16, 1, 0, 0)),
+        attempt("processes", "limit process 1", lambda: resource.prlimit(1, resource.RLIMIT_NOFILE, (1, 1))),
+    ]
+
+
+def privilege() -> list[Row]:
+    """No capability, no way to one, no other id, no new namespace."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        status = dict(line.rstrip("\n").partition(":\t")[::2] for line in file)
+    sets = {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+    return [
+        check("privilege", "have no capability", held=not any(int(each, 16) for each in sets.values()), seen=sets),
+        check("privilege", "have no_new_privs", held=status["NoNewPrivs"] == "1", seen=status["NoNewPrivs"]),
+        check("privilege", "be filtered", held=status["Seccomp"] == "2", seen=status["Seccomp"]),
+        check("privilege", "not be root", held=os.getuid() != 0, seen=os.getuid()),
+        attempt("privilege", "become root", lambda: os.setuid(0)),
+        attempt("privilege", "make a set-uid file", set_uid),
+        attempt("privilege", "make a device", lambda: os.mknod("/tmp/null", 0o20666, os.makedev(1, 3))),
+        attempt("privilege", "make a user namespace", lambda: call(_CALLS.get("unshare", 272), 0x10000000)),
+    ]
+
+
+def set_uid() -> None:
+    """A set-uid file in /tmp."""
+    fd = os.open("/tmp/set-uid", os.O_CREAT | os.O_WRONLY, 0o700)
+    try:
+        os.fchmod(fd, 0o4755)
+    finally:
+        os.close(fd)
+        os.unlink("/tmp/set-uid")
+
+
+def kernel() -> list[Row]:
+    """Entry points that a server has no business at; refused before the kernel looks at an argument."""
+    rows = []
+    for name, number in sorted({**_CALLS, **_NEWER}.items()):
+        try:
+            call(number, -1, -1, -1, -1, -1)
+            refused, seen = False, "succeeded"
+        except OSError as error:
+            refused = error.errno in (errno.EPERM, errno.ENOSYS)
+            seen = error.strerror or ""
+        rows.append(check("kernel", name, held=refused, seen=seen))
+    return rows
+
+
+def network(allowed: bool) -> list[Row]:
+    """No interface but lo, no packet anywhere; socket families by profile."""
+    families = {"netlink": 16, "packet": 17, "vsock": 40, "alg": 38, "bluetooth": 31}
+    rows = [
+        attempt("network", f"a {name} socket", partial(socket.socket, number, socket.SOCK_RAW))
+        for name, number in families.items()
+    ]
+    targets = {"a public address": ("203.0.113.1", 443), "the metadata address": ("169.254.169.254", 80)}
+    rows += [
+        attempt("network", f"connect to {name}", partial(socket.create_connection, at, 2))
+        for name, at in targets.items()
+    ]
+    if not allowed:
+        rows.append(attempt("network", "an internet socket", lambda: socket.socket().close()))
+    return rows
+
+
+def inheritance(expected: list[str]) -> list[Row]:
+    """No descriptor and no variable of whoever started it."""
+    opened = sorted(int(name) for name in os.listdir("/proc/self/fd"))
+    fds = [fd for fd in opened if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+    strange = sorted(set(os.environ) - set(expected))
+    return [
+        check("inheritance", "have only its three descriptors", held=not fds, seen=fds),
+        check("inheritance", "have only the profile's variables", held=not strange, seen=strange),
+        check(
+            "inheritance",
+            "not know the host's name",
+            held=os.uname().nodename == expected[0],
+            seen=os.uname().nodename,
+        ),
+    ]
+
+
+def limits(bounds: dict[str, int]) -> list[Row]:
+    """Each limit acts, in a child of its own."""
+    rows = []
+    if "memory" in bounds:
+        held = in_child(lambda: bytearray(bounds["memory"] + (64 << 20)).count(1))
+        rows.append(check("limits", "use more memory than it may", held=held, seen=f"{bounds['memory']} bytes"))
+    rows.append(
+        attempt("limits", "open more files than it may", lambda: [os.dup(0) for _ in range(bounds["files"] + 1)])
+    )
+    os.closerange(3, bounds["files"] + 8)
+    rows.append(attempt("limits", "fill /tmp", lambda: fill(bounds["tmp"])))
+    os.unlink("/tmp/fill")
+    rows.append(
+        check("limits", "start more processes than it may", held=forks(bounds["pids"]), seen=bounds["pids"])
+    )
+    return rows
+
+
+def in_child(action: Callable[[], object]) -> bool:
+    """Whether a child that does it is killed, or gets an error."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+        except (MemoryError, OSError):
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] != 0
+
+
+def fill(size: int) -> None:
+    """A file of more than `size` bytes."""
+    fd = os.open("/tmp/fill", os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        for _ in range((size >> 20) + 2):
+            view = memoryview(bytes(1 << 20))
+            while view:
+                view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+
+
+def forks(limit: int) -> bool:
+    """Whether the kernel stops it at `limit` processes."""
+    children = []
+    try:
+        for _ in range(limit + 8):
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+                os._exit(0)
+            children.append(pid)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def answered() -> list[int]:
+    """The numbers of system calls that do not answer EPERM or ENOSYS to arguments that are all wrong."""
+    found = []
+    for number in range(LAST_CALL):
+        pid = os.fork()
+        if pid == 0:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # vfork ends in a complaint
+            try:
+                call(number, -1, -1, -1, -1, -1, -1)
+            except OSError as error:
+                os._exit(1 if error.errno in (errno.EPERM, errno.ENOSYS) else 0)
+            os._exit(0)
+        if os.waitpid(pid, 0)[1] != 256:
+            found.append(number)
+    return found
+
+
+def main() -> None:
+    """Try everything; the question is the one argument, as JSON."""
+    asked = json.loads(sys.argv[1])
+    rows = [*inheritance(asked["environment"]), *files(asked["granted"]), *processes(), *privilege(), *kernel()]
+    rows += [*network(asked["network"]), *limits(asked["bounds"])]
+    print(json.dumps({"probes": rows, "calls": answered()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""`selftest`: prove from inside that a profile holds on this host, and show what it allows on purpose."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from supervisor.cli import entry, personal
+from supervisor.errors import FAILED, SupervisorError
+from supervisor.model import SandboxSpec, ServerEntry
+from supervisor.profile import diff, load, plan, seccomp
+from supervisor.proxy import identity, pump
+from supervisor.proxy.link import Link
+
+
+def run(options: argparse.Namespace, _tail: list[str]) -> int:
+    """0 only if everything the profile promises holds; 1 otherwise."""
+    source = Path(__file__).with_name("probes.py").read_text(encoding="utf-8")
+    command = [sys.executable, "-I", "-S", "-c", source, "{}"]
+    asked = entry.build(options, command)
+    written = ServerEntry.model_validate(asked, strict=False)
+    chain = load.load(written.profile)
+    spec = plan.plan(chain, written).spec
+    command[-1] = json.dumps(_question(spec, written.accept_missing))
+    # before privileges are given up: afterwards the files may be out of reach
+    groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", spec.seccomp.groups)
+    expected = seccomp.reachable(groups)
+    allowed = [said for said in sorted(diff.words(chain.profile)) if not said.startswith("call ")]
+    answer = _inside(asked | {"command": command})
+    calls = len(answer["calls"])
+    rows = [
+        *answer["probes"],
+        ["kernel", f"answer at most {len(expected)} system calls", calls <= len(expected), calls],
+    ]
+    failed = [row for row in rows if not row[2]]
+    if options.json:
+        shown = [dict(zip(("boundary", "tried", "held", "seen"), row, strict=True)) for row in rows]
+        print(json.dumps({"profile": spec.profile, "held": not failed, "calls": calls, "probes": shown}, indent=2))
+    else:
+        print(f"{spec.profile}: {chain.profile.summary}")
+        _print(rows)
+        print(f"  {calls} system calls are answered\nallowed on purpose:")
+        for said in allowed:
+            print(f"  {said}")
+    return FAILED if failed else 0
+
+
+def _question(spec: SandboxSpec, accepted: tuple[str, ...]) -> dict[str, object]:
+    bounds = {"files": spec.limits.files, "tmp": spec.tmp.size, "pids": spec.limits.pids}
+    if "limits.memory" not in accepted:
+        bounds["memory"] = spec.limits.memory
+    system = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "dev", "proc", "tmp", "etc", ".sealed")
+    granted = [*(mount.target for mount in spec.mounts), *(f"/{name}" for name in system)]
+    names = [spec.hostname, *sorted(spec.env), "LC_CTYPE"]
+    return {"environment": names, "granted": granted, "bounds": bounds, "network": "network" in spec.seccomp.groups}
+
+
+def _inside(asked: dict[str, object]) -> dict[str, list[list[object]]]:
+    tree = personal.start(asked)
+    identity.drop()
+    link = Link(tree.monitor)
+    try:
+        link.hello()
+        opened = link.open(entry.NAME)
+        pump.start_errors(opened)
+        with open(opened.stdout, "rb") as file:
+            text = file.read()
+        ended = link.event()
+    finally:
+        tree.close()
+    try:
+        found: dict[str, list[list[object]]] = json.loads(text)
+    except ValueError:
+        why = ended.reason if ended else "the monitor ended"
+        raise SupervisorError(f"the probes did not finish: {why}") from None
+    return found
+
+
+def _print(rows: list[list[object]]) -> None:
+    boundaries: dict[str, list[list[object]]] = defaultdict(list)
+    for row in rows:
+        boundaries[str(row[0])].append(row)
+    for name, tried in boundaries.items():
+        held = sum(1 for row in tried if row[2])
+        print(f"  {name:12} {held:3} of {len(tried):3} held  {'ok' if held == len(tried) else 'FAILED'}")
+        for row in tried:
+            if not row[2]:
+                print(f"      NOT HELD: {row[1]}: {pump.printable(str(row[3]))}")

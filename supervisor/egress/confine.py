@@ -1,0 +1,59 @@
+"""What the broker gives up before it reads the first byte of a stranger.
+
+Runs in the broker, as the first thing. Started by root it becomes a uid of its own; started by an ordinary user it
+moves into a user namespace of its own, because the owner of the sandbox's namespace has every capability in there.
+Everything that is imported later must have been imported before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+from supervisor.sandbox import syscalls as sc
+
+FILES = ("/etc/resolv.conf", "/etc/hosts")
+# as for sessions and proxies: a range nobody allots, plus a number no other live process has
+_FIRST_UID = 0x70000000
+_READ_FILE = 1 << 2
+_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15}
+_ABSTRACT_SOCKETS_AND_SIGNALS = 3
+
+
+def drop() -> None:
+    """Identity, capabilities, files. OSError when a step fails: then nothing may be served."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    last = sc.last_capability()
+    if os.geteuid() == 0:
+        identity = _FIRST_UID + os.getpid()
+        for capability in range(last + 1):
+            sc.prctl(sc.PR_CAPBSET_DROP, capability, 0, 0, 0)
+        os.setgroups([])
+        os.setresgid(identity, identity, identity)
+        os.setresuid(identity, identity, identity)
+    else:
+        sc.unshare(sc.CLONE_NEWUSER)
+        sc.drop_capabilities(last)
+    sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _landlock(sc.landlock_abi())
+
+
+def _landlock(abi: int) -> None:
+    """Only the resolver's files, only to be read. A kernel without Landlock was accepted by name, or refused."""
+    if not abi:
+        return
+    known = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
+    ruleset = sc.landlock_ruleset(known, _ABSTRACT_SOCKETS_AND_SIGNALS if abi >= 6 else 0)
+    for path in FILES:
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            sc.landlock_allow(ruleset, fd, _READ_FILE)
+            os.close(fd)
+    sc.landlock_restrict_self(ruleset, 0)
+    os.close(ruleset)
