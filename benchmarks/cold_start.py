@@ -23,13 +23,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from supervisor.model import HostFacts, ServerEntry
+from supervisor.errors import LaunchFailed
+from supervisor.model import HostFacts, SandboxSpec, ServerEntry
+from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.main import check
 from supervisor.profile import host
 from supervisor.registry.planner import register
 from supervisor.runtimes.native import OPTIONAL, Native
+from supervisor.sandbox import cgroup
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SERVER = str(REPOSITORY / "images" / "filesystem" / "server.py")
@@ -122,24 +125,34 @@ def reply(*argv: str, env: dict[str, str] = ENV) -> Run:
     return run
 
 
+class Ready(NamedTuple):
+    """A loaded document, and the spec that its sessions are compared with."""
+
+    spec: SandboxSpec
+    document: dict[str, object]
+
+
 class Warm:
-    """A spawner as a daemon's monitor holds one: started long before, documents loaded."""
+    """A spawner as a daemon's monitor holds one: started long before, documents loaded, posture read back."""
 
     def __init__(self, facts: HostFacts) -> None:
         self.facts = facts
+        self.hierarchy = cgroup.probe()
         self.loop = Loop()
         self.spawner = Spawner()
         self.spawner.greet()
-        self.spawner.serve(self.loop, lambda *_: self.ended.append(True), self._gone)
-        self.ended: list[bool] = []
-        self.sessions = 0
+        self.spawner.serve(self.loop, self._exited, self._gone)
+        self.sessions = self.live = 0
+
+    def _exited(self, *_: object) -> None:
+        self.live -= 1
 
     @staticmethod
     def _gone() -> None:
         raise AssertionError("the spawner ended")
 
-    def load(self, profile: str, command: tuple[str, ...] = (), **params: str) -> str:
-        """Plan, as the monitor does; the digest to open it by."""
+    def load(self, profile: str, command: tuple[str, ...] = (), **params: str) -> Ready:
+        """Plan, check and load, as the monitor does."""
         entry = ServerEntry(
             name="bench",
             profile=profile,
@@ -149,17 +162,27 @@ class Warm:
             origin="cold_start",
         )
         spec = check(register([entry], None)[0], self.facts).plan.spec
-        self.spawner.load(spec.digest, Native().document(spec, self.facts))
-        return spec.digest
+        ready = Ready(spec, Native().document(spec, self.facts))
+        self.spawner.load(spec.digest, ready.document)
+        return ready
 
-    def open(self, digest: str) -> list[int]:
+    def open(self, ready: Ready) -> list[int]:
         """[stdin, stdout, stderr, pidfd] of a new session."""
         opened: list[list[int]] = []
         failed: list[Exception] = []
+
+        def verify(pid: int, group: str) -> list[str]:
+            return posture.differences(posture.Reader(pid, *ready), self.hierarchy, group)
+
+        def done(error: LaunchFailed | None, fds: list[int]) -> None:
+            if error:
+                failed.append(error)
+            else:
+                opened.append(fds)
+
         self.sessions += 1
-        self.spawner.spawn(
-            self.sessions, digest, lambda error, fds: failed.append(error) if error else opened.append(fds)
-        )
+        self.live += 1
+        self.spawner.spawn(self.sessions, ready.spec.digest, verify, done)
         while not opened:
             self.loop.once()
             if failed:
@@ -167,21 +190,20 @@ class Warm:
         return opened[0]
 
     def close(self, fds: list[int]) -> None:
-        """End a session and wait until its cgroup is gone."""
+        """End a session and wait until it and every other is gone, with its cgroup."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(fds[3], signal.SIGKILL)
         for fd in fds:
             os.close(fd)
-        while not self.ended:
+        while self.live:
             self.loop.once()
-        self.ended.clear()
 
-    def until_end(self, digest: str) -> Run:
+    def until_end(self, ready: Ready) -> Run:
         """From the request to the end of the session's pid namespace."""
 
         def run() -> float:
             began = time.perf_counter()
-            fds = self.open(digest)
+            fds = self.open(ready)
             poll = select.poll()
             poll.register(fds[3], select.POLLIN)
             poll.poll()
@@ -191,12 +213,24 @@ class Warm:
 
         return run
 
-    def until_reply(self, digest: str) -> Run:
+    def at_once(self, ready: Ready) -> Run:
+        """As `until_end`, right after another session was opened: nothing can have been made ahead."""
+        run = self.until_end(ready)
+
+        def after_another() -> float:
+            other = self.open(ready)
+            took = run()
+            self.close(other)
+            return took
+
+        return after_another
+
+    def until_reply(self, ready: Ready) -> Run:
         """From the request to the initialize reply."""
 
         def run() -> float:
             began = time.perf_counter()
-            fds = self.open(digest)
+            fds = self.open(ready)
             greet(fds[0], fds[1])
             took = time.perf_counter() - began
             self.close(fds)
@@ -204,9 +238,9 @@ class Warm:
 
         return run
 
-    def memory(self, digest: str) -> dict[str, dict[str, int]]:
+    def memory(self, ready: Ready) -> dict[str, dict[str, int]]:
         """KiB of the spawner and of one session's init (pid 1 inside)."""
-        fds = self.open(digest)
+        fds = self.open(ready)
         line = Path(f"/proc/self/fdinfo/{fds[3]}").read_text(encoding="ascii").split("Pid:")[1]
         found = {"spawner": kibibytes(self.spawner.pid), "a session's init": kibibytes(int(line.split()[0]))}
         self.close(fds)
@@ -226,10 +260,12 @@ def kibibytes(pid: int) -> dict[str, int]:
 def true_cases(warm: Warm, who: str) -> list[Case]:
     """/bin/true, for root and, separately, for an ordinary user."""
     group = f"start to end of /bin/true, as {who}"
+    ready = warm.load("none", ("/bin/true",))
     return [
         Case(group, "plain", whole("/bin/true")),
         Case(group, "bwrap", whole(*BWRAP, "/bin/true")),
-        Case(group, "spawner", warm.until_end(warm.load("none", ("/bin/true",)))),
+        Case(group, "spawner", warm.until_end(ready)),
+        Case(group, "spawner, back to back", warm.at_once(ready)),
     ]
 
 

@@ -71,10 +71,23 @@ class SessionRules(Frozen):
 
 
 class Network(Frozen):
-    """`none`, or exactly the hosts in `allow` (each `host:port`)."""
+    """`none`, or exactly the hosts in `allow` (see supervisor.egress.match), with everything that makes it so.
+
+    `addresses` (ADDRESS/LENGTH) go on `lo`, `udp` and `tcp` are the sockets that the broker gets; `filter` is
+    its own system call filter. `bytes` both ways and `connections` are of one session, `rate` of a second.
+    """
 
     mode: Literal["none", "allowlist"] = "none"
     allow: tuple[str, ...] = ()
+    ech: Literal["refuse", "pass"] = "refuse"
+    connections: int = Field(default=0, ge=0)
+    rate: int = Field(default=0, ge=0)
+    bytes: int = Field(default=0, ge=0)
+    idle: float = Field(default=0, ge=0)
+    addresses: tuple[str, ...] = ()
+    udp: tuple[tuple[str, int], ...] = ()
+    tcp: tuple[tuple[str, int], ...] = ()
+    filter: str = ""
 
 
 class Seccomp(Frozen):
@@ -120,28 +133,11 @@ class Grant(Frozen):
 
 
 class Plan(Frozen):
-    """A spec and the account of how it came about."""
+    """A spec and the account of how it came about; `summary` is for the person who starts it."""
 
     spec: SandboxSpec
     grants: tuple[Grant, ...]
-
-    def summary(self) -> str:
-        """What was built, on a few short lines, for a person."""
-        spec = self.spec
-        home = [f"{m.source} {m.mode} at {m.target}" for m in spec.mounts if m.per_session]
-        gaps = f", WITHOUT {', '.join(spec.accepted)}" if spec.accepted else ""
-        limits = {
-            "limits.memory": f"{spec.limits.memory >> 20} MiB memory",
-            "limits.cpus": f"{spec.limits.millicpus / 1000:g} CPU",
-            "limits.pids": f"{spec.limits.pids} processes",
-        }
-        held = ", ".join(text for name, text in limits.items() if name not in spec.accepted)
-        return (
-            f"profile {spec.profile}, spec {spec.digest[:12]}{gaps}\n"
-            f"files: {'; '.join(home) or 'none of yours'}; /usr read-only; private /tmp of "
-            f"{spec.tmp.size >> 20} MiB\n"
-            f"network: {spec.network.mode}; limits: {held}"
-        )
+    summary: str
 
 
 class ServerEntry(Frozen):
@@ -157,6 +153,7 @@ class ServerEntry(Frozen):
     ro: tuple[str, ...] = ()
     rw: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    allow: tuple[str, ...] = ()
     cwd: AbsPath = "/"
     home: AbsPath = "/nonexistent"
     search_path: str = "/usr/local/bin:/usr/bin:/bin"

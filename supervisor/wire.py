@@ -82,7 +82,7 @@ def receive(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int
 
     More descriptors than `max_fds`, or control data cut short, close whatever arrived and raise WireError.
     """
-    space = socket.CMSG_SPACE(struct.calcsize("i") * MAX_FDS)
+    space = socket.CMSG_SPACE(struct.calcsize("i") * max(MAX_FDS, max_fds))
     data, ancillary, flags, _ = sock.recvmsg(LIMIT + 1, space, socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in ancillary:

@@ -79,6 +79,7 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "ro": options.ro,
         "rw": options.rw,
         "env": _environment(options.env),
+        "allow": options.allow,
         "cwd": cwd,
         "home": _home(),
         "search_path": os.environ.get("PATH", os.defpath),

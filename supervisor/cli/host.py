@@ -10,7 +10,7 @@ import socket
 from supervisor import wire
 from supervisor.cli import entry
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.proxy.link import connect
+from supervisor.proxy.link import connect, denied
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -72,5 +72,5 @@ def _ask(sock: socket.socket, request: wire.Message) -> object:
         raise SupervisorError("the daemon closed the connection; its own standard error says why")
     error = received[0].get("error")
     if isinstance(error, dict):
-        raise SupervisorError(str(error["message"]))
+        raise denied(str(error["message"]), int(str(error["status"])))
     return received[0].get("ok")

@@ -49,7 +49,9 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     rows.append((f"memory {limits.memory >> 20} MiB", chain.origin("limits", "memory")))
     rows.append((f"{limits.millicpus / 1000:g} processors", chain.origin("limits", "cpus")))
     rows.append((f"{limits.pids} processes and threads", chain.origin("limits", "pids")))
-    rows.append((f"network: {spec.network.mode}", chain.origin("network", "mode")))
+    only = "" if spec.network.allow else ", no host allowed yet (--allow HOST:PORT)"
+    reach = "only these hosts" + only if spec.network.mode == "allowlist" else "none"
+    rows.append((f"network: {reach}", chain.origin("network", "mode")))
     rows.append((f"system calls: {', '.join(spec.seccomp.groups)}", chain.origin("seccomp", "groups")))
     width = min(70, max(len(what) for what, _ in rows))
     for what, why in rows:

@@ -34,6 +34,13 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
         help="set a variable, or pass on the caller's; nothing else of the environment goes in",
     )
     parser.add_argument(
+        "--allow",
+        metavar="HOST:PORT",
+        action="append",
+        default=[],
+        help="let it reach a host; *.HOST:PORT, http:HOST:PORT, tcp:HOST:PORT and ADDRESS:PORT as in profiles",
+    )
+    parser.add_argument(
         "--accept-missing",
         metavar="NAME",
         action="append",
@@ -69,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     exec_ = commands.add_parser("exec", help="run any command in a sandbox, as in a CI job")
     exec_.epilog = "after --: the command"
     call = commands.add_parser("call", help="call one tool and print the answer")
-    call.add_argument("tool", help="the tool's name; with --list, nothing")
+    call.add_argument("tool", nargs="?", help="the tool's name; without it, the tools are listed")
     call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
     call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
     call.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each answer")
@@ -170,7 +177,8 @@ def main() -> None:
         _end("", 130)
     except OSError as error:
         # what is still in the buffer would be tried again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         name = f"{error.filename}: " if error.filename else ""
         _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {name}{error.strerror or error}", 1)
 

@@ -21,10 +21,16 @@ class Started:
 
     def close(self) -> None:
         """Hang up; in personal mode wait until everything is gone."""
+        self.link.catch_up()
         if self._tree:
             self._tree.close()
         else:
             self.link.close()
+
+
+def _refused(text: str) -> None:
+    # names are what a server asked for: nothing a terminal would act on
+    pump.note(pump.printable(text))
 
 
 def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
@@ -34,11 +40,13 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
     """
     if tree is None:
         link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
+        link.refused = _refused
         link.hello()
         return Started(link, link.open(options.server), None)
     try:
         identity.drop()
         link = Link(tree.monitor)
+        link.refused = _refused
         link.hello()
         return Started(link, link.open(entry.NAME), tree)
     except BaseException:
@@ -47,9 +55,11 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
 
 
 def _account(options: argparse.Namespace, opened: Opened) -> None:
-    if not options.quiet:
-        for line in opened.summary.splitlines():
-            pump.note(line)
+    gaps = f", WITHOUT {', '.join(opened.accepted)}" if opened.accepted else ""
+    if not options.quiet or gaps:
+        pump.note(f"profile {opened.profile}, spec {opened.spec[:12]}{gaps}")
+    for line in [] if options.quiet else opened.summary.splitlines():
+        pump.note(line)
 
 
 def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
@@ -96,6 +106,8 @@ def call(options: argparse.Namespace, tree: personal.Tree | None) -> int:
 
 def _call(options: argparse.Namespace, session: client.Client) -> int:
     session.initialize()
+    if options.tool is None:
+        return _list(options, session.tools())
     tool = client.find_tool(session.tools(), options.tool)
     arguments = client.arguments(options.arguments, tool.get("inputSchema"))
     result = session.request("tools/call", {"name": options.tool, "arguments": arguments})
@@ -104,6 +116,15 @@ def _call(options: argparse.Namespace, session: client.Client) -> int:
     else:
         _print(result)
     return 1 if result.get("isError") is True else 0
+
+
+def _list(options: argparse.Namespace, tools: list[client.Json]) -> int:
+    if options.json:
+        print(json.dumps(tools, indent=2, ensure_ascii=False))
+    for tool in [] if options.json else tools:
+        said = str(tool.get("description") or tool.get("title") or "").strip().split("\n")[0]
+        print(f"{pump.printable(str(tool.get('name'))):24} {pump.printable(said)}")
+    return 0
 
 
 def _print(result: client.Json) -> None:

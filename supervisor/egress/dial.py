@@ -1,7 +1,7 @@
 """From a name to a connected socket: resolve once, check every address, dial what was checked.
 
-Runs in the broker. A resolver of its own, because the C library's wants files, threads and Unix sockets that the broker
-does not have: name servers from /etc/resolv.conf over UDP and TCP, and /etc/hosts. No search list, no mDNS.
+Runs in the broker. A resolver of its own, because the C library's wants files, threads and Unix sockets that
+the broker does not have: name servers from /etc/resolv.conf over UDP and TCP, and /etc/hosts. No search list.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Resolver:
             named = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
             self._servers = [each for each in named if _is_address(each)][:3] or ["127.0.0.1"]
         with contextlib.suppress(OSError):
+            lines = [line.split("#")[0].split() for line in _lines(confine.FILES[1])]
             self._hosts = {}
-            for address, *names in (line.split("#")[0].split() or [""] for line in _lines(confine.FILES[1])):
+            for address, *names in filter(None, lines):
                 for name in names if _is_address(address) else []:
                     self._hosts.setdefault(name.lower(), []).append(address)
 

@@ -29,11 +29,15 @@ _KINDS = ("tls", "http", "tcp")
 
 
 class Refusal(Exception):
-    """The rules say no to a connection; `alert` is the TLS alert that says so to a client that speaks TLS."""
+    """The rules say no to a connection.
 
-    def __init__(self, reason: str, alert: int = 49) -> None:
+    `alert` is the TLS alert that says so to a client that speaks TLS, `rule` what would allow it, if anything.
+    """
+
+    def __init__(self, reason: str, alert: int = 49, *, rule: str = "") -> None:
         self.reason = reason
         self.alert = alert
+        self.rule = rule
         super().__init__(reason)
 
 

@@ -7,42 +7,65 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import supervisor
 from supervisor import wire
 from supervisor.errors import LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
+from supervisor.sandbox import network
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.sandbox.spawner import main; main(3)"
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
 _ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
 
-Verify = Callable[[int], list[str]]
+Verify = Callable[[int, str], list[str]]
 Spawned = Callable[[LaunchFailed | None, list[int]], None]
 Exited = Callable[[int, int | None, list[str]], None]
+Donated = Callable[[int, list[int]], None]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process of ours, and our end of the wire socket that is its descriptor 3."""
+
+    pid: int
+    socket: socket.socket
+
+
+def start(code: str) -> Started:
+    """Execute a fresh interpreter with nothing of ours but one wire socket."""
+    ours, theirs = wire.pair()
+    root = str(Path(supervisor.__file__).resolve().parent.parent)
+    # -I: no variable and no folder of the caller's decides what it imports; -S: nor a site package
+    argv = [sys.executable, "-I", "-S", "-c", code, root]
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+    ]
+    pid = os.posix_spawn(sys.executable, argv, _ENV, file_actions=actions, setsid=True)
+    theirs.close()
+    return Started(pid, ours)
 
 
 class Spawner:
-    """One spawner process. `exited` is called with (session, exit code or None, limits that were hit)."""
+    """One spawner process. `exited` is called with (session, exit code or None, limits that were hit).
+
+    `donated` gets each session's sockets for the egress broker, and closes them.
+    """
 
     def __init__(self, code: str = _CODE) -> None:
-        self._socket, theirs = wire.pair()
-        root = str(Path(supervisor.__file__).resolve().parent.parent)
-        # -I: no variable and no folder of the caller's decides what it imports; -S: nor a site package
-        argv = [sys.executable, "-I", "-S", "-c", code, root]
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
-        ]
-        self.pid = os.posix_spawn(sys.executable, argv, _ENV, file_actions=actions, setsid=True)
-        theirs.close()
+        started = start(code)
+        self.pid, self._socket = started.pid, started.socket
         self._pending: dict[int, tuple[Verify, Spawned]] = {}
         self._exited: Exited = lambda *_: None
         self._gone: Callable[[], None] = lambda: None
+        self.donated: Donated = lambda *_: None
 
     def greet(self) -> None:
         """Wait for it to have its namespaces; Unenforceable when it could not."""
@@ -70,8 +93,8 @@ class Spawner:
     def spawn(self, session: int, digest: str, verify: Verify, done: Spawned) -> None:
         """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure.
 
-        `verify` gets the pid of its init when every step has been taken, and returns what is not as asked
-        for; only if that is nothing is the payload started.
+        `verify` gets the pid of its init and the name of its cgroup when every step has been taken, and
+        returns what is not as asked for; only if that is nothing is the payload started.
         """
         self._pending[session] = (verify, done)
         wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest})
@@ -86,14 +109,14 @@ class Spawner:
         os.waitpid(self.pid, 0)
 
     def _receive(self) -> tuple[wire.Message, list[int]]:
-        received = wire.receive(self._socket, max_fds=4)
+        received = wire.receive(self._socket, max_fds=network.CHUNK)
         if received is None:
             raise SupervisorError("the spawner ended unexpectedly; nothing of any session is left running")
         return received
 
     def _readable(self, loop: Loop) -> None:
         try:
-            received = wire.receive(self._socket, max_fds=4)
+            received = wire.receive(self._socket, max_fds=network.CHUNK)
         except (ConnectionError, WireError):
             received = None
         if received is None:
@@ -109,9 +132,12 @@ class Spawner:
             hit = [str(each) for each in limits] if isinstance(limits, list) else []
             self._exited(session, code if isinstance(code, int) else None, hit)
             return
+        if event["event"] == "sockets":
+            self.donated(session, fds)
+            return
         verify, done = self._pending[session]
         if event["event"] == "ready":
-            wrong = verify(int(str(event["pid"])))
+            wrong = verify(int(str(event["pid"])), str(event["group"]))
             if not wrong:
                 wire.send(self._socket, {"req": "go", "id": session})
                 return

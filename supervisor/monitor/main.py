@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from itertools import islice
 
 from supervisor import wire
@@ -184,7 +185,9 @@ class Monitor:
         answer: wire.Message = {
             "session": session.number,
             "spec": spec.digest,
-            "summary": ready.summary()[:4096],
+            "profile": spec.profile,
+            "accepted": list(spec.accepted),
+            "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
             "output_line": spec.limits.output_line,
@@ -249,9 +252,20 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     loop.on_signal(signal.SIGHUP, reload if monitor.config else loop.stop)
     loop.run()
     spawner.close()
+    monitor.sessions.egress.close()
     if lost:
-        cgroup.probe().sweep()
+        _sweep(f"{cgroup.PREFIX}{spawner.pid}-")
     return 1 if lost else 0
+
+
+def _sweep(prefix: str) -> None:
+    """Remove the groups of a spawner that was killed, as soon as the kernel has ended what was in them."""
+    hierarchy, deadline = cgroup.probe(), time.monotonic() + 1
+    while time.monotonic() < deadline:
+        hierarchy.sweep()
+        if not any(name.startswith(prefix) for base in hierarchy.folders() for name in os.listdir(base)):
+            break
+        time.sleep(0.01)
 
 
 def personal(spawner: Spawner, proxy: int, config: int) -> int:

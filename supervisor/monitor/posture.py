@@ -51,8 +51,8 @@ class Reader:
 
     def text(self, name: str, base: str | None = None) -> str:
         """A whole file."""
-        with open(f"{base or self.base}/{name}", encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        with open(f"{base or self.base}/{name}", "rb", buffering=0) as file:
+            return file.read().decode(errors="surrogateescape")
 
     def fields(self, base: str | None = None) -> dict[str, str]:
         """/proc/PID/status."""

@@ -16,6 +16,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
+from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
 from supervisor.sandbox import cgroup
@@ -63,9 +64,11 @@ class Sessions:
         self.loop = loop
         self.spawner = spawner
         self.by_number: dict[int, Session] = {}
+        self.egress = Egress(loop, self._tell, self.kill)
+        spawner.donated = self.egress.sockets
         self._next = 1
         self._hierarchy = cgroup.probe()
-        self._groups = f"{cgroup.PREFIX}{spawner.pid}-{cgroup.start_time(spawner.pid)}"
+        self._groups = f"{cgroup.PREFIX}{spawner.pid}-{cgroup.start_time(spawner.pid)}-"
 
     def open(self, server: str, spec: SandboxSpec, document: Document, peer: Peer, opened: Opened) -> None:
         """Start one; `opened` hears of it. The descriptors are closed here once it has returned."""
@@ -73,6 +76,7 @@ class Sessions:
         self._next += 1
         self.by_number[session.number] = session
         peer.sessions.add(session.number)
+        self.egress.add(session.number, spec.network)
 
         def done(failure: LaunchFailed | None, fds: list[int]) -> None:
             if failure:
@@ -91,8 +95,9 @@ class Sessions:
             for fd in fds:
                 os.close(fd)
 
-        def verify(pid: int) -> list[str]:
-            group = f"{self._groups}-{session.number}"
+        def verify(pid: int, group: str) -> list[str]:
+            if not group.startswith(self._groups):
+                return [f"its cgroup is named {group}"]
             return posture.differences(posture.Reader(pid, spec, document), self._hierarchy, group)
 
         self.spawner.spawn(session.number, spec.digest, verify, done)
@@ -131,7 +136,11 @@ class Sessions:
         if not session.peer.closed:
             session.peer.send(event)
 
+    def _tell(self, number: int, event: wire.Message) -> None:
+        self.by_number[number].peer.send(event)
+
     def _forget(self, session: Session) -> None:
+        self.egress.remove(session.number)
         for timer in session.timers:
             timer.cancel()
         session.peer.sessions.discard(session.number)

@@ -100,8 +100,16 @@ class SeccompText(Frozen):
 
 
 class NetworkText(Frozen):
+    """`operator`: whoever starts it may add hosts. The numbers are of one session."""
+
     mode: Literal["none", "allowlist"] | None = None
     allow: tuple[str, ...] = Field(default=(), strict=False)
+    operator: bool | None = None
+    ech: Literal["refuse", "pass"] | None = None
+    connections: Count | None = None
+    rate: Count | None = None
+    bytes: Size | None = None
+    idle: Duration | None = None
 
 
 class TmpText(Frozen):

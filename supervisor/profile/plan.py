@@ -18,7 +18,6 @@ from supervisor.model import (
     Grant,
     Limits,
     Mount,
-    Network,
     Plan,
     SandboxSpec,
     Seccomp,
@@ -26,7 +25,7 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import load, program, seccomp, sources, toml
+from supervisor.profile import explain, load, network, program, seccomp, sources, toml
 
 UID = 1000
 _HOLE = re.compile(r"\$\{([^}]*)\}")
@@ -66,6 +65,10 @@ class Planner:
         self._profile_mounts()
         self._operator_mounts()
         found = self._program()
+        reach, grants = network.plan(self.chain, self.entry)
+        self.grants += grants
+        for each in network.authorities() if reach.mode != "none" else []:
+            self._add(each, "certificate authorities, for TLS", "network")
         spec = SandboxSpec(
             profile=profile.name,
             argv=found.argv,
@@ -78,12 +81,12 @@ class Planner:
             tmp=Tmp(size=_set(profile.tmp.size), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
             limits=self._limits(),
             session=self._session(),
-            network=Network(mode=_set(profile.network.mode), allow=profile.network.allow),
+            network=reach,
             seccomp=self._seccomp(),
             landlock=True,
             write_execute=_set(profile.process.write_execute),
         )
-        return Plan(spec=spec, grants=tuple(self.grants))
+        return Plan(spec=spec, grants=tuple(self.grants), summary=explain.summary(spec))
 
     def fill(self, text: str, origin: str) -> str:
         """`text` with its `${param}` holes filled."""
@@ -252,7 +255,10 @@ class Planner:
 
     def _seccomp(self) -> Seccomp:
         names = self.profile.seccomp.groups
-        groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", names)
+        try:
+            groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", names)
+        except ConfigError as error:
+            raise ConfigError(f"{self.chain.origin('seccomp', 'groups')}: {error}") from None
         code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
         return Seccomp(groups=names, program=b64encode(code).decode())
 

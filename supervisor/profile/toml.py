@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from supervisor.errors import ConfigError, Refused
 
 _LIMIT = 1 << 20
+_LINE = 1 << 13
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
 Model = TypeVar("Model", bound=BaseModel)
@@ -87,9 +88,15 @@ def read(path: str) -> Source:
 
 def parse(path: str, data: bytes) -> Source:
     """Parse `data`; `path` is for messages."""
+    for index, each in enumerate(data.split(b"\n")):
+        # tomllib's time grows with the square of what stands on one line
+        if len(each) > _LINE:
+            raise ConfigError(f"{path}:{index + 1}: a line of more than {_LINE} bytes")
     try:
         text = data.decode()
         return Source(path, text, tomllib.loads(text))
+    except RecursionError:
+        raise ConfigError(f"{path}:1: nested too deeply") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: not UTF-8") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from typing import NamedTuple
 
 from supervisor import wire
@@ -40,6 +41,8 @@ class Opened(NamedTuple):
     stderr: int
     pidfd: int
     spec: str
+    profile: str
+    accepted: tuple[str, ...]
     summary: str
     start: float
     grace: float
@@ -63,10 +66,11 @@ class Exited(NamedTuple):
 
 
 class Link:
-    """One connection to a monitor."""
+    """One connection to a monitor. `refused` is told, in words, of what a session was not let reach."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.refused: Callable[[str], None] = lambda _: None
         self._next = 0
         self._events: list[Exited] = []
 
@@ -92,6 +96,8 @@ class Link:
             stderr=fds[2],
             pidfd=fds[3],
             spec=str(answer["spec"]),
+            profile=str(answer["profile"]),
+            accepted=_texts(answer["accepted"]),
             summary=str(answer["summary"]),
             start=float(str(answer["start"])),
             grace=float(str(answer["grace"])),
@@ -117,8 +123,8 @@ class Link:
                 return None
             if received is None:
                 return None
-            if "event" in received[0]:
-                return _exited(received[0])
+            if ended := self._heard(received[0]):
+                return ended
 
     def post_close(self, session: int) -> None:
         """As `close_session`, for an event loop: does not wait for the answer."""
@@ -136,11 +142,25 @@ class Link:
             return None
         if received is None:
             return None
-        return [_exited(received[0])] if "event" in received[0] else []
+        ended = self._heard(received[0])
+        return [ended] if ended else []
+
+    def catch_up(self) -> None:
+        """Hear what has been said so far, for a caller that is about to hang up."""
+        self.socket.setblocking(False)
+        with contextlib.suppress(OSError):
+            while received := wire.receive(self.socket):
+                self._heard(received[0])
 
     def close(self) -> None:
         """Hang up; every session of this connection is killed."""
         self.socket.close()
+
+    def _heard(self, message: wire.Message) -> Exited | None:
+        """The end of a session, if that is what the message tells."""
+        if message.get("event") == "refused":
+            self.refused(_refusal(message))
+        return _exited(message) if message.get("event") == "exited" else None
 
     def _ask(self, req: str, **fields: str | int) -> tuple[wire.Message, list[int]]:
         self._next += 1
@@ -151,19 +171,29 @@ class Link:
                 if received is None:
                     raise ConnectionResetError
                 message, fds = received
-                if "event" in message:
-                    self._events.append(_exited(message))
+                if ended := self._heard(message):
+                    self._events.append(ended)
                 elif message.get("id") == self._next:
                     break
         except ConnectionError:
             raise SupervisorError("the monitor ended unexpectedly; its sessions were killed with it") from None
         error = message.get("error")
         if isinstance(error, dict):
-            raise _denied(str(error["message"]), int(str(error["status"])))
+            raise denied(str(error["message"]), int(str(error["status"])))
         answer = message.get("ok")
         if not isinstance(answer, dict):
             raise WireError(f"{req}: an answer without a result")
         return answer, fds
+
+
+def _refusal(message: wire.Message) -> str:
+    port = f":{message['port']}" if message["port"] else ""
+    hint = f"; {message['rule']} would allow it" if message["rule"] else ""
+    return f"egress refused: {message['name']}{port}: {message['reason']}{hint}"
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(each) for each in value) if isinstance(value, list) else ()
 
 
 def _exited(message: wire.Message) -> Exited:
@@ -171,7 +201,8 @@ def _exited(message: wire.Message) -> Exited:
     return Exited(int(str(message["session"])), code if isinstance(code, int) else None, str(message["reason"]))
 
 
-def _denied(message: str, status: int) -> SupervisorError:
+def denied(message: str, status: int) -> SupervisorError:
+    """A monitor's refusal as the error that it was there: its message, and its exit status."""
     known = {USAGE: ConfigError, REFUSED: Refused}
     if status in known:
         return known[status](message)

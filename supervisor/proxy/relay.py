@@ -29,6 +29,7 @@ class Relay:
         self.pending: dict[bytes, bytes] = {}
         self.answered = False
         self.stopping = False
+        self.abandoned = False
         self.interrupted = 0
         self.failed = ""
         self.dropped = 0
@@ -57,12 +58,14 @@ class Relay:
         await self.from_server.open(self.opened.stdout)
         await self.from_client.open(os.dup(0))
         ended = await self.ended
-        await asyncio.wait({asyncio.create_task(self.drained.wait())}, timeout=2)
+        # after the end of a session its pipes have an end; a session that was abandoned still has its own
+        patience = 0 if self.abandoned else 2
+        await asyncio.wait({asyncio.create_task(self.drained.wait())}, timeout=patience)
         for timer in self.timers:
             timer.cancel()
         self.answer_all(ended)
         await self.to_client.flush_and_close(2)
-        errors.join(2)
+        errors.join(patience)
         return self.status(ended)
 
     def news(self) -> None:
@@ -89,6 +92,7 @@ class Relay:
     def abandon(self) -> None:
         """Do not wait for the session's end: it is killed when we hang up."""
         if not self.ended.done():
+            self.abandoned = True
             asyncio.get_running_loop().remove_reader(self.link.socket.fileno())
             self.ended.set_result(Exited(self.opened.session, None, "closed"))
 

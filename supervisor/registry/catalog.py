@@ -23,6 +23,7 @@ class ServerText(Frozen):
     ro: tuple[str, ...] = Field(default=(), strict=False)
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
+    allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     accept_missing: tuple[str, ...] = Field(default=(), strict=False)
 

@@ -66,7 +66,10 @@ def answer(question: dict[str, object]) -> dict[str, object]:
 def main() -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output."""
     _drop()
-    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+    question = sys.stdin.read()
+    if not question:
+        return  # whoever asked is gone
+    json.dump(answer(json.loads(question)), sys.stdout)
     sys.stdout.flush()
     os._exit(0)
 

@@ -26,12 +26,7 @@ class Native:
 
     def gaps(self, spec: SandboxSpec, host: HostFacts) -> dict[str, str]:
         """Every layer of the host that is missing, and every field this runtime cannot enforce."""
-        gaps = dict(host.missing)
-        if spec.network.mode != "none":
-            gaps["network.allowlist"] = (
-                "egress by name is not built into this version; nothing can be reached, so nothing is started"
-            )
-        return gaps
+        return dict(host.missing)
 
     def document(self, spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
         """What the spawner takes: plain lists, tables, strings and numbers."""
@@ -54,6 +49,9 @@ class Native:
             "mounts": [_mount(each) for each in own],
             "links": links,
             "files": _etc(spec),
+            "addresses": list(spec.network.addresses),
+            "udp": [list(each) for each in spec.network.udp],
+            "tcp": [list(each) for each in spec.network.tcp],
             "tmp": {"size": spec.tmp.size, "inodes": spec.tmp.inodes, "noexec": int(spec.tmp.noexec)},
             "rlimits": {
                 "CORE": 0,
@@ -95,6 +93,7 @@ def _etc(spec: SandboxSpec) -> dict[str, str]:
         ),
         "/etc/group": f"sandbox:x:{spec.uid}:\nnogroup:x:65534:\n",
         "/etc/hosts": f"127.0.0.1 localhost {spec.hostname}\n::1 localhost {spec.hostname}\n",
-        "/etc/resolv.conf": "",
+        # without a search list, a name is asked for as it was written
+        "/etc/resolv.conf": "".join(f"nameserver {address}\n" for address, _ in spec.network.udp),
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }

@@ -144,6 +144,7 @@ class Group:
 
     def __init__(self, hierarchy: Hierarchy, name: str, limits: dict[str, int]) -> None:
         self.hierarchy = hierarchy
+        self.name = name
         self.folders = {key: f"{hierarchy.bases[key]}/{name}" for key in limits}
         try:
             for folder in set(self.folders.values()):
@@ -212,31 +213,3 @@ class Group:
         for folder in set(self.folders.values()):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
-
-
-class Groups:
-    """Groups made one ahead for each set of limits: making one costs as much as half a fork."""
-
-    def __init__(self, hierarchy: Hierarchy, prefix: str) -> None:
-        self._hierarchy = hierarchy
-        self._prefix = prefix
-        self._made = 0
-        self._spare: dict[tuple[tuple[str, int], ...], Group] = {}
-
-    def prepare(self, limits: dict[str, int]) -> None:
-        """Have one ready for these limits; OSError when it cannot be made."""
-        key = tuple(limits.items())
-        if key not in self._spare:
-            self._made += 1
-            self._spare[key] = Group(self._hierarchy, f"{self._prefix}-{self._made}", limits)
-
-    def take(self, limits: dict[str, int]) -> Group:
-        """One that nobody else has or had; OSError when it cannot be made."""
-        self.prepare(limits)
-        return self._spare.pop(tuple(limits.items()))
-
-    def close(self) -> None:
-        """Remove those that nobody took."""
-        for group in self._spare.values():
-            group.remove()
-        self._spare.clear()

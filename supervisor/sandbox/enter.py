@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import base64
 import errno
-import fcntl
 import os
 import resource
 import signal
 import socket
-import struct
 
 from supervisor.errors import WireError
-from supervisor.sandbox import mounts
+from supervisor.sandbox import mounts, network
 from supervisor.sandbox import syscalls as sc
 
 Document = dict[str, object]
@@ -53,7 +51,6 @@ class Context:
         self.tasks = tasks
         self.privileged = privileged
         self.last_capability = last_capability
-        self.trees: list[int] = []
 
 
 class Step:
@@ -110,10 +107,8 @@ class Identity(Step):
         return f"user and group {self.uid} inside, an id of the session's own outside; dies with the spawner"
 
     def execute(self, ctx: Context) -> None:
-        data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
-        if data != b"go" or flags & socket.MSG_CTRUNC:
+        if ctx.go.recv(16) != b"mapped":
             os._exit(1)  # the spawner is gone, or gave up
-        ctx.trees = list(trees)
         if ctx.privileged:
             os.setgroups([])
         os.setresgid(self.uid, self.uid, self.uid)
@@ -132,9 +127,25 @@ class Loopback(Step):
 
     def execute(self, ctx: Context) -> None:
         sc.sethostname(self.hostname)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            request = struct.pack("16sh22x", b"lo", 1)  # struct ifreq, IFF_UP
-            fcntl.ioctl(sock, 0x8914, request)  # SIOCSIFFLAGS
+        network.up()
+
+
+class Egress(Step):
+    """`udp` and `tcp` are [(address, port)], `addresses` ["ADDRESS/LENGTH"]."""
+
+    def __init__(self, addresses: list[str], udp: list[tuple[str, int]], tcp: list[tuple[str, int]]) -> None:
+        self.addresses, self.udp, self.tcp = addresses, udp, tcp
+
+    def describe(self) -> str:
+        if not self.addresses:
+            return "no way out of that namespace"
+        count = len(self.udp) + len(self.tcp)
+        return f'{", ".join(self.addresses)} on "lo"; {count} sockets on it for the egress broker, the only way out'
+
+    def execute(self, ctx: Context) -> None:
+        if self.addresses:
+            network.add(self.addresses)
+            network.donate(network.sockets(self.udp, self.tcp), ctx.go)
 
 
 class Root(Step):
@@ -159,7 +170,11 @@ class Mounts(Step):
         return "mount " + ("; ".join(shown) or "nothing of the host's besides")
 
     def execute(self, ctx: Context) -> None:
-        for spec, tree in zip(self.specs, ctx.trees, strict=True):
+        # a session that was made ahead waits here until it is somebody's
+        data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
+        if data != b"mounts" or flags & socket.MSG_CTRUNC:
+            os._exit(1)
+        for spec, tree in zip(self.specs, trees, strict=True):
             if spec.target.startswith("/tmp/"):
                 mounts.make_mount_point(ctx.root, spec.target, is_file=spec.is_file)
             try:
@@ -342,6 +357,12 @@ def texts(document: Document, key: str) -> dict[str, str]:
     return {name: str(value) for name, value in _table(document[key], key).items()}
 
 
+def places(document: Document, key: str) -> list[tuple[str, int]]:
+    """The [address, port] pairs under `key`."""
+    pairs = [each for each in items(document, key) if isinstance(each, list)]
+    return [(str(address), int(str(port))) for address, port in pairs]
+
+
 def _landlock_rules(document: Document) -> list[tuple[str, str, bool, bool]]:
     seen = specs(document, "trees") + specs(document, "mounts")
     rules = [(spec.target, spec.mode, spec.noexec, spec.is_file) for spec in seen]
@@ -360,6 +381,9 @@ def plan(document: Document) -> list[Step]:
         Descriptors(),
         Identity(int(str(document["uid"]))),
         Loopback(str(document["hostname"])),
+        Egress(
+            [str(each) for each in items(document, "addresses")], places(document, "udp"), places(document, "tcp")
+        ),
         Root(specs(document, "trees"), texts(document, "links"), texts(document, "files")),
         Proc(),
         PrivateTmp(tmp["size"], tmp["inodes"], noexec=bool(tmp["noexec"])),

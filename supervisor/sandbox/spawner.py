@@ -6,7 +6,8 @@ its input is resolved documents, never a stranger's bytes. When the monitor is g
 session, removes their cgroups and ends; when it is gone itself the kernel kills every session.
 
 Requests: load {digest, document} · spawn {id, digest} · go {id} · kill {id, signal}.
-Events: loaded, ready (all but the payload), spawned (stdin, stdout, stderr, pidfd), failed, exited.
+Events: loaded, sockets (for the egress broker), ready (all but the payload), spawned (stdin, stdout, stderr,
+pidfd), failed, exited.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 
 from supervisor import wire
 from supervisor.errors import WireError
-from supervisor.sandbox import cgroup, enter, init, mounts
+from supervisor.sandbox import cgroup, enter, init, mounts, network
 from supervisor.sandbox import syscalls as sc
 
 # Host uids of sessions: a range that nothing else allots, plus the host pid of the session's init,
@@ -38,6 +39,7 @@ class Loaded:
         self.payload = init.Payload(document)
         self.mounts = enter.specs(document, "mounts")
         self.limits = enter.numbers(document, "cgroup")
+        self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
         self.template = mounts.template(
             enter.specs(document, "trees"),
             self.mounts,
@@ -47,11 +49,14 @@ class Loaded:
 
 
 class Child:
-    """One session: its init, the pipe it reports on, its cgroup; `go` and `pipes` until its payload runs."""
+    """One session: its init, the pipe it reports on, its cgroup; `go` and `pipes` until its payload runs.
+
+    `number` is 0 as long as it is nobody's.
+    """
 
     def __init__(
         self,
-        number: int,
+        plan: Loaded,
         pid: int,
         pidfd: int,
         *,
@@ -60,13 +65,15 @@ class Child:
         go: socket.socket,
         pipes: list[int],
     ) -> None:
-        self.number = number
+        self.number = 0
+        self.plan = plan
         self.pid = pid
         self.pidfd = pidfd
         self.status = status
         self.group = group
         self.go = go
         self.pipes = pipes
+        self.donated: list[int] = []
 
     def release(self) -> None:
         """Close what only a session that waits for its payload has."""
@@ -74,6 +81,10 @@ class Child:
         for fd in self.pipes:
             os.close(fd)
         self.pipes = []
+
+    def waits(self) -> bool:
+        """Whether its init has not ended."""
+        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def kill(self, number: int) -> None:
         """Signal the init; SIGKILL ends everything in its pid namespace."""
@@ -100,9 +111,10 @@ class Spawner:
         self.monitor = monitor
         self.privileged = privileged
         self.hierarchy = cgroup.probe()
-        name = f"{cgroup.PREFIX}{os.getpid()}-{cgroup.start_time(os.getpid())}"
-        self.groups = cgroup.Groups(self.hierarchy, name)
-        self.used: dict[str, int] | None = None
+        self.name = f"{cgroup.PREFIX}{os.getpid()}-{cgroup.start_time(os.getpid())}"
+        self.forks = 0
+        self.wanted: Loaded | None = None
+        self.parked: Child | None = None
         self.last_capability = sc.last_capability()
         self.loaded: dict[str, Loaded] = {}
         self.children: dict[int, Child] = {}
@@ -116,11 +128,11 @@ class Spawner:
             watched = {child.pidfd: child for child in self.children.values()}
             for fd in watched:
                 poll.register(fd, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll(None if self.used is None else 0)]
+            ready = [fd for fd, _ in poll.poll(0 if self.wanted else None)]
             for fd in watched:
                 poll.unregister(fd)
             if not ready:
-                self._restock()
+                self._park()
             for fd in ready:
                 if fd in watched:
                     self._ended(watched[fd])
@@ -129,18 +141,36 @@ class Spawner:
 
     def close(self) -> None:
         """Kill and reap every child."""
-        for child in self.children.values():
+        left = [*self.children.values(), *([self.parked] if self.parked else [])]
+        for child in left:
             child.kill(signal.SIGKILL)
-        for child in self.children.values():
+        for child in left:
             child.reap()
         self.children.clear()
-        self.groups.close()
+        self.parked = None
 
-    def _restock(self) -> None:
-        """Nobody waits: replace the cgroup that was taken. What goes wrong is told to whoever needs one."""
-        with contextlib.suppress(OSError):
-            self.groups.prepare(self.used or {})
-        self.used = None
+    def _park(self) -> None:
+        """Nobody waits: fork ahead for the plan that is likely to be asked for next.
+
+        The child takes its first steps, up to the mounts of whoever will ask. If that fails it will fail again
+        when somebody asks, and is told then.
+        """
+        plan, self.wanted = self.wanted, None
+        if self.parked:
+            self.parked.kill(signal.SIGKILL)
+            self.parked.reap()
+            self.parked = None
+        if plan:
+            with contextlib.suppress(OSError):
+                self.parked = self._fork(plan)
+
+    def _take(self, plan: Loaded) -> Child:
+        """The parked child if it is one of this plan's, or a new one."""
+        child, self.wanted = self.parked, None
+        if child is None or child.plan is not plan or not child.waits():
+            return self._fork(plan)
+        self.parked = None
+        return child
 
     def _request(self) -> bool:
         received = wire.receive(self.monitor)
@@ -165,15 +195,12 @@ class Spawner:
     def _load(self, digest: str, document: object) -> None:
         if not isinstance(document, dict):
             raise WireError("a document is an object")
-        step = "build the root"
         try:
             plan = Loaded(document)
-            step = "make a cgroup"
-            self.groups.prepare(plan.limits)
         except OSError as error:
-            self._failed({"event": "load-failed", "digest": digest}, error, step)
+            self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
             return
-        self.loaded[digest] = plan
+        self.loaded[digest] = self.wanted = plan
         # nothing that is here now is garbage, and a collection after a fork would copy all of it
         gc.freeze()
         wire.send(self.monitor, {"event": "loaded", "digest": digest})
@@ -185,20 +212,30 @@ class Spawner:
     def _spawn(self, number: int, digest: str) -> None:
         plan = self.loaded[digest]
         try:
-            group = self.groups.take(plan.limits)
+            child = self._take(plan)
         except OSError as error:
-            self._failed({"event": "failed", "id": number}, error, "make a cgroup")
+            self._failed({"event": "failed", "id": number}, error, getattr(error, "step", "make a cgroup"))
             return
         try:
-            child = self._start(number, plan, group)
+            self._admit(child, plan)
         except OSError as error:
-            group.remove()
-            step = getattr(error, "step", "create the namespaces")
-            self._failed({"event": "failed", "id": number}, error, step)
+            child.kill(signal.SIGKILL)
+            child.reap()
+            self._failed({"event": "failed", "id": number}, error, getattr(error, "step", "enter"))
             return
+        child.number = number
         self.children[number] = child
-        self.used = plan.limits
-        wire.send(self.monitor, {"event": "ready", "id": number, "pid": child.pid})
+        self._donate(child)
+        wire.send(self.monitor, {"event": "ready", "id": number, "pid": child.pid, "group": child.group.name})
+
+    def _donate(self, child: Child) -> None:
+        """Pass its sockets on; none may stay here, or its network namespace would stay as well."""
+        for start in range(0, len(child.donated), network.CHUNK):
+            chunk = child.donated[start : start + network.CHUNK]
+            wire.send(self.monitor, {"event": "sockets", "id": child.number}, chunk)
+            for fd in chunk:
+                os.close(fd)
+        child.donated = []
 
     def _go(self, child: Child) -> None:
         """Let the payload be started: the monitor has read back what the kernel applied."""
@@ -209,6 +246,9 @@ class Spawner:
             event: wire.Message = {"event": "spawned", "id": child.number}
             wire.send(self.monitor, event, [*child.pipes, child.pidfd])
             child.release()
+            if child.number > 1:
+                # who asked twice will ask again; a single command does not
+                self.wanted = child.plan
             return
         failure = _reported(report + os.read(child.status, 4096))
         child.kill(signal.SIGKILL)
@@ -216,7 +256,33 @@ class Spawner:
         del self.children[child.number]
         self._failed({"event": "failed", "id": child.number}, failure, failure.step)
 
-    def _start(self, number: int, plan: Loaded, group: cgroup.Group) -> Child:
+    def _fork(self, plan: Loaded) -> Child:
+        """A child in namespaces and a cgroup of its own, which goes on when it is admitted."""
+        self.forks += 1
+        group = cgroup.Group(self.hierarchy, f"{self.name}-{self.forks}", plan.limits)
+        try:
+            child = self._clone(plan, group)
+        except OSError as error:
+            group.remove()
+            raise StepError(error, "create the namespaces") from error
+        inside = str(plan.document["uid"])
+        try:
+            mounts.write(f"/proc/{child.pid}/uid_map", f"{inside} {self._uid(child)} 1")
+            mounts.write(f"/proc/{child.pid}/gid_map", f"{inside} {self._gid(child)} 1")
+            child.go.send(b"mapped")
+        except OSError as error:
+            child.kill(signal.SIGKILL)
+            child.reap()
+            raise StepError(error, "map its user") from error
+        return child
+
+    def _uid(self, child: Child) -> int:
+        return FIRST_UID + child.pid if self.privileged else os.geteuid()
+
+    def _gid(self, child: Child) -> int:
+        return FIRST_UID + child.pid if self.privileged else os.getegid()
+
+    def _clone(self, plan: Loaded, group: cgroup.Group) -> Child:
         stdin, stdout, stderr, status = os.pipe(), os.pipe(), os.pipe(), os.pipe()
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         tasks, into = group.task_fds(), group.clone_fd()
@@ -242,6 +308,7 @@ class Spawner:
             if pid == 0:
                 init.child(plan.steps, ctx, plan.payload)
         except OSError:
+            here.close()
             for fd in [*ours, status[0]]:
                 os.close(fd)
             raise
@@ -249,38 +316,27 @@ class Spawner:
             there.close()
             for fd in theirs:
                 os.close(fd)
-        child = Child(number, pid, pidfd, status=status[0], group=group, go=here, pipes=ours)
-        try:
-            self._admit(child, plan)
-        except OSError:
-            child.kill(signal.SIGKILL)
-            child.reap()
-            raise
-        return child
+        return Child(plan, pid, pidfd, status=status[0], group=group, go=here, pipes=ours)
 
     def _admit(self, child: Child, plan: Loaded) -> None:
-        """Write the child's maps, hand it its mounts, wait until every step is taken or one failed."""
-        uid = FIRST_UID + child.pid if self.privileged else os.geteuid()
-        gid = uid if self.privileged else os.getegid()
-        inside = str(plan.document["uid"])
+        """Hand a child its mounts, wait until every step is taken or one failed."""
         trees: list[int] = []
         try:
-            mounts.write(f"/proc/{child.pid}/uid_map", f"{inside} {uid} 1")
-            mounts.write(f"/proc/{child.pid}/gid_map", f"{inside} {gid} 1")
             for spec in plan.mounts:
                 try:
-                    trees.append(mounts.detached(spec, uid if self.privileged else None))
+                    trees.append(mounts.detached(spec, self._uid(child) if self.privileged else None))
                 except OSError as error:
                     raise StepError(error, f"mount {spec.source} at {spec.target}") from error
             # broken: an earlier step failed, and the status pipe says which
             with contextlib.suppress(BrokenPipeError):
-                socket.send_fds(child.go, [b"go"], trees)
+                socket.send_fds(child.go, [b"mounts"], trees)
         finally:
             for fd in trees:
                 os.close(fd)
         report = os.read(child.status, 1)
         if report != b"P":
             raise _reported(report + os.read(child.status, 4096))
+        child.donated = network.donated(child.go, plan.donated)
 
     def _ended(self, child: Child) -> None:
         code, hit = child.reap()

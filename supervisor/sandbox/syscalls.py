@@ -214,6 +214,11 @@ class Filter:
         _seccomp(SECCOMP_SET_MODE_FILTER, 0, self._fprog)
 
 
+def load_seccomp(program: bytes) -> None:
+    """Put this thread under a filter at once."""
+    Filter(program).load()
+
+
 def seccomp_available() -> bool:
     """Whether seccomp(2) is there and can answer a system call with an errno."""
     try:

@@ -21,6 +21,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pydantic
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = ("/usr/bin/python3", "-I", "-S")
 MODES = ("root", "user")
@@ -307,7 +309,7 @@ def launcher(base: Path, plot: Plot) -> tuple[str, ...]:
     needed = ((script, "-x"), (Path(sys.executable).resolve(), "-x"), (CHECKOUT / "supervisor", "-r"))
     if all(permitted(path, plot, right) for path, right in needed):
         return (str(script),)
-    packages, checkout = next(Path(entry) for entry in sys.path if entry.endswith("site-packages")), CHECKOUT
+    packages, checkout = Path(str(pydantic.__file__)).parents[1], CHECKOUT
     if not (permitted(packages, plot, "-r") and permitted(CHECKOUT / "supervisor", plot, "-r")):
         shutil.copytree(packages, base / "packages", symlinks=True)
         for part in ("supervisor", "profiles", "images"):

@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,19 +102,29 @@ class Case:
 
 
 def verdicts(arena: Arena, batch: Batch, place: Place) -> dict[str, str]:
-    """What each program of the batch said at that place; run once, remembered."""
-    key = (batch.boundary, place.profile, place.mode)
-    if key not in arena.verdicts:
-        arena.verdicts[key] = run(arena, batch, place)
-    return arena.verdicts[key]
+    """What each program of the batch said at that place; run once, remembered.
+
+    Both callers' runs go on at the same time: they share nothing, and most of the time is spent starting up.
+    """
+    if (batch.boundary, place.profile, place.mode) not in arena.verdicts:
+        places = [Place(arena, place.profile, mode) for mode in MODES]
+        texts = [prepare(batch, each) for each in places]
+        with ThreadPoolExecutor(len(places)) as pool:
+            found = pool.map(lambda pair: run(arena, batch, *pair), zip(places, texts, strict=True))
+        for each, report in zip(places, found, strict=True):
+            arena.verdicts[batch.boundary, each.profile, each.mode] = report
+    return arena.verdicts[batch.boundary, place.profile, place.mode]
 
 
-def run(arena: Arena, batch: Batch, place: Place) -> dict[str, str]:
-    """One run of the batch; when it does not report, every program is BROKEN with the reason."""
-    chosen = batch.chosen(place)
+def prepare(batch: Batch, place: Place) -> str:
+    """Lay out the bait, and put the batch's program together."""
     place.plot.reset()
     values = batch.bait(place)
-    text = f"{batch.source}\n\nrun([{', '.join(chosen)}], {values!r})\n"
+    return f"{batch.source}\n\nrun([{', '.join(batch.chosen(place))}], {values!r})\n"
+
+
+def run(arena: Arena, batch: Batch, place: Place, text: str) -> dict[str, str]:
+    """One run of the batch; when it does not report, every program is BROKEN with the reason."""
     if place.profile is None:
         argv = [*batch.outside, *PYTHON, "-"]
         done = arena.outside(argv, place.mode, text=text, networked=batch.networked)
@@ -124,7 +135,7 @@ def run(arena: Arena, batch: Batch, place: Place) -> dict[str, str]:
         report = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         why = f"BROKEN no report, exit {done.returncode}: {done.stdout[-500:]} {done.stderr[-1500:]}"
-        return dict.fromkeys(chosen, why)
+        return dict.fromkeys(batch.chosen(place), why)
     found = batch.judge(place) if place.profile is not None else {}
     traces = {name: f"CROSSED as seen from the host: {trace}" for name, trace in found.items()}
     return {name: str(said) for name, said in report.items()} | traces

@@ -16,7 +16,7 @@ import pytest
 
 from tests.escape.arena import PYTHON, Arena, Place
 from tests.escape.batch import Batch, Case, Values, assert_held
-from tests.escape.hostile import SCOPE, STRICT, Bait, Held, hostile
+from tests.escape.hostile import PROFILES, SCOPE, STRICT, Bait, Held, hostile
 
 MIB = 1 << 20
 
@@ -216,7 +216,8 @@ def test_no_more_than_the_profile_grants(case: Case, arena: Arena) -> None:
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_five_thousand_forks_end_at_the_limit(arena: Arena, profile: str, mode: str, kind: str) -> None:
     program = [str(arena.compile("multiply", MULTIPLY)), kind, "5000"]
-    assert arena.outside(program, mode).stdout.strip() == "5000"
+    if profile == PROFILES[0]:
+        assert arena.outside(program, mode).stdout.strip() == "5000"
     done = arena.inside(profile, mode, program)
     assert done.stdout.strip(), done.stderr
     assert int(done.stdout) < (1100 if profile == "ci-runner" else 128)
@@ -237,7 +238,7 @@ def test_memory_ends_at_the_limit(arena: Arena, profile: str, mode: str, kind: s
     if (profile, kind) == ("ci-runner", "shared"):
         return  # several seconds for a repetition: memory is one account, and the strict profiles try both
     program = [*PYTHON, "-c", TOUCH, kind, str(amount)]
-    if profile == "none":
+    if profile in {PROFILES[0], "ci-runner"}:
         assert "touched" in arena.outside(program, mode).stdout
     done = arena.inside(profile, mode, program)
     assert "touched" not in done.stdout
@@ -245,10 +246,15 @@ def test_memory_ends_at_the_limit(arena: Arena, profile: str, mode: str, kind: s
 
 
 def test_processor_time_ends_at_the_limit(arena: Arena) -> None:
-    """One processor for two busy processes. A control on a loaded machine may get less than two."""
+    """One processor for two busy processes. (An ordinary user's is limited where its user manager delegates
+    the controller; else it is one of the gaps that must be accepted by name.)"""
     program = [*PYTHON, "-c", BURN]
-    control = max(int(arena.outside(program, "root").stdout) for _ in range(3))
+    # whatever else this machine does: the kernel's scheduler weighs sessions before processes
+    boost = 'echo -15 2>/dev/null >/proc/self/autogroup; exec nice -n -15 "$@"'
+    first = ["/bin/sh", "-c", boost, "sh"]
+    control = max(int(arena.outside([*first, *program], "root").stdout) for _ in range(2))
     assert control > 130, "this machine has no second processor to spare"
     for profile in STRICT:
-        done = arena.inside(profile, "root", program)
+        sandbox = arena.start([*first, *arena.command(profile, "root", program)], "root")
+        done = arena.finish(sandbox)
         assert int(done.stdout) < 125, done.stderr

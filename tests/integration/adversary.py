@@ -6,6 +6,8 @@ starts is a descendant of it: what survives is found by one or the other.
 
 from __future__ import annotations
 
+import ctypes
+import io
 import json
 import os
 import re
@@ -16,9 +18,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
+from supervisor.cli.main import main
 from tests.escape.arena import end
 
 BINARY = str(Path(sys.executable).parent / "supervisor")
@@ -39,7 +42,7 @@ if "exit" in ways: sys.exit(3)
 if "endless" in ways:
     while True: os.write(1, b"x" * 65536)
 if "deaf" in ways:
-    for number in range(1, 65):
+    for number in set(range(1, 65)) - {signal.SIGCHLD}:
         try: signal.signal(number, signal.SIG_IGN)
         except (OSError, ValueError): pass
 if "daemons" in ways:
@@ -95,12 +98,22 @@ def run(
     seconds: float = SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """The command line, to its end. Its output as text, whatever is in it."""
-    given = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-    done = subprocess.run(  # type: ignore[call-overload]
-        [BINARY, *argv], capture_output=True, cwd=cwd, timeout=seconds, **given
+    data = stdin if isinstance(stdin, bytes) else None
+    process = subprocess.Popen(
+        [BINARY, *argv],
+        stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        start_new_session=True,
     )
-    out, err = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
-    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+    try:
+        out, err = process.communicate(data, timeout=seconds)
+    finally:
+        end(process)
+    return subprocess.CompletedProcess(
+        process.args, process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+    )
 
 
 def assert_told(done: subprocess.CompletedProcess[str], status: int, *texts: str) -> None:
@@ -116,6 +129,24 @@ def assert_told(done: subprocess.CompletedProcess[str], status: int, *texts: str
 def assert_refused(status: int, *argv: str | Path, says: Sequence[str] = (), cwd: Path | str = "/var/tmp") -> None:
     """The command line refuses, without an account of a sandbox that it did not build."""
     assert_told(run(*argv, cwd=cwd), status, *says)
+
+
+def explained(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in this process: for what plans or looks and starts nothing."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    status: object = None
+    words = sys.argv
+    try:
+        sys.argv = ["supervisor", *(os.fsdecode(word) for word in argv)]
+        with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+            main()
+    except SystemExit as ended:
+        status = ended.code
+    finally:
+        sys.argv = words
+    for stream in streams:
+        stream.seek(0)
+    return subprocess.CompletedProcess(argv, int(str(status or 0)), *(stream.read() for stream in streams))
 
 
 @contextmanager
@@ -203,6 +234,13 @@ class Watch:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
             os.close(fd)
 
+    def reap(self, *, but: int) -> None:
+        """Collect those that we adopted."""
+        for pid in self.pids:
+            if pid != but:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
     def assert_all_end(self, seconds: float) -> None:
         """Wait for the end of every one of them."""
         left = dict(self.pidfds)
@@ -217,6 +255,17 @@ class Watch:
             for fd, _ in ended:
                 poll.unregister(fd)
                 del left[fd]
+
+
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Be the init of what starts here: not every container has one that collects orphans."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    try:
+        yield
+    finally:
+        libc.prctl(36, 0, 0, 0, 0)
 
 
 def groups(spawner: int) -> list[str]:

@@ -5,6 +5,7 @@ The server ignores every signal and has daemons that left its session; each proc
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -26,6 +27,10 @@ ASK = b'{"jsonrpc":"2.0","id":1,"method":"initialize"}'
 HANG = b'{"jsonrpc":"2.0","id":2,"method":"hang"}'
 RUN = ("run", "-q", "--profile", "none", "--")
 EXEC = ("exec", "-q", "--profile", "none", "--")
+# JSON strings are TOML strings
+CONFIG = f'[server.stubborn]\nprofile = "none"\ncommand = {json.dumps(STUBBORN)}\n'
+# the server's grace of 0.6 s, the end of everything, and a busy machine
+WITH_GRACE = 2
 ROLES = ("proxy", "monitor", "spawner", "init", "server")
 
 
@@ -69,12 +74,13 @@ def test_whichever_process_is_killed_nothing_survives(role: str) -> None:
 @pytest.mark.parametrize("roles", [("monitor", "spawner"), ("proxy", "monitor"), ("proxy", "monitor", "spawner")])
 def test_when_several_are_killed_at_once_no_process_survives(roles: tuple[str, ...]) -> None:
     """The groups of a spawner that was killed as well are for the next start to sweep."""
-    with started(*RUN, *STUBBORN) as process:
+    with adversary.adopting_orphans(), started(*RUN, *STUBBORN) as process:
         tree = ready(process)
         with Watch(tree.all) as watch:
             for role in roles:
                 os.kill(tree.role(role), signal.SIGKILL)
             watch.assert_all_end(1)
+            watch.reap(but=process.pid)
     assert adversary.run(*EXEC, "/bin/true").returncode == 0
     adversary.assert_groups_go(tree.spawner, 1)
 
@@ -99,7 +105,7 @@ def test_a_signal_ends_a_session_that_ignores_all_of_them(number: signal.Signals
         send(process, HANG)
         with Watch(tree.all) as watch:
             process.send_signal(number)
-            watch.assert_all_end(1)
+            watch.assert_all_end(WITH_GRACE)
         adversary.assert_groups_go(tree.spawner, 1)
         out, err = process.communicate()
     assert process.returncode == 128 + number
@@ -116,7 +122,7 @@ def test_signals_end_exec_with_128_and_their_number(number: signal.Signals, time
         with Watch(tree.all) as watch:
             for _ in range(times):
                 process.send_signal(number)
-            watch.assert_all_end(1)
+            watch.assert_all_end(WITH_GRACE)
         _, err = process.communicate()
     assert process.returncode in (128 + number, -number)
     assert err == b""
@@ -132,7 +138,7 @@ def test_a_signal_while_it_starts_leaves_nothing_and_no_traceback(times: int) ->
             with Watch(adversary.below(process.pid)) as watch:
                 for _ in range(times):
                     process.send_signal(signal.SIGTERM)
-                watch.assert_all_end(1)
+                watch.assert_all_end(WITH_GRACE)
             _, err = process.communicate()
         assert process.returncode in (143, -15)
         assert b"Traceback" not in err
@@ -147,7 +153,7 @@ def test_the_end_of_the_client_s_input_ends_a_server_that_ignores_it() -> None:
             assert process.stdin
             process.stdin.close()
             process.stdin = None
-            watch.assert_all_end(1)
+            watch.assert_all_end(WITH_GRACE)
         adversary.assert_groups_go(tree.spawner, 1)
         out, err = process.communicate()
     assert process.returncode == 0
@@ -163,7 +169,7 @@ def test_a_client_that_stops_reading_in_the_middle_of_a_call_ends_the_session() 
             process.stdout.close()
             process.stdout = None
             send(process, *[ASK] * 3)
-            watch.assert_all_end(1)
+            watch.assert_all_end(WITH_GRACE)
         _, err = process.communicate()
     assert b"Traceback" not in err
 
@@ -181,7 +187,7 @@ def test_a_client_that_is_killed_takes_the_session_with_it() -> None:
         tree = Processes(int(process.stdout.readline()))
         with Watch(tree.all) as watch:
             process.kill()
-            watch.assert_all_end(1)
+            watch.assert_all_end(WITH_GRACE)
     adversary.assert_groups_go(tree.spawner, 1)
 
 
@@ -206,7 +212,7 @@ def test_ctrl_c_on_a_terminal_ends_everything_and_leaves_it_usable(mode: str) ->
         tree = Processes(proxy)
         with Watch(tree.all) as watch:
             os.write(leader, b"\x03")
-            watch.assert_all_end(1)
+            watch.assert_all_end(WITH_GRACE)
         assert process.wait(5) == 130
         for fd in (leader, terminal):
             assert os.get_blocking(fd)
@@ -236,7 +242,7 @@ def test_a_terminal_that_is_closed_ends_the_session() -> None:
     until(leader, b'"result"')
     with Watch(adversary.below(process.pid)) as watch:
         os.close(leader)
-        watch.assert_all_end(1)
+        watch.assert_all_end(WITH_GRACE)
     process.wait(5)
 
 
@@ -256,15 +262,15 @@ def test_a_background_job_that_ignores_hangup_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_daemon_ends_its_sessions(tmp_path: Path) -> None:
-    with adversary.daemon(tmp_path, f"[server.stubborn]\nprofile = 'none'\ncommand = {STUBBORN!r}\n") as host:
-        with started("run", "-q", "stubborn", "--runtime-dir", host.folder) as process:
-            send(process, ASK, HANG)
-            receive(process)
-            tree = adversary.below(host.process.pid)
-            with Watch(tree) as watch:
-                host.process.kill()
-                watch.assert_all_end(1)
-            out, err = process.communicate()
+    argv = ("run", "-q", "stubborn", "--runtime-dir", tmp_path / "run")
+    with adversary.daemon(tmp_path, CONFIG) as host, started(*argv) as process:
+        send(process, ASK, HANG)
+        receive(process)
+        tree = adversary.below(host.process.pid)
+        with Watch(tree) as watch:
+            host.process.kill()
+            watch.assert_all_end(1)
+        out, err = process.communicate()
     assert process.returncode == 1
     assert b'"id":2,"error"' in out
     assert re.search(rb"^supervisor: the monitor ended unexpectedly", err)
@@ -272,8 +278,7 @@ def test_the_end_of_the_daemon_ends_its_sessions(tmp_path: Path) -> None:
 
 
 def test_a_daemon_outlives_a_killed_proxy_and_loses_no_other_session(tmp_path: Path) -> None:
-    config = f"[server.stubborn]\nprofile = 'none'\ncommand = {STUBBORN!r}\n"
-    with adversary.daemon(tmp_path, config) as host:
+    with adversary.daemon(tmp_path, CONFIG) as host:
         argv = ("run", "-q", "stubborn", "--runtime-dir", host.folder)
         with started(*argv) as first, started(*argv) as second:
             for each in (first, second):
@@ -286,4 +291,5 @@ def test_a_daemon_outlives_a_killed_proxy_and_loses_no_other_session(tmp_path: P
             second.stdin = None
             assert second.wait(5) == 0
             host.until_idle()
-        assert len(adversary.below(host.process.pid)) == 2
+        # the daemon, its spawner, and the sandbox that the spawner has made ahead for nobody yet
+        assert len(adversary.below(host.process.pid)) <= 3

@@ -60,10 +60,9 @@ class Trial:
         spawner.load(spec.digest, document)
         spawner.serve(self.loop, lambda *_: self.loop.stop(), self.loop.stop)
 
-    def verify(self, pid: int) -> list[str]:
-        name = f"{cgroup.PREFIX}{self.spawner.pid}-{cgroup.start_time(self.spawner.pid)}-1"
+    def verify(self, pid: int, group: str) -> list[str]:
         reader = posture.Reader(pid, self.spec, self.document)
-        self.seen = posture.differences(reader, cgroup.probe(), name)
+        self.seen = posture.differences(reader, cgroup.probe(), group)
         return self.seen
 
     def done(self, failure: LaunchFailed | None, fds: list[int]) -> None:

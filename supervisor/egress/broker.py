@@ -1,0 +1,130 @@
+"""The egress broker: the only process that reaches out for sandboxes that may reach out.
+
+Runs as a uid (root) or in a user namespace (ordinary user) of its own, without capabilities, files or programs to
+start, under a system call filter. It obeys one peer, the monitor: its filter first, then add, sockets and remove.
+It must never pass on a DNS question, and never dial what was not checked. When the monitor is gone it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+
+from supervisor import wire
+from supervisor.egress import confine
+from supervisor.egress.connection import Connection
+from supervisor.egress.dial import Resolver
+from supervisor.egress.match import Rules
+from supervisor.egress.session import Limits, Session
+from supervisor.errors import WireError
+from supervisor.sandbox import syscalls as sc
+
+MAX_FDS = 64
+_MAX_WAITING = 4096
+
+
+class Broker:
+    """Sessions by number."""
+
+    def __init__(self, monitor: socket.socket) -> None:
+        self._monitor = monitor
+        self._resolver = Resolver()
+        self._sessions: dict[int, Session] = {}
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[wire.Message] = deque(maxlen=_MAX_WAITING)
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def start(self) -> None:
+        """From now on requests are read."""
+        self._monitor.setblocking(False)
+        self._loop.add_reader(self._monitor.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            received = wire.receive(self._monitor, max_fds=MAX_FDS)
+        except BlockingIOError:
+            return
+        except (ConnectionError, WireError):
+            received = None
+        if received is None:
+            self._loop.remove_reader(self._monitor.fileno())
+            self.ended.set_result(None)
+            return
+        self._request(*received)
+
+    def _request(self, message: wire.Message, fds: list[int]) -> None:
+        number, kind = int(str(message["session"])), message["req"]
+        if kind == "add":
+            self._resolver.reload()
+            self._sessions[number] = self._session(number, message)
+        elif kind == "sockets" and number in self._sessions:
+            self._sessions[number].adopt(fds)
+        elif kind == "remove" and number in self._sessions:
+            self._sessions.pop(number).close()
+        else:
+            for fd in fds:  # of a session that has ended meanwhile
+                os.close(fd)
+
+    def _session(self, number: int, message: wire.Message) -> Session:
+        allow, limits = message["allow"], message["limits"]
+        if not isinstance(allow, list) or not isinstance(limits, dict):
+            raise WireError("a malformed add")
+        return Session(
+            number,
+            Rules.of(str(each) for each in allow),
+            Limits(**limits),
+            ech=message["ech"] == "pass",
+            resolver=self._resolver,
+            report=self._tell,
+            connect=Connection,
+        )
+
+    def _tell(self, event: wire.Message) -> None:
+        """To the monitor, without waiting: what does not fit now goes later, in order."""
+        self._waiting.append(event)
+        if len(self._waiting) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while self._waiting:
+                try:
+                    wire.send(self._monitor, self._waiting[0])
+                except BlockingIOError:
+                    self._loop.add_writer(self._monitor.fileno(), self._flush)
+                    return
+                self._waiting.popleft()
+        self._loop.remove_writer(self._monitor.fileno())
+
+
+async def _serve(monitor: socket.socket) -> None:
+    broker = Broker(monitor)
+    broker.start()
+    await broker.ended
+
+
+def main(fd: int) -> None:
+    """Give everything up, then serve the monitor on descriptor `fd` until it hangs up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    monitor = socket.socket(fileno=fd)
+    monitor.set_inheritable(False)
+    # the loop's own socket pair and epoll are made while the filter is not there yet
+    loop = asyncio.new_event_loop()
+    confine.drop()
+    received = wire.receive(monitor)
+    if received is None:
+        return
+    sc.Filter(base64.b64decode(str(received[0]["filter"]), validate=True)).load()
+    loop.run_until_complete(_serve(monitor))
+    os._exit(0)  # what is left of connections ends with the process
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,101 @@
+"""The monitor's end of the egress broker: starts it for the first session that may reach out, hears its record.
+
+Runs as root. The sockets that a sandbox donates pass through here and are closed at once: one that stayed would
+keep the sandbox's network namespace. When the broker is gone its sessions are ended: they could reach nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from supervisor import wire
+from supervisor.errors import WireError
+from supervisor.model import Network
+from supervisor.monitor import children
+from supervisor.monitor.loop import Loop
+
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.egress.broker import main; main(3)"
+_SECONDS = 2.0
+_TEXT = {"name": 255, "reason": 500, "rule": 300}
+
+Tell = Callable[[int, wire.Message], None]
+Lost = Callable[[int, str], None]
+
+
+class Egress:
+    """At most one broker: `tell` gets each refusal, `lost` each session that has no broker any more."""
+
+    def __init__(self, loop: Loop, tell: Tell, lost: Lost) -> None:
+        self._loop, self._tell, self._lost = loop, tell, lost
+        self._users: set[int] = set()
+        self._broker: children.Started | None = None
+
+    def add(self, number: int, network: Network) -> None:
+        """Announce a session before its sandbox is made."""
+        if network.mode == "none":
+            return
+        if self._broker is None:
+            self._broker = children.start(_CODE)
+            # a broker that does not read for so long is as good as gone
+            self._broker.socket.settimeout(_SECONDS)
+            self._loop.watch(self._broker.socket.fileno(), self._readable)
+            self._send({"filter": network.filter})
+        self._users.add(number)
+        limits = network.model_dump(include={"connections", "rate", "bytes", "idle"})
+        rules = {"allow": list(network.allow), "ech": network.ech, "limits": limits}
+        self._send({"req": "add", "session": number} | rules)
+
+    def sockets(self, number: int, fds: list[int]) -> None:
+        """Pass on what a sandbox donated."""
+        self._send({"req": "sockets", "session": number}, fds)
+        for fd in fds:
+            os.close(fd)
+
+    def remove(self, number: int) -> None:
+        """A session has ended; the broker ends with the last."""
+        if number in self._users:
+            self._users.discard(number)
+            self._send({"req": "remove", "session": number})
+            if not self._users:
+                self.close()
+
+    def close(self) -> None:
+        """End the broker, and everything that still passes through it."""
+        broker, self._broker = self._broker, None
+        if broker:
+            self._loop.forget(broker.socket.fileno())
+            broker.socket.close()
+            os.kill(broker.pid, signal.SIGKILL)
+            os.waitpid(broker.pid, 0)
+
+    def _send(self, message: wire.Message, fds: list[int] | None = None) -> None:
+        if self._broker:
+            try:
+                wire.send(self._broker.socket, message, fds)
+            except (OSError, WireError):
+                self._gone()
+
+    def _gone(self) -> None:
+        self.close()
+        users, self._users = self._users, set()
+        for number in users:
+            self._lost(number, "the egress broker ended unexpectedly")
+
+    def _readable(self) -> None:
+        if self._broker is None:
+            return
+        try:
+            received = wire.receive(self._broker.socket)
+        except (OSError, WireError):
+            received = None
+        if received is None:
+            self._gone()
+            return
+        event, number = received[0], received[0].get("session")
+        if event.get("event") == "refused" and isinstance(number, int) and number in self._users:
+            port = event.get("port")
+            told: wire.Message = {key: str(event.get(key, ""))[:limit] for key, limit in _TEXT.items()}
+            told |= {"event": "refused", "session": number, "port": port if isinstance(port, int) else 0}
+            self._tell(number, told)

@@ -1,0 +1,218 @@
+"""What a person may write wrongly on the command line: one message with the next step, the documented status."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.escape.arena import Arena
+from tests.integration.adversary import BINARY, assert_refused, assert_told, explained, run
+
+pytestmark = pytest.mark.timeout(60)
+
+TRUE = ("--", "/usr/bin/true")
+IN_PROCESS = ("explain", "profile", "list", "admin")
+
+
+@pytest.fixture
+def folder(arena: Arena) -> Path:
+    """A folder of root's with one of everything that is not a folder."""
+    made = arena.base / "odd"
+    if not made.exists():
+        made.mkdir()
+        (made / "real").mkdir()
+        (made / "file").write_text("text")
+        (made / "link").symlink_to(made / "real")
+        (made / "loop").symlink_to(made / "loop")
+        (made / "out").symlink_to("/etc")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(made / "socket"))
+        os.mkfifo(made / "fifo")
+        os.mknod(made / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "says"),
+    [
+        (("exec", *TRUE), 2, ("name a profile", "--profile fs-readonly")),
+        (("exec", "--profile", "bogus", *TRUE), 2, ('unknown profile "bogus"', "fs-readonly")),
+        (("explain", "--profile", "", *TRUE), 2, ('unknown profile ""', "fs-readonly")),
+        (("explain", "--profile", "../none", *TRUE), 2, ("none", "No such file")),
+        (("exec", "--profile", "none"), 2, ("name a command after --",)),
+        (("exec", "--profile", "none", "--"), 2, ("nothing follows --",)),
+        (("explain", "--profile", "none", "--", ""), 2, ("command",)),
+        (("run", "--profile", "none"), 2, ("starts no server of its own", "name a command after --")),
+        (("explain", "--profile", "none", "--param", "x=1", *TRUE), 2, ('no param "x"', "it has: none")),
+        (("explain", "--profile", "fs-readonly", "--param", "rot=/srv", *TRUE), 2, ('no param "rot"', "root")),
+        (("explain", "--profile", "fs-readonly", "--param", "root", *TRUE), 2, ("write --param name=value",)),
+        (("explain", "--profile", "none", "--env", "SVTEST_NOT_SET", *TRUE), 2, ("SVTEST_NOT_SET=VALUE",)),
+        (("explain", "--profile", "none", "--env", "A B=x", *TRUE), 2, ("no name for an environment variable",)),
+        (("explain", "--profile", "none", "--env", "=x", *TRUE), 2, ("no name for an environment variable",)),
+        (("exec", "--profile", "none", "--env", b"A=\xff", *TRUE), 2, ("not UTF-8",)),
+        (("explain", "--profile", "none", "--ro", b"/srv/\xff", *TRUE), 2, ("not UTF-8",)),
+        (("explain", "--profile", "none", "--", "/usr/bin/echo", b"\xff"), 2, ("not UTF-8",)),
+        (("exec", "--profile", "none", "--", "no-such-command"), 2, ("no-such-command", "install it")),
+        (("exec", "--profile", "none", "--", "/no/such/command"), 2, ("/no/such/command", "install it|path")),
+        (("explain", "--profile", "none", "--", "/etc"), 2, ("/etc",)),
+        (
+            ("explain", "--profile", "none", "--", "/etc/passwd"),
+            2,
+            ("/etc/passwd", "not an executable file", "chmod"),
+        ),
+        (("run", "--profile", "none", "--", "npx", "-y", "some-server"), 3, ("npm install", "node_modules/.bin")),
+        (("run", "--profile", "none", "--", "uvx", "mcp-server-git"), 3, ("pip install", "mcp-server-git")),
+        (("exec", "--profile", "none", "--accept-missing", "bogus", *TRUE), 2, ("landlock", "limits.memory")),
+        (("explain", "--profile", "none", "--accept-missing", "bogus", *TRUE), 2, ("landlock", "limits.memory")),
+        (("profile", "show"), 2, ("name one",)),
+        (("profile", "show", "bogus"), 2, ('unknown profile "bogus"',)),
+        (("profile", "list", "--", "x"), 2, ("takes no command",)),
+        (("run", "files", "--profile", "none"), 2, ("registered server",)),
+        (("run", "files", "--runtime-dir", "/var/tmp/none"), 1, ("/var/tmp/none/proxy.sock", "No such file")),
+        (("list", "--runtime-dir", "/var/tmp/" + "x" * 200), 1, ("proxy.sock", "too long")),
+        (("admin", "inspect", "--runtime-dir", "/var/tmp/none"), 1, ("admin.sock", "No such file")),
+        (("admin", "kill"), 2, ("number of a session",)),
+        (("daemon", "--config", "/no/such/file", "--runtime-dir", "/var/tmp/svtest-rt"), 2, ("/no/such/file",)),
+    ],
+    ids=lambda each: " ".join(os.fsdecode(word) for word in each)[:60] if isinstance(each, tuple) else "",
+)
+def test_a_mistake_is_answered_with_the_next_step(
+    argv: tuple[str, ...], status: int, says: tuple[str, ...]
+) -> None:
+    assert_told(explained(*argv) if argv[0] in IN_PROCESS else run(*argv), status, *says)
+    assert not Path("/var/tmp/svtest-rt").exists() or not any(Path("/var/tmp/svtest-rt").iterdir())
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "soon"])
+def test_a_timeout_is_a_positive_number(text: str) -> None:
+    done = run("call", "--profile", "fs-readonly", "--timeout", text, "x")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "seconds" in done.stderr or "--timeout" in done.stderr
+
+
+# which way of showing a path is used with which one; `{}` is the folder of odd things
+PATHS = [
+    ("{}/missing", 2, "no such file"),
+    ("{}/file/below", 2, "not a directory"),
+    ("{}/loop", 2, "too many levels of symbolic links"),
+    ("{}/link", 3, r"leads through a symbolic link to .*/real"),
+    ("{}/out/ssl", 3, "leads through a symbolic link to"),
+    ("{}/socket", 2, "neither a folder nor a regular file"),
+    ("{}/fifo", 2, "neither a folder nor a regular file"),
+    ("{}/device", 2, "neither a folder nor a regular file"),
+    ("/", 3, "the whole host"),
+    ("//", 3, "the whole host"),
+    ("/proc/self", 3, "symbolic link|never granted"),
+    ("/sys", 3, "never granted"),
+    ("/root", 3, "whole home folder"),
+    ("/root/../root/", 3, "whole home folder"),
+    ("/dev/null", 2, "neither a folder nor a regular file"),
+    ("", 2, "not a path"),
+    ("x" * 300, 2, "name too long"),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "says"), PATHS, ids=[path[:20] for path, _, _ in PATHS])
+@pytest.mark.parametrize("way", ["param", "ro"])
+def test_a_path_that_is_not_granted_is_named(folder: Path, path: str, status: int, says: str, way: str) -> None:
+    written = path.format(folder)
+    if way == "ro":
+        argv, named = ("--profile", "none", "--ro", written), "--ro"
+    else:
+        argv, named = ("--profile", "fs-readonly", "--param", f"root={written}"), 'param "root"'
+    assert_told(explained("explain", *argv, *TRUE), status, named, says)
+
+
+def test_somebody_else_s_home_and_what_holds_it_is_not_granted(arena: Arena) -> None:
+    plot = arena.plots["user"]
+    for path in (plot.home, plot.base, arena.base, Path("/var")):
+        argv = ("exec", "--profile", "none", "--rw", path, *TRUE)
+        assert_refused(3, *argv, says=("whole home folder", "name a folder inside it"))
+
+
+@pytest.mark.parametrize("target", ["/usr/x", "//usr", "/", "/proc", "x", "/a/../b", "/etc", "/dev/x", "/tmp/.."])
+def test_a_place_inside_that_belongs_to_the_sandbox_is_not_given_away(folder: Path, target: str) -> None:
+    done = explained("explain", "--profile", "none", "--ro", f"{folder}/real:{target}", *TRUE)
+    assert_told(done, 2 if target in ("x", "/a/../b", "//usr", "/tmp/..") else 3, "target")
+
+
+def test_two_folders_at_one_place_are_told_apart(folder: Path) -> None:
+    (folder / "other").mkdir(exist_ok=True)
+    argv = ("exec", "--profile", "none", "--ro", f"{folder}/real:/x", "--ro", f"{folder}/other:/x", *TRUE)
+    assert_refused(2, *argv, says=("would show both", "SRC:DST"))
+
+
+def test_a_working_directory_that_is_gone_is_named() -> None:
+    code = (
+        f"mkdir svtest-gone && cd svtest-gone && rmdir ../svtest-gone && exec {BINARY} exec --profile none -- true"
+    )
+    done = subprocess.run(["/bin/sh", "-c", code], capture_output=True, text=True, cwd="/var/tmp", timeout=30)
+    assert_told(done, 2, "working directory is gone", "cd to one that exists")
+
+
+def test_a_working_directory_with_an_odd_name_is_named(arena: Arena) -> None:
+    place = arena.base / os.fsdecode(b"odd-\xff")
+    place.mkdir(exist_ok=True)
+    assert_refused(2, "exec", "--profile", "none", *TRUE, cwd=place, says=("not UTF-8", "start from another"))
+
+
+@pytest.mark.parametrize("argv", [("profile", "list"), ("--help",), ("explain", "--profile", "none", *TRUE)])
+@pytest.mark.parametrize("sink", ["pipe", "full", "closed"])
+def test_output_that_nobody_takes_is_no_traceback(argv: tuple[str, ...], sink: str) -> None:
+    redirect = {"pipe": "| true", "full": "> /dev/full", "closed": ">&-"}[sink]
+    code = f'"$0" "$@" {redirect}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", code, BINARY, *argv], capture_output=True, text=True, cwd="/var/tmp", timeout=30
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("mode", ["exec", "run"])
+def test_standard_streams_that_are_closed_are_not_mistaken_for_ours(closed: str, mode: str) -> None:
+    code = f'"$0" {mode} -q --profile none -- /usr/bin/echo hi {closed}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", code, BINARY], capture_output=True, text=True, cwd="/var/tmp", timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ("hi\n" if mode == "exec" and ">&-" not in closed.split() else "")
+
+
+def test_an_ordinary_user_gets_the_same_messages(arena: Arena, folder: Path) -> None:
+    plot, head = arena.plots["user"], arena.commands["user"]
+    cases = [
+        (("--profile", "bogus"), 2, "unknown profile"),
+        (("--profile", "none", "--ro", str(plot.home)), 3, "whole home folder"),
+        (("--profile", "none", "--ro", "/root/.ssh"), 2, "permission denied|no such file"),
+        (("--profile", "none", "--ro", f"{folder}/link"), 3, "symbolic link"),
+        (("--profile", "none", "--accept-missing", "bogus"), 2, "no such layer"),
+    ]
+    for options, status, says in cases:
+        done = arena.finish(arena.start([*head, "exec", *options, *TRUE], "user"))
+        assert_told(done, status, says)
+
+
+@pytest.mark.parametrize("number", [1, 8])
+def test_an_ordinary_user_who_may_start_no_process_gets_a_message(arena: Arena, number: int) -> None:
+    limited = ["/usr/bin/prlimit", f"--nproc={number}", *arena.commands["user"]]
+    done = arena.finish(
+        arena.start([*limited, "exec", "-q", *arena.accept("user"), "--profile", "none", *TRUE], "user")
+    )
+    assert done.returncode in (0, 1)
+    assert "Traceback" not in done.stderr
+    assert not done.returncode or "Resource temporarily unavailable" in done.stderr
+
+
+@pytest.mark.parametrize("number", [8, 12, 16])
+def test_too_few_descriptors_is_a_message(number: int) -> None:
+    argv = ["/usr/bin/prlimit", f"--nofile={number}", BINARY, "exec", "-q", "--profile", "none", *TRUE]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/var/tmp", timeout=30)
+    assert_told(done, 1, "Too many open files")

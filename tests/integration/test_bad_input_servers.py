@@ -1,0 +1,254 @@
+"""Servers and clients that misbehave: the other side gets an answer, and the session an end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration import adversary
+from tests.integration.adversary import assert_told, program, receive, run, send, server, started, write_profile
+
+pytestmark = pytest.mark.timeout(60)
+
+RUN = ("run", "-q", "--profile", "none", "--")
+ASK = b'{"jsonrpc":"2.0","id":1,"method":"initialize"}'
+
+
+def ask(number: object, method: str = "x") -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method}).encode()
+
+
+def end_of(process: subprocess.Popen[bytes]) -> tuple[bytes, str]:
+    """Close its input and wait: the rest of its output, and what it said."""
+    out, err = process.communicate(timeout=20)
+    said = err.decode()
+    assert "Traceback" not in said, said
+    return out, said
+
+
+def test_a_server_that_exits_at_once_is_an_answer_and_its_own_status() -> None:
+    with started(*RUN, *server("exit")) as process:
+        send(process, ASK)
+        answer = json.loads(receive(process))
+        out, said = end_of(process)
+    assert answer["id"] == 1
+    assert "exited with status 3" in answer["error"]["message"]
+    assert (process.returncode, out, said) == (3, b"", "")
+
+
+def test_a_server_that_exits_at_once_is_a_message_to_a_call() -> None:
+    done = run("call", "-q", "--profile", "none", "x", "--", *server("exit"))
+    assert_told(done, 1, "session has ended", "exited with status 3")
+
+
+def test_lines_that_are_no_json_are_kept_from_the_client_and_told_harmlessly() -> None:
+    with started(*RUN, *server("garbage")) as process:
+        send(process, ASK)
+        answer = json.loads(receive(process))
+        out, said = end_of(process)
+    assert answer["result"] == {"method": "initialize"}
+    assert (process.returncode, out) == (0, b"")
+    assert said.count("not JSON-RPC; dropped: hello") == 100
+    assert "without a word" in said
+    assert "\x1b" not in said
+
+
+def test_a_server_that_writes_garbage_can_be_called() -> None:
+    done = run("call", "-q", "--profile", "none", "x", "--", *server("garbage"))
+    assert done.returncode == 2
+    assert 'the server has no tool "x"' in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("way", ["silent", "closed"])
+def test_a_server_that_never_answers_is_ended_after_its_start_time(tmp_path: Path, way: str) -> None:
+    path = write_profile(tmp_path, "mine", '[session]\nstart = "500ms"\n')
+    with started("run", "-q", "--profile", path, "--", *server(way, "deaf")) as process:
+        send(process, ASK)
+        answer = json.loads(receive(process))
+        out, said = end_of(process)
+    assert answer["id"] == 1
+    assert "did not answer its first request within 0.5 s (session.start)" in answer["error"]["message"]
+    assert process.returncode == 1
+    assert said.count("supervisor: ") == 1
+    done = run("call", "-q", "--profile", path, "x", "--", *server(way, "deaf"))
+    assert done.returncode == 1
+    assert_told(done, 1, "did not answer initialize in time|session has ended")
+
+
+def test_a_server_that_does_not_read_is_no_hang(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, "mine", '[session]\nstart = "5s"\n')
+    code = "import json,sys,time\n" + (
+        "for _ in range(3):\n"
+        "    line = sys.stdin.readline()\n"
+        "    request = json.loads(line)\n"
+        "    if 'id' in request:\n"
+        "        tools = [{'name': 'x', 'inputSchema': {'properties': {'a': {'anyOf': 5, 'type': [[1]]}}}}]\n"
+        "        print(json.dumps({'jsonrpc': '2.0', 'id': request['id'], 'result': {'tools': tools}}), flush=True)\n"
+        "import signal; signal.pause()\n"
+    )
+    argv = ("call", "-q", "--timeout", "1", "--profile", path, "x", "a=" + "x" * 100_000, "--", *program(code))
+    assert_told(run(*argv), 1, "does not read its standard input")
+
+
+def test_an_endless_line_ends_the_session(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, "mine", '[limits]\noutput_line = "64K"\n')
+    with started("run", "-q", "--profile", path, "--", *server("deaf", "endless")) as process:
+        send(process, ASK)
+        answer = json.loads(receive(process))
+        out, said = end_of(process)
+    assert "line of more than 65536 bytes (limits.output_line)" in answer["error"]["message"]
+    assert (process.returncode, out) == (1, b"")
+    assert said.count("supervisor: ") == 1
+    done = run("call", "-q", "--profile", path, "x", "--", *server("deaf", "endless"))
+    assert_told(done, 1, r"more than 65536 bytes \(limits.output_line\)")
+
+
+def test_a_flood_on_standard_error_is_cut_and_said(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, "mine", '[limits]\nstderr = "1M"\n')
+    with started("run", "-q", "--profile", path, "--", *server("flood")) as process:
+        send(process, ASK)
+        assert process.stderr
+        out, err = process.communicate(timeout=20)
+    assert b'"result"' in out
+    assert process.returncode == 0
+    # the limit of the file above the floor's is its own, 1 MiB
+    assert 1_000_000 < err.count(b"e") < 1_100_000
+    assert b"is over 1048576 bytes; the rest is dropped (limits.stderr)" in err
+
+
+def test_standard_error_that_nobody_reads_any_more_does_not_stop_the_server() -> None:
+    with started(*RUN, *server("flood")) as process:
+        assert process.stderr
+        process.stderr.close()
+        process.stderr = None
+        send(process, ASK)
+        assert b'"result"' in receive(process)
+        out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, b"")
+
+
+def test_a_server_that_is_killed_for_memory_is_told_with_the_limit(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, "mine", '[limits]\nmemory = "64M"\n')
+    with started("run", "-q", "--profile", path, "--", *server("daemons")) as process:
+        send(process, ASK, ask(7, "hang"), ask("eight", "eat"))
+        assert json.loads(receive(process))["id"] == 1
+        answers = [json.loads(receive(process)) for _ in range(2)]
+        out, said = end_of(process)
+    assert [each["id"] for each in answers] == [7, "eight"]
+    for each in answers:
+        assert "64 MiB of memory (limits.memory)" in each["error"]["message"]
+    assert process.returncode == 137
+    assert "limits.memory" in said
+    assert out == b""
+
+
+def test_what_is_no_json_is_answered_and_the_connection_lives() -> None:
+    bad = [b"{", b"nonsense", b"\xff\xfe", b"[]", b"1", b'"x"', b"null", b'{"id":1', b"[" * 100_000, b'{"id":NaN}']
+    with started(*RUN, *server()) as process:
+        for line in bad:
+            send(process, line)
+            answer = json.loads(receive(process))
+            assert (answer["id"], answer["error"]["code"]) == (None, -32700), line
+        send(process, b"", b"   ", ASK)
+        assert json.loads(receive(process))["id"] == 1
+        out, said = end_of(process)
+    assert (process.returncode, out, said) == (0, b"", "")
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["x" * 1_000_000, 2**70, -1, 1.5, "", '\u00e9\n"\\/', "\ud83d\ude00", None, [1, {"a": 2}]],
+    ids=["huge", "big", "negative", "fraction", "empty", "escapes", "astral", "null", "structure"],
+)
+def test_an_id_is_answered_as_it_was_written(number: object) -> None:
+    with started(*RUN, *server()) as process:
+        send(process, ask(number), ask(number, "hang"), ask("last", "quit"))
+        assert json.loads(receive(process))["id"] == number
+        lost = [json.loads(receive(process)) for _ in range(2)]
+        out, _ = end_of(process)
+    assert [each["id"] for each in lost] == [number, "last"]
+    assert all("exited with status 5" in each["error"]["message"] for each in lost)
+    assert (process.returncode, out) == (5, b"")
+
+
+def test_an_answer_that_escapes_an_id_differently_is_an_answer() -> None:
+    with started(*RUN, *server()) as process:
+        send(process, b'{"jsonrpc":"2.0","id":"a\\/b\\u0041","method":"x"}')
+        assert json.loads(receive(process))["id"] == "a/bA"
+        send(process, ask(2, "quit"))
+        rest, _ = end_of(process)
+    assert [json.loads(line)["id"] for line in rest.splitlines()] == [2]
+
+
+def test_duplicate_ids_and_batches_are_passed_on() -> None:
+    with started(*RUN, *server()) as process:
+        send(
+            process, *[ask(1)] * 3, b"[" + ask(2) + b"," + ask(3) + b"]", b'{"jsonrpc":"2.0","method":"n"}', ask(4)
+        )
+        answers = [json.loads(receive(process))["id"] for _ in range(4)]
+        out, said = end_of(process)
+    assert answers == [1, 1, 1, 4]
+    assert (process.returncode, out, said) == (0, b"", "")
+
+
+def test_hundreds_of_requests_in_flight_are_all_answered() -> None:
+    numbers = list(range(300))
+    with started(*RUN, *server()) as process:
+        send(process, *[ask(number) for number in numbers])
+        assert [json.loads(receive(process))["id"] for _ in numbers] == numbers
+        send(process, *[ask(number, "hang") for number in numbers], ask("quit", "quit"))
+        lost = [json.loads(receive(process)) for _ in range(301)]
+        end_of(process)
+    assert [each["id"] for each in lost] == [*numbers, "quit"]
+    assert process.returncode == 5
+
+
+def test_too_many_requests_in_flight_are_refused_one_by_one() -> None:
+    with started(*RUN, *server()) as process:
+        send(process, *[ask(number, "hang") for number in range(4096)], ask("over"))
+        answer = json.loads(receive(process))
+        assert answer["id"] == "over"
+        assert "4096 requests" in answer["error"]["message"]
+        process.terminate()
+        out, _ = process.communicate(timeout=20)
+    assert len(out.splitlines()) == 4096
+
+
+def test_a_message_that_is_too_long_is_refused_and_the_connection_lives() -> None:
+    with started(*RUN, *server()) as process:
+        send(process, ask(1, "x" * (17 << 20)), ask(2))
+        answers = [json.loads(receive(process)) for _ in range(2)]
+        end_of(process)
+    assert answers[0]["id"] is None
+    assert "over the limit" in answers[0]["error"]["message"]
+    assert answers[1]["id"] == 2
+    assert process.returncode == 0
+
+
+def test_what_a_server_says_does_not_act_on_the_terminal_or_break_the_output() -> None:
+    code = (
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    request = json.loads(line)\n"
+        "    if 'id' not in request: continue\n"
+        "    result = {'tools': [{'name': 'x'}], 'content': [{'type': 'text', 'text': 'a\\ud800b'}, 5, {}]}\n"
+        "    answer = {'id': request['id'], 'result': result}\n"
+        "    if request['method'] == sys.argv[-1]: answer = {'id': request['id'], 'error': {'message': '\\x1b[2J\\ud800'}}\n"
+        "    print(json.dumps(answer), flush=True)\n"
+    )
+    done = run("call", "-q", "--profile", "none", "x", "--", *program(code))
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "a\\ud800b")
+    done = run("call", "-q", "--json", "--profile", "none", "x", "--", *program(code))
+    assert done.returncode == 0
+    done = run("call", "-q", "--profile", "none", "x", "--", *program(code), "tools/call")
+    assert_told(done, 1, r"answered with an error: \\x1b\[2J")
+
+
+def test_a_server_s_own_descriptors_are_its_pipes_alone() -> None:
+    done = run("exec", "-q", "--profile", "none", "--", "/usr/bin/ls", "/proc/self/fd")
+    assert done.stdout.split() == ["0", "1", "2", "3"]
+    assert adversary.marked() == []
