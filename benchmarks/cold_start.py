@@ -31,7 +31,7 @@ from supervisor.monitor.loop import Loop
 from supervisor.monitor.main import check
 from supervisor.profile import host
 from supervisor.registry.planner import register
-from supervisor.runtimes.native import OPTIONAL, Native
+from supervisor.runtimes import native
 from supervisor.sandbox import cgroup
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -158,11 +158,11 @@ class Warm:
             profile=profile,
             command=command,
             params=params,
-            accept_missing=tuple(set(self.facts.missing) & set(OPTIONAL)),
+            accept_missing=tuple(set(self.facts.missing) & set(native.OPTIONAL)),
             origin="cold_start",
         )
         spec = check(register([entry], None)[0], self.facts).plan.spec
-        ready = Ready(spec, Native().document(spec, self.facts))
+        ready = Ready(spec, native.document(spec, self.facts))
         self.spawner.load(spec.digest, ready.document)
         return ready
 
@@ -275,7 +275,7 @@ def other_cases(warm: Warm, folder: str) -> list[Case]:
     trees = {sys.prefix, sys.base_prefix, str(REPOSITORY / "images")}
     binds = [word for tree in sorted(trees) for word in ("--ro-bind", tree, tree)]
     ours = str(Path(sys.executable).parent / "supervisor")
-    gaps = ",".join(set(warm.facts.missing) & set(OPTIONAL))
+    gaps = ",".join(set(warm.facts.missing) & set(native.OPTIONAL))
     accept = ("--accept-missing", gaps) if gaps else ()
     run = (ours, "run", "-q", *accept, "--profile", "fs-readonly", "--param", f"root={folder}")
     group = "start to initialize reply of a Python SDK server"

@@ -17,7 +17,6 @@ from supervisor.errors import WireError
 LIMIT = 64 * 1024
 MAX_FDS = 8
 _DEPTH = 16
-SO_PEERPIDFD = 77
 Message = dict[str, object]
 
 

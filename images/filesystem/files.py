@@ -246,12 +246,7 @@ def read_media_file(roots: Roots, budget: Budget, path: str) -> Answer:  # noqa:
         )
     mime_type = mime_type_of(place.parts[-1])
     media = Media(data, mime_type, _media_kind(data, mime_type), _uri(place))
-    facts: dict[str, object] = {
-        "path": place.shown,
-        "size": len(data),
-        "mime_type": mime_type,
-        "kind": media.kind,
-    }
+    facts: dict[str, object] = {"path": place.shown, "size": len(data), "mime_type": mime_type, "kind": media.kind}
     return Answer(f"{place.shown}: {mime_type}, {len(data)} bytes", facts, media=media)
 
 

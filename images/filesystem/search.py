@@ -125,11 +125,7 @@ def _line(found: dict[str, object]) -> str:
 
 def _hits(reader: io.BufferedIOBase, content: bytes, budget: Budget) -> Iterator[tuple[int, str]]:
     """(line number from 1, the line around the match); one (0, "") for a binary file."""
-    before, last, carry = (
-        0,
-        0,
-        b"",
-    )  # newlines before the block; last line reported; start of a line cut short
+    before, last, carry = (0, 0, b"")  # newlines before the block; last line reported; start of a line cut short
     while not budget.spent():
         block = reader.read(BLOCK)
         if not block:

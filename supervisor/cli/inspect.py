@@ -10,8 +10,7 @@ from supervisor.cli import entry
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import HostFacts, Plan, ServerEntry
 from supervisor.profile import diff, host, load, plan
-from supervisor.runtimes import base
-from supervisor.runtimes.native import OPTIONAL, Native
+from supervisor.runtimes import native
 from supervisor.sandbox import enter
 
 
@@ -23,7 +22,7 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     facts = host.probe()
     problem = None
     try:
-        spec = base.check(Native(), ready.spec, facts, accept=written.accept_missing, optional=OPTIONAL)
+        spec = native.check(ready.spec, facts, written.accept_missing)
         ready = ready.model_copy(update={"spec": spec})
     except Unenforceable as error:
         problem = error
@@ -57,7 +56,7 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     for what, why in rows:
         print(f"  {what:<{width}}  {why}")
     print("\nsteps:")
-    steps = enter.plan(Native().document(spec, facts))
+    steps = enter.plan(native.document(spec, facts))
     for number, step in enumerate(steps, 1):
         print(f"  {number:2} {step.describe()}")
     print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, closed to everybody inside, stays to reap")

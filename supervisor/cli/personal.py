@@ -54,11 +54,7 @@ def _spawn(code: str, descriptors: list[int]) -> int:
     try:
         # a session of its own: Ctrl-C is for the proxy, which then ends things in order
         return os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-c", code, root],
-            env,
-            file_actions=actions,
-            setsid=True,
+            sys.executable, [sys.executable, "-I", "-c", code, root], env, file_actions=actions, setsid=True
         )
     finally:
         for fd in copies:

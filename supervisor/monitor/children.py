@@ -71,7 +71,10 @@ class Spawner:
         """Wait for it to have its namespaces; Unenforceable when it could not."""
         hello, _ = self._receive()
         if "error" in hello:
-            reason = f"{hello['error']}: this user may not make a user namespace here"
+            reason = (
+                f"{hello['error']}: this user may not make a user namespace here; "
+                "sysctl user.max_user_namespaces=15000, and see supervisor check"
+            )
             raise Unenforceable({"namespaces": reason}, runtime="native", optional=set())
 
     def load(self, digest: str, document: dict[str, object]) -> None:
@@ -84,6 +87,10 @@ class Spawner:
             self._dispatch(event, fds)
         if event["event"] != "loaded":
             raise _failure(event)
+
+    def keep(self, digests: list[str]) -> None:
+        """Let it forget every other document."""
+        wire.send(self._socket, {"req": "keep", "digests": digests})
 
     def serve(self, loop: Loop, exited: Exited, gone: Callable[[], None]) -> None:
         """From now on events come through the loop; `gone` is called when the process has ended."""

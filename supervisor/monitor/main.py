@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from itertools import islice
 
 from supervisor import wire
@@ -22,9 +23,8 @@ from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.sessions import Peer, Session, Sessions
-from supervisor.profile import host, sources
-from supervisor.runtimes import base
-from supervisor.runtimes.native import OPTIONAL, Native
+from supervisor.profile import granted, host
+from supervisor.runtimes import native
 from supervisor.sandbox import cgroup
 
 # of one user's, to proxy.sock
@@ -33,22 +33,22 @@ MAX_CONNECTIONS = 256
 MAX_SHOWN = 200
 
 
+@dataclass(frozen=True)
 class Server:
     """A registered server, planned, checked and loaded."""
 
-    def __init__(self, entry: ServerEntry, ready: Plan, document: dict[str, object]) -> None:
-        self.entry = entry
-        self.plan = ready
-        self.document = document
+    entry: ServerEntry
+    plan: Plan
+    document: dict[str, object]
 
 
 def check(registered: Registered, facts: HostFacts) -> Server:
     """Check a plan against this host, and its mounts against the rules once more; raises what is wrong."""
     entry, ready = registered.entry, registered.plan
     for mount in ready.spec.mounts:
-        sources.permitted(mount.source, f"{entry.origin}: mount", entry.home)
-    spec = base.check(Native(), ready.spec, facts, accept=entry.accept_missing, optional=OPTIONAL)
-    return Server(entry, ready.model_copy(update={"spec": spec}), Native().document(spec, facts))
+        granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
+    spec = native.check(ready.spec, facts, entry.accept_missing)
+    return Server(entry, ready.model_copy(update={"spec": spec}), native.document(spec, facts))
 
 
 class Monitor:
@@ -70,6 +70,7 @@ class Monitor:
         ready = [check(each, self.facts) for each in planned]
         for server in ready:
             self.spawner.load(server.plan.spec.digest, server.document)
+        self.spawner.keep([server.plan.spec.digest for server in ready])
         self.servers = {server.entry.name: server for server in ready}
 
     def accept(self, sock: socket.socket, *, admin: bool) -> None:
@@ -200,19 +201,17 @@ class Monitor:
     def _readable(self, peer: Peer) -> None:
         try:
             received = wire.receive(peer.socket)
-            if received is None:
-                self._hang_up(peer)
-                return
-            dispatch.handle(self, peer, received[0])
+            if received:
+                dispatch.handle(self, peer, received[0])
+            else:
+                peer.closed = True
         except BlockingIOError:
             return
         except WireError as error:
             print(f"supervisor: uid {peer.uid} pid {peer.pid}: {error}; connection closed", file=sys.stderr)
-            self._hang_up(peer)
-            return
+            peer.closed = True
         except ConnectionError:
-            self._hang_up(peer)
-            return
+            peer.closed = True
         if peer.closed:
             self._hang_up(peer)
 
@@ -246,7 +245,8 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
         except SupervisorError as error:
             print(f"supervisor: not reloaded, the old configuration stays: {error}", file=sys.stderr)
 
-    spawner.serve(loop, monitor.exited, gone)
+    if not monitor.failed:  # then it has told, or is about to, why it will not be needed
+        spawner.serve(loop, monitor.exited, gone)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, loop.stop)
     loop.on_signal(signal.SIGHUP, reload if monitor.config else loop.stop)
@@ -273,9 +273,10 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
     loop = Loop()
     monitor = Monitor(loop, spawner, None)
     try:
-        spawner.greet()
         with open(config, "rb") as file:
-            monitor.adopt(planning.read(file.read()))
+            answer = file.read()
+        spawner.greet()
+        monitor.adopt(planning.read(answer))
     except SupervisorError as error:
         monitor.failed = error
     monitor.accept(socket.socket(fileno=proxy), admin=False)

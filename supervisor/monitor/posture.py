@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 
 from supervisor.model import SandboxSpec
+from supervisor.profile.granted import below
 from supervisor.sandbox import cgroup
 from supervisor.sandbox.mounts import DEVICES
 from supervisor.sandbox.spawner import FIRST_UID
@@ -105,7 +106,7 @@ class Reader:
             fields = line.split(" ")
             point, flags = _unescape(fields[4]), set(fields[5].split(","))
             kind = fields[fields.index("-") + 1]
-            under = max((each for each in wanted if _below(point, each)), key=len)
+            under = max((each for each in wanted if below(point, each)), key=len)
             expected, kinds = wanted[under]
             if point not in wanted and under in ("/", "/proc", "/tmp"):
                 yield f"mount {point} was not asked for"
@@ -162,10 +163,6 @@ class Reader:
             opened = os.readlink(f"{self.base}/fd/{number}")
             if not opened.startswith(("pipe:", "socket:")):
                 yield f"descriptor {number} is {opened}"
-
-
-def _below(path: str, folder: str) -> bool:
-    return folder in (path, "/") or path.startswith(folder + "/")
 
 
 def _unescape(field: str) -> str:

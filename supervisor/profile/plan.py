@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import (
     Frozen,
     Grant,
@@ -25,7 +25,7 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import explain, load, network, program, seccomp, sources, toml
+from supervisor.profile import explain, granted, load, network, program, seccomp, sources, toml
 
 UID = 1000
 _HOLE = re.compile(r"\$\{([^}]*)\}")
@@ -165,10 +165,10 @@ class Planner:
         entry = self.entry
         command = entry.command or self._default_command()
         found = program.resolve(command, cwd=entry.cwd, search_path=entry.search_path, home=entry.home)
-        people = {entry.home, *sources.homes()} - {"/nonexistent"}
+        people = {entry.home, *granted.homes()} - {"/nonexistent"}
         for tree in found.trees:
             if any(
-                sources.below(tree.path, each.target) and each.source == each.target and not each.noexec
+                granted.below(tree.path, each.target) and each.source == each.target and not each.noexec
                 for each in self.mounts
             ):
                 continue
@@ -177,7 +177,7 @@ class Planner:
                 target=tree.path,
                 noexec=False,
                 is_file=tree.is_file,
-                map_owner=any(sources.below(tree.source, home) for home in people),
+                map_owner=any(granted.below(tree.source, home) for home in people),
             )
             self._add(mount, f"the program's own files: {tree.why}", "program")
         return found
@@ -204,7 +204,7 @@ class Planner:
             raise ConfigError(f'{where}: process.cwd "{cwd}" is relative; write it from /')
         here = self.entry.cwd
         shown = [each for each in self.mounts if each.per_session and each.source == each.target]
-        if cwd == "/tmp" and any(sources.below(here, each.target) for each in shown):
+        if cwd == "/tmp" and any(granted.below(here, each.target) for each in shown):
             return here
         return cwd
 
@@ -223,11 +223,7 @@ class Planner:
                 raise ConfigError(f"{self.entry.origin}: environment variable {key} has a NUL in it")
         for key in self.entry.env:
             self.grants.append(
-                Grant(
-                    what=f"environment variable {key}",
-                    why="the operator's own grant",
-                    origin=self.entry.origin,
-                )
+                Grant(what=f"environment variable {key}", why="the operator's own grant", origin=self.entry.origin)
             )
         return env
 
@@ -259,7 +255,12 @@ class Planner:
             groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", names)
         except ConfigError as error:
             raise ConfigError(f"{self.chain.origin('seccomp', 'groups')}: {error}") from None
-        code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
+        try:
+            code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
+        except OSError:
+            # libseccomp asks the kernel first what it knows
+            reason = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
+            raise Unenforceable({"seccomp": reason}, runtime="native", optional=set()) from None
         return Seccomp(groups=names, program=b64encode(code).decode())
 
 

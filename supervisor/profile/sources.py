@@ -1,6 +1,6 @@
 """Which host paths may be shown to a server, and where.
 
-Runs in the planner, and once more in the monitor as root. A path is granted only under its real name (no symbolic
+Runs in the planner. A path is granted only under its real name (no symbolic
 link on the way), never a whole home, never the root, never a kernel file system; the spawner opens it again
 under the same rule.
 """
@@ -8,29 +8,14 @@ under the same rule.
 from __future__ import annotations
 
 import os
-import pwd
 import stat
-from functools import cache
 
 from supervisor.errors import ConfigError, Refused
 from supervisor.model import Mount
+from supervisor.profile.granted import below, permitted
 
-_KERNEL = ("/proc", "/sys", "/dev", "/run/supervisor")
 _OURS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/dev", "/sys")
 _EXACT = ("/", "/etc", "/tmp", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/etc/ssl")
-
-
-def below(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies in it; both absolute and normal."""
-    return folder in (path, "/") or path.startswith(folder + "/")
-
-
-@cache
-def homes() -> tuple[str, ...]:
-    """The homes of people: root, uids from 1000, and the caller's own."""
-    people = [user.pw_dir for user in pwd.getpwall() if user.pw_uid == 0 or 1000 <= user.pw_uid < 65000]
-    found = {os.path.realpath(home) for home in people if home.startswith("/")}
-    return tuple(sorted(found - {"/", "/nonexistent"}))
 
 
 def source(written: str, what: str, *, cwd: str, home: str, relative: bool) -> tuple[str, bool]:
@@ -54,18 +39,6 @@ def source(written: str, what: str, *, cwd: str, home: str, relative: bool) -> t
         raise ConfigError(f'{what}: "{path}" is neither a folder nor a regular file (socket, device or pipe)')
     permitted(path, what, home)
     return path, stat.S_ISREG(kind)
-
-
-def permitted(path: str, what: str, home: str) -> None:
-    """Refused for a path that is never granted: the root, a whole home, a kernel file system."""
-    if path == "/":
-        raise Refused(f'{what}: "/" is the whole host; name the folder the server needs')
-    for each in _KERNEL:
-        if below(path, each) or below(each, path):
-            raise Refused(f'{what}: "{path}" shows kernel or supervisor state; it is never granted')
-    for each in {*homes(), home} - {"/", "/nonexistent"}:
-        if below(each, path):
-            raise Refused(f'{what}: "{path}" is or contains a whole home folder ({each}); name a folder inside it')
 
 
 def target(written: str, what: str) -> str:

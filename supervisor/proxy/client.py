@@ -122,6 +122,10 @@ class Client:
             self._buffer += data
 
     def _lost(self) -> SessionLost:
+        if not self.link.has_event(self.opened.grace):
+            self.link.close_session(self.opened.session)
+            self.link.event()
+            return SessionLost("the server's session was ended: it closed its standard input or output")
         ended = self.link.event()
         return SessionLost(f"the server's session has ended: {ended.reason if ended else 'the monitor is gone'}")
 

@@ -158,10 +158,8 @@ class Writer(asyncio.Protocol):
         self._closing = True
         if self._transport is None or self.closed.is_set():
             return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
+        # not write_eof(): it would shut a socket down under everybody who shares it
+        self._transport.close()
         try:
             await asyncio.wait_for(self.closed.wait(), seconds)
         except TimeoutError:

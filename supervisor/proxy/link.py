@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import NamedTuple
@@ -125,6 +126,10 @@ class Link:
                 return None
             if ended := self._heard(received[0]):
                 return ended
+
+    def has_event(self, seconds: float) -> bool:
+        """Whether `event` would not have to wait, now or within so many seconds."""
+        return bool(self._events or select.select([self.socket], [], [], seconds)[0])
 
     def post_close(self, session: int) -> None:
         """As `close_session`, for an event loop: does not wait for the answer."""

@@ -36,9 +36,7 @@ class Relay:
         self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
         self.drained = asyncio.Event()
         self.from_client = lines.Reader(_CLIENT_LINE, self.client_line, self.client_too_long, self.client_end)
-        self.from_server = lines.Reader(
-            opened.output_line, self.server_line, self.server_too_long, self.drained.set
-        )
+        self.from_server = lines.Reader(opened.output_line, self.server_line, self.server_too_long, self.server_end)
         self.to_client = lines.Writer(lambda full: self.from_server.pause(paused=full), self.stop)
         self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
         self.timers: list[asyncio.TimerHandle] = []
@@ -151,6 +149,18 @@ class Relay:
         """More than a line may have: the end of the session."""
         self.failed = f"it wrote a line of more than {self.opened.output_line} bytes (limits.output_line)"
         self.stop()
+
+    def server_end(self) -> None:
+        """Its output has an end. A server that does not end soon as well cannot be of use any more."""
+        self.drained.set()
+        loop = asyncio.get_running_loop()
+        self.timers.append(loop.call_later(self.opened.grace, self.mute))
+
+    def mute(self) -> None:
+        """It closed its output and lives."""
+        if not self.ended.done() and not self.stopping:
+            self.failed = "it closed its standard output"
+            self.stop()
 
     def silent(self) -> None:
         """The first answer did not come in time."""

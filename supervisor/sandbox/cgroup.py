@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from supervisor.sandbox.mounts import write
+
 PREFIX = "supervisor-"
 CONTROLLERS = ("memory", "cpu", "pids")
 _PERIOD = 100_000
@@ -115,7 +117,7 @@ def _delegates(folder: str) -> bool:
         if missing - set(_read(f"{folder}/cgroup.controllers").split()):
             return False
         # a folder that holds processes answers EBUSY: the next ancestor is asked
-        _write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+        write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
     except OSError:
         return False
     return True
@@ -124,14 +126,6 @@ def _delegates(folder: str) -> bool:
 def _read(path: str) -> str:
     with open(path, encoding="ascii") as file:
         return file.read()
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 class Group:
@@ -158,20 +152,20 @@ class Group:
     def _limit(self, controller: str, folder: str, value: int) -> None:
         v2 = self.hierarchy.version == "v2"
         if controller == "pids":
-            _write(f"{folder}/pids.max", str(value))
+            write(f"{folder}/pids.max", str(value))
         elif controller == "cpu" and v2:
-            _write(f"{folder}/cpu.max", f"{value * _PERIOD // 1000} {_PERIOD}")
+            write(f"{folder}/cpu.max", f"{value * _PERIOD // 1000} {_PERIOD}")
         elif controller == "cpu":
-            _write(f"{folder}/cpu.cfs_period_us", str(_PERIOD))
-            _write(f"{folder}/cpu.cfs_quota_us", str(value * _PERIOD // 1000))
+            write(f"{folder}/cpu.cfs_period_us", str(_PERIOD))
+            write(f"{folder}/cpu.cfs_quota_us", str(value * _PERIOD // 1000))
         elif v2:
-            _write(f"{folder}/memory.max", str(value))
+            write(f"{folder}/memory.max", str(value))
             if os.path.exists(f"{folder}/memory.swap.max"):
-                _write(f"{folder}/memory.swap.max", "0")
+                write(f"{folder}/memory.swap.max", "0")
         else:
-            _write(f"{folder}/memory.limit_in_bytes", str(value))
+            write(f"{folder}/memory.limit_in_bytes", str(value))
             # with memory.memsw absent, swappiness 0 is what keeps a group out of swap
-            _write(f"{folder}/memory.swappiness", "0")
+            write(f"{folder}/memory.swappiness", "0")
 
     def clone_fd(self) -> int:
         """The descriptor for CLONE_INTO_CGROUP, or 0 on v1 and without limits."""

@@ -79,9 +79,7 @@ def detached(spec: MountSpec, session_uid: int | None) -> int:
     source = open_source(spec)
     try:
         tree = sc.open_tree(
-            source,
-            b"",
-            sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC,
+            source, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC
         )
         owner = os.fstat(source)
     finally:
@@ -212,6 +210,12 @@ def _park(root: int) -> None:
         sc.move_mount(root, b"", place, b"root", sc.MOVE_MOUNT_F_EMPTY_PATH)
     finally:
         os.close(place)
+
+
+def unpark(root: int) -> None:
+    """Detach a template with its place, and close it."""
+    sc.umount2(f"/proc/self/fd/{root}/..".encode(), sc.MNT_DETACH)
+    os.close(root)
 
 
 def _attach_first(tree: int, paths: tuple[bytes, ...]) -> None:

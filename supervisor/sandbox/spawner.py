@@ -5,7 +5,7 @@ third-party import, because every sandbox is a fork of it. It obeys one peer, th
 its input is resolved documents, never a stranger's bytes. When the monitor is gone it kills every
 session, removes their cgroups and ends; when it is gone itself the kernel kills every session.
 
-Requests: load {digest, document} · spawn {id, digest} · go {id} · kill {id, signal}.
+Requests: load {digest, document} · keep {digests} · spawn {id, digest} · go {id} · kill {id, signal}.
 Events: loaded, sockets (for the egress broker), ready (all but the payload), spawned (stdin, stdout, stderr,
 pidfd), failed, exited.
 """
@@ -13,6 +13,7 @@ pidfd), failed, exited.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -28,6 +29,7 @@ from supervisor.sandbox import syscalls as sc
 # Host uids of sessions: a range that nothing else allots, plus the host pid of the session's init,
 # so that no two live sessions share one and nothing has to be remembered.
 FIRST_UID = 0x70000000
+_PATIENCE = 20  # seconds
 
 
 class Loaded:
@@ -81,6 +83,12 @@ class Child:
         for fd in self.pipes:
             os.close(fd)
         self.pipes = []
+
+    def report(self, size: int) -> bytes:
+        """What its init says next; StepError after a silence in which any step would have been taken."""
+        if not select.select([self.status], [], [], _PATIENCE)[0]:
+            raise StepError(OSError(errno.ETIMEDOUT, f"nothing heard of it for {_PATIENCE} s"), "enter")
+        return os.read(self.status, size)
 
     def waits(self) -> bool:
         """Whether its init has not ended."""
@@ -182,6 +190,8 @@ class Spawner:
             self._load(str(message["digest"]), message["document"])
         elif kind == "spawn":
             self._spawn(int(str(message["id"])), str(message["digest"]))
+        elif kind == "keep":
+            self._keep(enter.items(message, "digests"))
         elif kind in ("go", "kill"):
             child = self.children.get(int(str(message["id"])))
             if child and kind == "go":
@@ -192,9 +202,21 @@ class Spawner:
             raise WireError(f"unknown request {kind!r}")
         return True
 
+    def _keep(self, digests: list[object]) -> None:
+        """Forget every other document; sessions that run go on, in a copy of its root."""
+        gone = [self.loaded.pop(digest) for digest in list(self.loaded) if digest not in digests]
+        self.wanted = None
+        if self.parked and self.parked.plan in gone:
+            self._park()
+        for plan in gone:
+            mounts.unpark(plan.template)
+
     def _load(self, digest: str, document: object) -> None:
         if not isinstance(document, dict):
             raise WireError("a document is an object")
+        if digest in self.loaded:
+            wire.send(self.monitor, {"event": "loaded", "digest": digest})
+            return
         try:
             plan = Loaded(document)
         except OSError as error:
@@ -241,8 +263,12 @@ class Spawner:
         """Let the payload be started: the monitor has read back what the kernel applied."""
         with contextlib.suppress(BrokenPipeError):
             child.go.send(b"go")
-        report = os.read(child.status, 1)
-        if report == b"R":
+        try:
+            report = child.report(1)
+            failure = None if report == b"R" else _reported(report + child.report(4096))
+        except StepError as error:
+            failure = error
+        if failure is None:
             event: wire.Message = {"event": "spawned", "id": child.number}
             wire.send(self.monitor, event, [*child.pipes, child.pidfd])
             child.release()
@@ -250,7 +276,6 @@ class Spawner:
                 # who asked twice will ask again; a single command does not
                 self.wanted = child.plan
             return
-        failure = _reported(report + os.read(child.status, 4096))
         child.kill(signal.SIGKILL)
         child.reap()
         del self.children[child.number]
@@ -287,9 +312,7 @@ class Spawner:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         tasks, into = group.task_fds(), group.clone_fd()
         root = sc.open_tree(
-            plan.template,
-            b"",
-            sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC,
+            plan.template, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC
         )
         theirs = [stdin[0], stdout[1], stderr[1], status[1], root, *tasks, *([into] if into else [])]
         ours = [stdin[1], stdout[0], stderr[0]]
@@ -333,9 +356,9 @@ class Spawner:
         finally:
             for fd in trees:
                 os.close(fd)
-        report = os.read(child.status, 1)
+        report = child.report(1)
         if report != b"P":
-            raise _reported(report + os.read(child.status, 4096))
+            raise _reported(report + child.report(4096))
         child.donated = network.donated(child.go, plan.donated)
 
     def _ended(self, child: Child) -> None:

@@ -113,12 +113,6 @@ def learn_its_control_group(bait: Bait) -> str:
 
 
 @hostile()
-def learn_its_cpu_set(bait: Bait) -> str:
-    text = slurp("/proc/self/cpuset").decode().strip()
-    return taken(text != "/" or not bait.number("inside"), text, "the root")
-
-
-@hostile()
 def find_the_caller_in_its_own_process(bait: Bait) -> str:
     own = [path for path in glob.glob("/proc/self/*") if os.path.basename(path) not in {"mem", "mountinfo"}]
     return mentions(bait, [path for path in own if os.path.isfile(path)])

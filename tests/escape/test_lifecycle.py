@@ -40,7 +40,8 @@ if os.fork() == 0:
     os._exit(0)
 if os.fork() == 0:
     os.setsid()
-    while True:
+    last = time.monotonic() + 30
+    while time.monotonic() < last:
         if os.fork():
             os._exit(0)
         time.sleep(0.005)
@@ -100,13 +101,14 @@ def guest(arena: Arena, mode: str, ending: str, *, sandbox: bool) -> Iterator[su
 
 @pytest.fixture(autouse=True)
 def no_remains() -> Iterator[None]:
-    """Whatever a failed test left is killed."""
+    """Whatever the control or a failed test left is killed: by process group, which a fork cannot outrun."""
     yield
     deadline = time.monotonic() + 5
     while (left := marked()) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(os.getpgid(pid), signal.SIGKILL)
+    assert not left
 
 
 class Watched:

@@ -103,12 +103,6 @@ def unshare_user_and_network(bait: Bait) -> str:
 
 
 @hostile()
-def unshare_user_with_high_bits(bait: Bait) -> str:
-    """The kernel looks at the low bits of the flags; a filter must not be fooled by the others."""
-    return unshare(0x1_0000_0000 | NEWUSER) if bait.number("wide") else unshare(NEWUSER)
-
-
-@hostile()
 def clone_user(bait: Bait) -> str:
     return clone(NEWUSER)
 
@@ -116,6 +110,12 @@ def clone_user(bait: Bait) -> str:
 @hostile()
 def clone_user_mounts_and_network(bait: Bait) -> str:
     return clone(NEWUSER | NEWNS | NEWNET | NEWPID)
+
+
+@hostile()
+def clone_user_with_high_bits(bait: Bait) -> str:
+    """The kernel looks at the low half of the flags; a filter must not be fooled by the other."""
+    return clone(0x1_0000_0000 | NEWUSER)
 
 
 @hostile()
@@ -289,8 +289,7 @@ def rename_the_domain(bait: Bait) -> str:
 
 
 def bait(place: Place) -> Values:
-    # Outside, the bits above 32 are an error of their own on some kernels: the control leaves them away.
-    return {"folder": place.folder, "wide": int(place.profile is not None)}
+    return {"folder": place.folder}
 
 
 BATCH = Batch.of(globals(), helpers=(unshare, clone, clone3, mount), bait=bait)

@@ -217,17 +217,9 @@ def make_other_sockets(bait: Bait) -> str:
 
 
 @hostile()
-def make_a_pair_of_another_family(bait: Bait) -> str:
-    """socketpair(2) is allowed for Unix sockets; the family must be looked at there, too."""
-    left, _ = socket.socketpair(socket.AF_TIPC if bait.number("tipc") else socket.AF_UNIX, socket.SOCK_STREAM)
-    return str(left.family)
-
-
-@hostile()
 def hide_the_family_in_high_bits(bait: Bait) -> str:
     """The family is an int: the upper half of the register means nothing to the kernel."""
-    family = 0x1_0000_0000 * bait.number("inside") + socket.AF_NETLINK
-    return str(syscall(41, family, 3, 0))
+    return str(syscall(41, 0x1_0000_0000 + socket.AF_NETLINK, 3, 0))
 
 
 @hostile()
@@ -286,8 +278,6 @@ def bait(place: Place) -> Values:
         "private": PRIVATE,
         "local6": LOCAL6,
         "scope": place.scope,
-        "inside": int(place.profile is not None),
-        "tipc": int(place.profile is not None),
     }
 
 

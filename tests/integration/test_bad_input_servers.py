@@ -63,34 +63,44 @@ def test_a_server_that_writes_garbage_can_be_called() -> None:
     assert "\x1b" not in done.stderr
 
 
-@pytest.mark.parametrize("way", ["silent", "closed"])
-def test_a_server_that_never_answers_is_ended_after_its_start_time(tmp_path: Path, way: str) -> None:
-    path = write_profile(tmp_path, "mine", '[session]\nstart = "500ms"\n')
-    with started("run", "-q", "--profile", path, "--", *server(way, "deaf")) as process:
+def test_a_server_that_closes_its_output_and_lives_is_ended() -> None:
+    with started(*RUN, *server("deaf", "closed")) as process:
         send(process, ASK)
         answer = json.loads(receive(process))
-        out, said = end_of(process)
+        _, said = end_of(process)
+    assert "it closed its standard output" in answer["error"]["message"]
+    assert process.returncode == 1
+    assert said.count("supervisor: ") == 1
+    done = run("call", "-q", "--profile", "none", "x", "--", *server("closed", "deaf"))
+    assert_told(done, 1, "closed its standard input or output")
+
+
+def test_a_server_that_never_answers_is_ended_after_its_start_time(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, "mine", '[session]\nstart = "500ms"\n')
+    with started("run", "-q", "--profile", path, "--", *server("silent", "deaf")) as process:
+        send(process, ASK)
+        answer = json.loads(receive(process))
+        _, said = end_of(process)
     assert answer["id"] == 1
     assert "did not answer its first request within 0.5 s (session.start)" in answer["error"]["message"]
     assert process.returncode == 1
     assert said.count("supervisor: ") == 1
-    done = run("call", "-q", "--profile", path, "x", "--", *server(way, "deaf"))
-    assert done.returncode == 1
-    assert_told(done, 1, "did not answer initialize in time|session has ended")
+    done = run("call", "-q", "--profile", path, "x", "--", *server("silent", "deaf"))
+    assert_told(done, 1, "did not answer initialize in time")
 
 
 def test_a_server_that_does_not_read_is_no_hang(tmp_path: Path) -> None:
     path = write_profile(tmp_path, "mine", '[session]\nstart = "5s"\n')
-    code = "import json,sys,time\n" + (
+    code = (
+        "import json, signal, sys\n"
         "for _ in range(3):\n"
-        "    line = sys.stdin.readline()\n"
-        "    request = json.loads(line)\n"
-        "    if 'id' in request:\n"
-        "        tools = [{'name': 'x', 'inputSchema': {'properties': {'a': {'anyOf': 5, 'type': [[1]]}}}}]\n"
-        "        print(json.dumps({'jsonrpc': '2.0', 'id': request['id'], 'result': {'tools': tools}}), flush=True)\n"
-        "import signal; signal.pause()\n"
+        "    request = json.loads(sys.stdin.readline())\n"
+        "    tools = [{'name': 'x', 'inputSchema': {'properties': {'a': {'anyOf': 5, 'type': [[1]]}}}}]\n"
+        "    answer = {'id': request.get('id'), 'result': {'tools': tools}}\n"
+        "    if 'id' in request: print(json.dumps(answer), flush=True)\n"
+        "signal.pause()\n"
     )
-    argv = ("call", "-q", "--timeout", "1", "--profile", path, "x", "a=" + "x" * 100_000, "--", *program(code))
+    argv = ("call", "-q", "--timeout", "1", "--profile", str(path), "x", "a=" + "x" * 100_000, "--", *program(code))
     assert_told(run(*argv), 1, "does not read its standard input")
 
 
@@ -161,13 +171,14 @@ def test_what_is_no_json_is_answered_and_the_connection_lives() -> None:
 
 @pytest.mark.parametrize(
     "number",
-    ["x" * 1_000_000, 2**70, -1, 1.5, "", '\u00e9\n"\\/', "\ud83d\ude00", None, [1, {"a": 2}]],
+    ["x" * 1_000_000, 2**70, -1, 1.5, "", '\u00e9\n"\\/', "\U0001f600", None, [1, {"a": 2}]],
     ids=["huge", "big", "negative", "fraction", "empty", "escapes", "astral", "null", "structure"],
 )
 def test_an_id_is_answered_as_it_was_written(number: object) -> None:
     with started(*RUN, *server()) as process:
-        send(process, ask(number), ask(number, "hang"), ask("last", "quit"))
+        send(process, ask(number))
         assert json.loads(receive(process))["id"] == number
+        send(process, ask(number, "hang"), ask("last", "quit"))
         lost = [json.loads(receive(process)) for _ in range(2)]
         out, _ = end_of(process)
     assert [each["id"] for each in lost] == [number, "last"]
@@ -237,7 +248,8 @@ def test_what_a_server_says_does_not_act_on_the_terminal_or_break_the_output() -
         "    if 'id' not in request: continue\n"
         "    result = {'tools': [{'name': 'x'}], 'content': [{'type': 'text', 'text': 'a\\ud800b'}, 5, {}]}\n"
         "    answer = {'id': request['id'], 'result': result}\n"
-        "    if request['method'] == sys.argv[-1]: answer = {'id': request['id'], 'error': {'message': '\\x1b[2J\\ud800'}}\n"
+        "    error = {'message': '\\x1b[2J\\ud800'}\n"
+        "    if request['method'] == sys.argv[-1]: answer = {'id': request['id'], 'error': error}\n"
         "    print(json.dumps(answer), flush=True)\n"
     )
     done = run("call", "-q", "--profile", "none", "x", "--", *program(code))

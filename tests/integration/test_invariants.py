@@ -148,16 +148,7 @@ def test_all_or_nothing(tmp_path: Path) -> None:
         '[[mount]]\nsource = "/usr/share/doc"\ntarget = "/data/share/missing"\nmode = "ro"\n'
     )
     marker = tmp_path / "ran"
-    argv = [
-        sys.executable,
-        "-m",
-        "supervisor",
-        "exec",
-        "--profile",
-        str(profile),
-        "--rw",
-        str(tmp_path),
-    ]
+    argv = [sys.executable, "-m", "supervisor", "exec", "--profile", str(profile), "--rw", str(tmp_path)]
     done = subprocess.run([*argv, "--", "touch", str(marker)], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "/data/share/missing" in done.stderr, "the step that failed is named"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan
-from supervisor.runtimes.native import Native
+from supervisor.runtimes import native
 from supervisor.sandbox import cgroup, enter
 from tests.unit.profile.test_plan import entry
 
@@ -81,10 +80,10 @@ class Trial:
 
 
 @pytest.fixture
-def marker(tmp_path: Path) -> Iterator[Path]:
+def marker(tmp_path: Path) -> Path:
     """A file that the payload writes if it ever runs."""
     tmp_path.chmod(0o755)
-    yield tmp_path / "scope" / "ran"
+    return tmp_path / "scope" / "ran"
 
 
 def trial(marker: Path, code: str | None) -> Trial:
@@ -94,7 +93,7 @@ def trial(marker: Path, code: str | None) -> Trial:
     ready = plan.plan(load.load(written.profile), written)
     facts = host.probe()
     spawner = Spawner(code) if code else Spawner()
-    made = Trial(spawner, ready.spec, Native().document(ready.spec, facts))
+    made = Trial(spawner, ready.spec, native.document(ready.spec, facts))
     try:
         made.run()
     finally:
@@ -109,10 +108,7 @@ def test_the_whole_list_is_what_was_asked_for(marker: Path) -> None:
 
 
 def test_the_steps_tried_here_are_all_there_are() -> None:
-    written = entry(
-        Path("/usr/share"), profile="fs-scoped", params={"root": "/usr/share", "scope": "/usr/share/doc"}
-    )
-    document = Native().document(plan.plan(load.load("none"), entry(Path("/usr/share"))).spec, host.probe())
+    document = native.document(plan.plan(load.load("none"), entry(Path("/usr/share"))).spec, host.probe())
     assert [type(step).__name__ for step in enter.plan(document)] == [*STEPS, "Proof"]
 
 

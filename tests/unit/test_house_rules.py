@@ -24,11 +24,10 @@ ROOT_CODE = (
     "monitor",
     "sandbox",
     "runtimes/__init__.py",
-    "runtimes/base.py",
     "runtimes/native.py",
     "profile/__init__.py",
     "profile/host.py",
-    "profile/sources.py",
+    "profile/granted.py",
 )
 ROOT_CODE_LIMIT = 2500
 

@@ -15,13 +15,7 @@ if TYPE_CHECKING:
     from images.filesystem import answer, folders
     from tests.unit.images.conftest import Served
 else:
-    answer, folders = (
-        importlib.import_module(f"filesystem_server.{name}")
-        for name in (
-            "answer",
-            "folders",
-        )
-    )
+    answer, folders = (importlib.import_module(f"filesystem_server.{name}") for name in ("answer", "folders"))
 
 
 @pytest.mark.parametrize("path", ["..", "../secret", "a/../../secret", "/etc/passwd", "/", "../data-2/x"])

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from tests.unit.images.conftest import Served
 else:
     answer, files, protocol = (
-        importlib.import_module(f"filesystem_server.{name}")
-        for name in (
-            "answer",
-            "files",
-            "protocol",
-        )
+        importlib.import_module(f"filesystem_server.{name}") for name in ("answer", "files", "protocol")
     )
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"

@@ -15,13 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from images.filesystem import answer, tools
 else:
-    answer, tools = (
-        importlib.import_module(f"filesystem_server.{name}")
-        for name in (
-            "answer",
-            "tools",
-        )
-    )
+    answer, tools = (importlib.import_module(f"filesystem_server.{name}") for name in ("answer", "tools"))
 
 SERVER = Path(__file__).parents[3] / "images" / "filesystem" / "server.py"
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
     from tests.unit.images.conftest import Served
 else:
     answer, folders, search = (
-        importlib.import_module(f"filesystem_server.{name}")
-        for name in (
-            "answer",
-            "folders",
-            "search",
-        )
+        importlib.import_module(f"filesystem_server.{name}") for name in ("answer", "folders", "search")
     )
 
 

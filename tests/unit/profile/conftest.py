@@ -53,8 +53,7 @@ class Host:
     def venv(self, root: Path, python: Path, *, site: str = "false") -> Path:
         self.link(root / "bin/python", python)
         self.write(
-            root / "pyvenv.cfg",
-            f"home = {python.parent}\ninclude-system-site-packages = {site}\nversion = 3.11\n",
+            root / "pyvenv.cfg", f"home = {python.parent}\ninclude-system-site-packages = {site}\nversion = 3.11\n"
         )
         (root / "lib/python3.11/site-packages").mkdir(parents=True)
         return root / "bin/python"

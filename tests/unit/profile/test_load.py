@@ -22,7 +22,7 @@ def write(folder: Path, text: str, name: str = "mine.toml") -> str:
 def test_every_shipped_profile_loads(name: str) -> None:
     chain = load.load(name)
     assert chain.profile.name == name
-    assert [source.name for source in chain.sources][0] == "none.toml"
+    assert chain.sources[0].name == "none.toml"
 
 
 def test_a_chain_reads_from_the_floor_up() -> None:

@@ -98,15 +98,7 @@ def test_the_source_of_an_editable_install_is_shown_if_it_is_a_project(host: Hos
     host.write(host.home / ".ssh/id")
     host.write(host.home / "documents/x")
     host.write(host.home / "pyproject.toml")
-    lines = (
-        "# x",
-        "import os; os.abort()",
-        host.home / "src/a/src",
-        host.home / ".ssh",
-        host.home,
-        "/",
-        "/etc",
-    )
+    lines = ("# x", "import os; os.abort()", host.home / "src/a/src", host.home / ".ssh", host.home, "/", "/etc")
     host.write(site / "a.pth", "\n".join(map(str, [*lines, host.home / "documents"])))
     mapping = {"b": str(host.home / "src/b/b")}
     host.write(site / "__editable___b_finder.py", f"import x\nMAPPING: dict[str, str] = {mapping}\n")

@@ -216,21 +216,9 @@ def test_the_architecture_is_checked_before_anything_else() -> None:
         ('[refuse]\nread = { errno = "ENOPE", reason = "x" }', 4, "'ENOPE' is not an errno"),
         ('[refuse]\nread = { errno = "ENOSYS" }', 4, "is missing"),
         ('[[when]]\ncall = "read"\nreason = "x"', 3, "belongs into [allow]"),
-        (
-            '[[when]]\ncall = "read"\nargs = []\n[[when]]\ncall = "rede"\nargs = []\nreason = "x"',
-            3,
-            "is missing",
-        ),
-        (
-            '[[when]]\nargs = [{ index = 6, values = [0] }]\ncall = "read"\nreason = "x"',
-            4,
-            "less than or equal",
-        ),
-        (
-            '[[when]]\nargs = [{ index = 0, mask = 6, values = [1] }]\ncall = "read"\nreason = "x"',
-            4,
-            "never be",
-        ),
+        ('[[when]]\ncall = "read"\nargs = []\n[[when]]\ncall = "rede"\nargs = []\nreason = "x"', 3, "is missing"),
+        ('[[when]]\nargs = [{ index = 6, values = [0] }]\ncall = "read"\nreason = "x"', 4, "less than or equal"),
+        ('[[when]]\nargs = [{ index = 0, mask = 6, values = [1] }]\ncall = "read"\nreason = "x"', 4, "never be"),
         ('[[numbers]]\nfirst = 1\nlast = 0x40000000\nerrno = "ENOSYS"\nreason = "x"', 5, "less than"),
     ],
 )

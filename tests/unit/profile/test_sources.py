@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.errors import ConfigError, Refused
 from supervisor.model import Mount
-from supervisor.profile import sources
+from supervisor.profile import granted, sources
 
 
 def source(written: str | Path, folder: Path, *, relative: bool = True, home: str = "/nonexistent") -> str:
@@ -102,4 +102,4 @@ def test_two_folders_at_one_place_are_an_error() -> None:
     [("/a", "/a", True), ("/a/b", "/a", True), ("/ab", "/a", False), ("/a", "/", True), ("/", "/a", False)],
 )
 def test_below_goes_by_whole_names(path: str, folder: str, *, inside: bool) -> None:
-    assert sources.below(path, folder) is inside
+    assert granted.below(path, folder) is inside

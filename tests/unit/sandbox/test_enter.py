@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supervisor.model import HostFacts
 from supervisor.profile import load, plan
-from supervisor.runtimes.native import Native
+from supervisor.runtimes import native
 from supervisor.sandbox import enter
 from tests.unit.profile.test_plan import entry
 
@@ -14,7 +14,7 @@ FACTS = HostFacts(root=True, landlock=7, cgroup="v1", controllers=("cpu", "memor
 def steps() -> list[enter.Step]:
     written = entry(load.share_folder("profiles"), profile="fs-readonly")
     ready = plan.plan(load.load(written.profile), written)
-    return enter.plan(Native().document(ready.spec, FACTS))
+    return enter.plan(native.document(ready.spec, FACTS))
 
 
 def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
@@ -24,6 +24,7 @@ def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
         "Descriptors",
         "Identity",
         "Loopback",
+        "Egress",
         "Root",
         "Proc",
         "PrivateTmp",

@@ -1,0 +1,192 @@
+"""Two network namespaces with a cable between them: in one the product is started, in the other the world is.
+
+Runs as root. Addresses are from documentation ranges, which the product takes for public ones; some that it must
+never dial (private, metadata) are there as well, and answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.escape.arena import Arena, dismiss
+
+INSIDE, WEB = "203.0.113.1", "203.0.113.10"
+SERVERS = Path(__file__).with_name("outside_servers.py")
+CERTIFIED = ("example.test", "another.test", "forbidden.test", "*.wild.test", "a.b.wild.test", "db.test")
+ZONE: dict[str, dict[str, list[str]]] = {
+    **{name: {"A": [WEB]} for name in (*CERTIFIED, "one.wild.test", "xn--bcher-kva.test", "metadata.test")},
+    "six.test": {"A": [WEB], "AAAA": ["2001:db8:1::10"]},
+    "onlysix.test": {"AAAA": ["2001:db8:1::10"]},
+    "slow.test": {"A": ["203.0.113.77", WEB]},
+    "alias.test": {"CNAME": ["example.test"]},
+    "many.test": {"A": [WEB] * 40},
+    "dead.test": {"A": ["203.0.113.11"]},
+    "tosix.test": {"AAAA": ["2002:a00:5::1"]},
+    "private.test": {"A": ["10.0.0.5"]},
+    "loopback.test": {"A": ["127.0.0.1"]},
+    "link.test": {"A": ["169.254.169.254"]},
+    "own.test": {"A": [INSIDE]},
+    "mapped.test": {"AAAA": ["::ffff:10.0.0.5"]},
+    "nat64.test": {"AAAA": ["64:ff9b::a00:5"]},
+    "zero.test": {"A": ["0.0.0.0"]},
+    "mixed.test": {"A": [WEB, "10.0.0.5"]},
+    "hidden.test": {"CNAME": ["private.test"]},
+    "inner.test": {"A": ["198.18.0.1"]},
+}
+ENTER = 'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
+
+
+def ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True, capture_output=True, timeout=20)
+
+
+class World:
+    """Both namespaces and what runs in the outer one. `log` is what its servers saw."""
+
+    def __init__(self, arena: Arena, stack: ExitStack) -> None:
+        self.arena = arena
+        self.log: list[str] = []
+        token = secrets.token_hex(3)
+        self.inner, self.outer = f"svi{token}", f"svo{token}"
+        self.folder = arena.base / f"outside-{token}"
+        self.folder.mkdir()
+        self._cable(stack)
+        self.authority = self._certificate()
+        (self.folder / "resolv.conf").write_text("nameserver 203.0.113.53\n")
+        (self.folder / "hosts").write_text("127.0.0.1 localhost\n10.0.0.5 infile.test\n")
+        self.control: dict[str, str] = {}
+        servers = ["/usr/bin/python3", "-I", str(SERVERS), str(self.folder / "server.pem"), json.dumps(ZONE)]
+        process = self._popen(["ip", "netns", "exec", self.outer, *servers], "root", stdin=subprocess.PIPE)
+        stack.callback(dismiss, process)
+        assert process.stdout
+        ready = threading.Event()
+        output = process.stdout
+
+        def listen() -> None:
+            for line in output:
+                self.log.append(line.decode().strip())
+                if self.log[-1] == "ready":
+                    ready.set()
+
+        threading.Thread(target=listen, daemon=True).start()
+        assert ready.wait(20), process.poll()
+
+    def _cable(self, stack: ExitStack) -> None:
+        for name in (self.inner, self.outer):
+            ip(f"netns add {name}")
+            stack.callback(ip, f"netns del {name}")
+            ip(f"-n {name} link set lo up")
+        ip(f"-n {self.inner} link add sv0 type veth peer name sv1 netns {self.outer}")
+        ip(f"-n {self.inner} addr add {INSIDE}/24 dev sv0")
+        ip(f"-n {self.inner} addr add 2001:db8:1::1/64 dev sv0 nodad")
+        ip(f"-n {self.inner} link set sv0 up")
+        ip(f"-n {self.outer} link set sv1 up")
+        for address in (f"{WEB}/24", "203.0.113.11/24", "203.0.113.53/24", "2001:db8:1::10/64"):
+            ip(f"-n {self.outer} addr add {address} dev sv1{' nodad' if ':' in address else ''}")
+        for address in ("198.51.100.7/32", "10.0.0.5/32", "169.254.169.254/32", "2002:a00:5::1/128"):
+            ip(f"-n {self.outer} addr add {address} dev lo{' nodad' if ':' in address else ''}")
+        ip(f"-n {self.inner} route add default via {WEB}")
+        ip(f"-n {self.inner} -6 route add default via 2001:db8:1::10")
+
+    def _certificate(self) -> Path:
+        """A certificate authority of our own, and one certificate for every name."""
+        names = ",".join(f"DNS:{name}" for name in (*CERTIFIED, *(set(ZONE) - set(CERTIFIED))))
+        (self.folder / "names").write_text(f"subjectAltName={names},IP:{WEB}\n")
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        commands = (
+            ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=tests"],
+            ["req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=example.test"],
+            ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+            + ["-days", "2", "-out", "server.crt", "-extfile", "names"],
+        )
+        for command in commands:
+            subprocess.run(["openssl", *command], cwd=self.folder, check=True, capture_output=True, timeout=20)
+        both = (self.folder / "server.key").read_text() + (self.folder / "server.crt").read_text()
+        (self.folder / "server.pem").write_text(both)
+        (self.folder / "ca.pem").chmod(0o644)
+        return self.folder / "ca.pem"
+
+    def _popen(
+        self,
+        argv: Sequence[str],
+        mode: str,
+        *,
+        stdin: int = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        return self.arena.start(
+            argv, "root", stdin=stdin, extra_env={**self.arena.environment(mode), **(env or {})}
+        )
+
+    def within(self, mode: str, argv: Sequence[str]) -> list[str]:
+        """The command as that caller, in the inner namespace, with its name server."""
+        plot = self.arena.plots[mode]
+        # not `ip netns exec`: that hides the cgroup file systems below /sys
+        enter = ["/usr/bin/nsenter", f"--net=/run/netns/{self.inner}", "/usr/bin/unshare", "-m"]
+        files = [str(self.folder / "resolv.conf"), str(self.folder / "hosts")]
+        become = ["setpriv", f"--reuid={plot.uid}", f"--regid={plot.gid}", "--clear-groups", "--"]
+        return [*enter, "/bin/sh", "-c", ENTER, "sh", *files, *(become if mode == "user" else []), *argv]
+
+    def command(
+        self, mode: str, allow: Sequence[str], argv: Sequence[str | Path], *options: str, profile: str
+    ) -> list[str]:
+        """The command line that runs `argv` in a sandbox that knows the test's certificate authority."""
+        head = [*self.arena.commands[mode], "exec", "-q", "--profile", profile, *self.arena.accept(mode)]
+        trust = ["--ro", f"{self.authority}:/ca.pem"]
+        trust += [f"--env={name}=/ca.pem" for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")]
+        trust += [f"--env={name}=/ca.pem" for name in ("GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "PGSSLROOTCERT")]
+        hosts = [f"--allow={each}" for each in allow]
+        return self.within(mode, [*head, *hosts, *trust, *options, "--", *map(str, argv)])
+
+    def run(
+        self,
+        mode: str,
+        allow: Sequence[str],
+        argv: Sequence[str | Path],
+        *options: str,
+        profile: str = "net-allowlist",
+        text: str = "",
+        seconds: float = 40,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in a sandbox, to its end."""
+        command = self.command(mode, allow, argv, *options, profile=profile)
+        process = self._popen(command, mode, stdin=subprocess.PIPE)
+        return self.arena.finish(process, text=text, seconds=seconds)
+
+    def start(
+        self,
+        mode: str,
+        allow: Sequence[str],
+        argv: Sequence[str | Path],
+        *options: str,
+        profile: str = "net-allowlist",
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in a sandbox."""
+        return self._popen(self.command(mode, allow, argv, *options, profile=profile), mode, stdin=subprocess.PIPE)
+
+    def outside(self, mode: str, argv: Sequence[str], *, text: str = "") -> subprocess.CompletedProcess[str]:
+        """The control: the same caller in the same namespace, without a sandbox."""
+        process = self._popen(
+            self.within(mode, argv), mode, stdin=subprocess.PIPE, env={"SSL_CERT_FILE": str(self.authority)}
+        )
+        return self.arena.finish(process, text=text, seconds=60)
+
+    def since(self, mark: int) -> list[str]:
+        """What the servers saw since the log had `mark` lines; they have had time to say it."""
+        time.sleep(0.05)
+        return self.log[mark:]
+
+
+def make_world(arena: Arena, stack: ExitStack) -> World:
+    """Build it; `stack` takes it down."""
+    assert os.geteuid() == 0, sys.platform
+    return World(arena, stack)
