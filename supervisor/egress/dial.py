@@ -190,7 +190,7 @@ async def _race(addresses: Sequence[str], port: int) -> socket.socket:
 
 def _failures(done: set[asyncio.Task[socket.socket]]) -> str:
     errors = [task.exception() for task in done]
-    return next((each.strerror for each in errors if isinstance(each, OSError) and each.strerror), "")
+    return next((os.strerror(each.errno) for each in errors if isinstance(each, OSError) and each.errno), "")
 
 
 def _close(task: asyncio.Task[socket.socket]) -> None:

@@ -194,7 +194,7 @@ class Link:
 def _refusal(message: wire.Message) -> str:
     port = f":{message['port']}" if message["port"] else ""
     hint = f"; {message['rule']} would allow it" if message["rule"] else ""
-    return f"egress refused: {message['name']}{port}: {message['reason']}{hint}"
+    return f"egress: {message['name']}{port}: {message['reason']}{hint}"
 
 
 def _texts(value: object) -> tuple[str, ...]:
