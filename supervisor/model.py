@@ -21,7 +21,8 @@ Share = Literal["principal", "server", "call"]
 class Frozen(BaseModel):
     """Base of every type here: immutable, no unknown keys, no coercion between kinds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # built when first used: a process of ours needs a few of them, and its start-up time counts
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class Mount(Frozen):

@@ -124,7 +124,9 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import start
 
     table = {"run": start.run, "exec": start.execute, "call": start.call}
-    return table[options.command](options, tree)
+    status = _flushed(table[options.command](options, tree))
+    # without the interpreter's own clean-up: somebody waits for this
+    os._exit(status)
 
 
 def _inspect(options: argparse.Namespace, tail: list[str]) -> int:

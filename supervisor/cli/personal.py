@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import socket
 import sys
+from typing import TYPE_CHECKING
 
 import supervisor
-from supervisor import wire
+
+if TYPE_CHECKING:
+    import socket
 
 # Thousands of objects are made and none is dropped while modules are imported: collecting is put off. The
 # interpreter's own clean-up is left out, because somebody waits for these processes to end.
@@ -63,14 +64,20 @@ def _spawn(code: str, descriptors: list[int]) -> int:
 
 def start(entry: dict[str, object]) -> Tree:
     """Start planner, monitor and spawner for `entry` (a ServerEntry as a table); does not wait for them."""
-    ours, theirs = wire.pair()
     (asked, question), (answered, answer) = os.pipe(), os.pipe()
+    # what takes longest goes first, even before imports
+    planner = _spawn(_PLANNER, [asked, answer])
+    import json
+
+    from supervisor import wire
+
+    ours, theirs = wire.pair()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    children = [_spawn(_PLANNER, [asked, answer]), _spawn(_MONITOR, [null, null, theirs.fileno(), answered])]
+    monitor = _spawn(_MONITOR, [null, null, theirs.fileno(), answered])
     theirs.close()
     for fd in (asked, answered, answer, null):
         os.close(fd)
     # a planner that has ended already is reported by the monitor
     with contextlib.suppress(BrokenPipeError), open(question, "wb") as file:
         file.write(json.dumps({"entry": entry}).encode())
-    return Tree(ours, children)
+    return Tree(ours, [planner, monitor])

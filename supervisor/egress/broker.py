@@ -121,7 +121,7 @@ def main(fd: int) -> None:
     received = wire.receive(monitor)
     if received is None:
         return
-    sc.Filter(base64.b64decode(str(received[0]["filter"]), validate=True)).load()
+    sc.load_seccomp(base64.b64decode(str(received[0]["filter"]), validate=True))
     loop.run_until_complete(_serve(monitor))
     os._exit(0)  # what is left of connections ends with the process
 

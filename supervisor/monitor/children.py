@@ -19,7 +19,8 @@ from supervisor.errors import LaunchFailed, SupervisorError, Unenforceable, Wire
 from supervisor.monitor.loop import Loop
 from supervisor.sandbox import network
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.sandbox.spawner import main; main(3)"
+_CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
+from supervisor.sandbox.spawner import main; main(3); os._exit(0)"""
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
 _ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
 

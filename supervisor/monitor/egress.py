@@ -18,7 +18,6 @@ from supervisor.monitor.loop import Loop
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.egress.broker import main; main(3)"
 _SECONDS = 2.0
-_TEXT = {"name": 255, "reason": 500, "rule": 300}
 
 Tell = Callable[[int, wire.Message], None]
 Lost = Callable[[int, str], None]
@@ -84,18 +83,14 @@ class Egress:
             self._lost(number, "the egress broker ended unexpectedly")
 
     def _readable(self) -> None:
-        if self._broker is None:
-            return
         try:
-            received = wire.receive(self._broker.socket)
+            received = wire.receive(self._broker.socket) if self._broker else None
         except (OSError, WireError):
             received = None
         if received is None:
             self._gone()
             return
         event, number = received[0], received[0].get("session")
-        if event.get("event") == "refused" and isinstance(number, int) and number in self._users:
-            port = event.get("port")
-            told: wire.Message = {key: str(event.get(key, ""))[:limit] for key, limit in _TEXT.items()}
-            told |= {"event": "refused", "session": number, "port": port if isinstance(port, int) else 0}
-            self._tell(number, told)
+        if event.get("event") == "refused" and number in self._users:
+            told = {key: str(event.get(key, ""))[:500] for key in ("name", "port", "reason", "rule")}
+            self._tell(int(str(number)), {"event": "refused", "session": number} | told)

@@ -17,7 +17,7 @@ from supervisor.sandbox import cgroup
 from supervisor.sandbox.mounts import DEVICES
 from supervisor.sandbox.spawner import FIRST_UID
 
-_NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time")
+_NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _RLIMITS = {
     "CORE": "Max core file size",

@@ -36,11 +36,6 @@ def _user_namespaces(*, root: bool) -> str | None:
     return None
 
 
-def _status_field(name: str) -> bool:
-    with open("/proc/self/status", encoding="utf-8") as file:
-        return any(line.startswith(name) for line in file)
-
-
 def probe() -> HostFacts:
     """Look at the host. `missing` holds a line for every layer that cannot be had."""
     root = os.geteuid() == 0
@@ -52,7 +47,7 @@ def probe() -> HostFacts:
         missing["namespaces"] = reason
     if not abi:
         missing["landlock"] = "this kernel has no Landlock, or it is not in the lsm= list of the boot command line"
-    if not _status_field("Seccomp:") or not syscalls.seccomp_available():
+    if not syscalls.seccomp_available():
         missing["seccomp"] = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
     for name, field in (("memory", "limits.memory"), ("cpu", "limits.cpus"), ("pids", "limits.pids")):
         if name not in hierarchy.bases and not (name == "pids" and not root):

@@ -192,7 +192,7 @@ class Link:
 
 
 def _refusal(message: wire.Message) -> str:
-    port = f":{message['port']}" if message["port"] else ""
+    port = f":{message['port']}" if message["port"] != "0" else ""
     hint = f"; {message['rule']} would allow it" if message["rule"] else ""
     return f"egress: {message['name']}{port}: {message['reason']}{hint}"
 

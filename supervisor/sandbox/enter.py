@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import time
 
 from supervisor.errors import WireError
 from supervisor.sandbox import mounts, network
@@ -42,7 +43,6 @@ class Context:
         stdio: tuple[int, int, int],
         tasks: list[int],
         privileged: bool,
-        last_capability: int,
     ) -> None:
         self.status = status
         self.go = go
@@ -50,7 +50,6 @@ class Context:
         self.stdio = stdio
         self.tasks = tasks
         self.privileged = privileged
-        self.last_capability = last_capability
 
 
 class Step:
@@ -71,15 +70,19 @@ class JoinCgroup(Step):
 
     def describe(self) -> str:
         if not self.limits:
-            return "no cgroup limits"
+            return "no cgroup limits; clocks that begin now"
         limits = ", ".join(f"{name} {value}" for name, value in sorted(self.limits.items()))
-        return f"join a cgroup of its own ({limits}) and a new cgroup namespace"
+        return f"join a cgroup of its own ({limits}) and new cgroup and time namespaces: clocks begin now"
 
     def execute(self, ctx: Context) -> None:
         for fd in ctx.tasks:
             os.write(fd, b"0")
         # only after joining, or /proc/self/cgroup would show the host's path
-        sc.unshare(sc.CLONE_NEWCGROUP)
+        sc.unshare(sc.CLONE_NEWCGROUP | sc.CLONE_NEWTIME)
+        # how long the host is up is not its business; only whoever is executed from here on gets these clocks
+        clocks = {"monotonic": time.CLOCK_MONOTONIC, "boottime": time.CLOCK_BOOTTIME}
+        offsets = "".join(f"{name} -{int(time.clock_gettime(clock))} 0\n" for name, clock in clocks.items())
+        mounts.write("/proc/self/timens_offsets", offsets)
 
 
 class Descriptors(Step):
@@ -131,16 +134,15 @@ class Loopback(Step):
 
 
 class Egress(Step):
-    """`udp` and `tcp` are [(address, port)], `addresses` ["ADDRESS/LENGTH"]."""
-
-    def __init__(self, addresses: list[str], udp: list[tuple[str, int]], tcp: list[tuple[str, int]]) -> None:
-        self.addresses, self.udp, self.tcp = addresses, udp, tcp
+    def __init__(self, document: Document) -> None:
+        self.addresses = [str(each) for each in items(document, "addresses")]
+        self.udp, self.tcp = places(document, "udp"), places(document, "tcp")
 
     def describe(self) -> str:
         if not self.addresses:
             return "no way out of that namespace"
-        count = len(self.udp) + len(self.tcp)
-        return f'{", ".join(self.addresses)} on "lo"; {count} sockets on it for the egress broker, the only way out'
+        sockets = f"{len(self.udp + self.tcp)} sockets on it for the egress broker, the only way out"
+        return f'{", ".join(self.addresses)} on "lo"; {sockets}'
 
     def execute(self, ctx: Context) -> None:
         if self.addresses:
@@ -170,7 +172,9 @@ class Mounts(Step):
         return "mount " + ("; ".join(shown) or "nothing of the host's besides")
 
     def execute(self, ctx: Context) -> None:
-        # a session that was made ahead waits here until it is somebody's
+        if not self.specs:
+            return
+        # what is made anew for each session comes when there is one
         data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
         if data != b"mounts" or flags & socket.MSG_CTRUNC:
             os._exit(1)
@@ -235,11 +239,14 @@ class Rlimits(Step):
 
 
 class Capabilities(Step):
+    def __init__(self, last: int) -> None:
+        self.last = last
+
     def describe(self) -> str:
         return "no capabilities: bounding, ambient, permitted, effective and inheritable empty; securebits locked"
 
     def execute(self, ctx: Context) -> None:
-        sc.drop_capabilities(ctx.last_capability)
+        sc.drop_capabilities(self.last)
 
 
 class NoNewPrivileges(Step):
@@ -256,9 +263,8 @@ class Landlock(Step):
     def __init__(self, abi: int, rules: list[tuple[str, str, bool, bool]]) -> None:
         self.abi, self.rules = abi, rules
         self.known = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
-        # the root itself may be listed
-        self.allowed = [("/", FS_READ_DIR)]
-        self.allowed += [(path, self.rights(mode, noexec=x, is_file=file)) for path, mode, x, file in rules]
+        found = [(path, self.rights(mode, noexec=x, is_file=file)) for path, mode, x, file in rules]
+        self.allowed = [("/", FS_READ_DIR), *found]  # the root itself may be listed
 
     def describe(self) -> str:
         if not self.abi:
@@ -293,7 +299,6 @@ class Landlock(Step):
 class SeccompFilter(Step):
     def __init__(self, program: bytes) -> None:
         self.program = program
-        self.filter = sc.Filter(program)
 
     def describe(self) -> str:
         if not self.program:
@@ -302,7 +307,7 @@ class SeccompFilter(Step):
 
     def execute(self, ctx: Context) -> None:
         if self.program:
-            self.filter.load()
+            sc.load_seccomp(self.program)
 
 
 class Proof(Step):
@@ -328,9 +333,8 @@ class Proof(Step):
 
 def specs(document: Document, key: str) -> list[mounts.MountSpec]:
     """The mounts under `key` of a document, in the order in which they can be attached."""
-    return sorted(
-        (mounts.MountSpec(_table(each, key)) for each in items(document, key)), key=lambda spec: spec.target
-    )
+    found = [mounts.MountSpec(_table(each, key)) for each in items(document, key)]
+    return sorted(found, key=lambda spec: spec.target)
 
 
 def items(document: Document, key: str) -> list[object]:
@@ -381,9 +385,7 @@ def plan(document: Document) -> list[Step]:
         Descriptors(),
         Identity(int(str(document["uid"]))),
         Loopback(str(document["hostname"])),
-        Egress(
-            [str(each) for each in items(document, "addresses")], places(document, "udp"), places(document, "tcp")
-        ),
+        Egress(document),
         Root(specs(document, "trees"), texts(document, "links"), texts(document, "files")),
         Proc(),
         PrivateTmp(tmp["size"], tmp["inodes"], noexec=bool(tmp["noexec"])),
@@ -391,7 +393,7 @@ def plan(document: Document) -> list[Step]:
         Mounts(specs(document, "mounts")),
         PivotRoot(),
         Rlimits(numbers(document, "rlimits")),
-        Capabilities(),
+        Capabilities(sc.last_capability()),
         NoNewPrivileges(),
         Landlock(abi, _landlock_rules(document)),
         SeccompFilter(base64.b64decode(str(document["seccomp"]))),

@@ -14,15 +14,13 @@ from supervisor.sandbox import syscalls as sc
 
 
 class Payload:
-    """What is executed in the end, and the signals that its init waits for or makes default again for it."""
+    """What is executed in the end, and the signals that its init waits for and makes default again for it."""
 
     def __init__(self, document: enter.Document) -> None:
         self.argv = [str(each) for each in enter.items(document, "argv")]
         self.cwd = str(document["cwd"])
         self.env = enter.texts(document, "env")
         self.signals = signal.valid_signals()
-        # a handler does not survive execve, only this does
-        self.ignored = [each for each in self.signals if signal.getsignal(each) == signal.SIG_IGN]
 
 
 def child(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
@@ -49,7 +47,7 @@ def _run(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
     argv = payload.argv
     try:
         os.chdir(payload.cwd)
-        pid = os.posix_spawn(argv[0], argv, payload.env, setsigmask=[], setsigdef=payload.ignored)
+        pid = os.posix_spawn(argv[0], argv, payload.env, setsigmask=[], setsigdef=payload.signals)
     except OSError as error:
         _fail(ctx.status, error, f"execute {argv[0]} in {payload.cwd}")
     os.write(ctx.status, b"R")

@@ -51,14 +51,10 @@ def sockets(udp: list[tuple[str, int]], tcp: list[tuple[str, int]]) -> list[sock
         for address, port in places:
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
             made.append(sock)
-            try:
-                if kind == socket.SOCK_STREAM:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((address, port))
-                if kind == socket.SOCK_STREAM:
-                    sock.listen(_BACKLOG)
-            except OSError as error:
-                raise OSError(error.errno, f"{address} port {port}: {os.strerror(error.errno or 0)}") from None
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+            sock.bind((address, port))
+            if kind == socket.SOCK_STREAM:
+                sock.listen(_BACKLOG)
     return made
 
 
@@ -70,17 +66,11 @@ def donate(made: list[socket.socket], go: socket.socket) -> None:
         each.close()
 
 
-def donated(go: socket.socket, count: int) -> list[int]:
-    """The spawner's end of `donate`: OSError when the child has not sent `count` of them before."""
-    fds: list[int] = []
+def donated(go: socket.socket, count: int, fds: list[int]) -> None:
+    """The spawner's end of `donate`, into `fds`: OSError when the child has not sent `count` of them before."""
     while len(fds) < count:
-        try:
-            _, more, flags, _ = socket.recv_fds(go, 16, CHUNK, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
-        except OSError:
-            more, flags = [], 0
-        fds += more
-        if not more or flags & socket.MSG_CTRUNC:
-            for fd in fds:
-                os.close(fd)
-            raise OSError(71, "the sandbox has not handed over its sockets")
-    return fds
+        fds += socket.recv_fds(go, 16, CHUNK, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)[1] or _missing()
+
+
+def _missing() -> list[int]:
+    raise OSError(71, "the sandbox has not handed over its sockets")

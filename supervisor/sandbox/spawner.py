@@ -13,103 +13,23 @@ pidfd), failed, exited.
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import os
 import select
 import signal
 import socket
-import sys
 
 from supervisor import wire
 from supervisor.errors import WireError
 from supervisor.sandbox import cgroup, enter, init, mounts, network
 from supervisor.sandbox import syscalls as sc
+from supervisor.sandbox.session import Child, Loaded, StepError, reported
 
 # Host uids of sessions: a range that nothing else allots, plus the host pid of the session's init,
 # so that no two live sessions share one and nothing has to be remembered.
 FIRST_UID = 0x70000000
-_PATIENCE = 20  # seconds
-
-
-class Loaded:
-    """A document that is ready to be spawned: its root template and its steps."""
-
-    def __init__(self, document: enter.Document) -> None:
-        self.document = document
-        self.steps = enter.plan(document)
-        self.payload = init.Payload(document)
-        self.mounts = enter.specs(document, "mounts")
-        self.limits = enter.numbers(document, "cgroup")
-        self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
-        self.template = mounts.template(
-            enter.specs(document, "trees"),
-            self.mounts,
-            enter.texts(document, "links"),
-            enter.texts(document, "files"),
-        )
-
-
-class Child:
-    """One session: its init, the pipe it reports on, its cgroup; `go` and `pipes` until its payload runs.
-
-    `number` is 0 as long as it is nobody's.
-    """
-
-    def __init__(
-        self,
-        plan: Loaded,
-        pid: int,
-        pidfd: int,
-        *,
-        status: int,
-        group: cgroup.Group,
-        go: socket.socket,
-        pipes: list[int],
-    ) -> None:
-        self.number = 0
-        self.plan = plan
-        self.pid = pid
-        self.pidfd = pidfd
-        self.status = status
-        self.group = group
-        self.go = go
-        self.pipes = pipes
-        self.donated: list[int] = []
-
-    def release(self) -> None:
-        """Close what only a session that waits for its payload has."""
-        self.go.close()
-        for fd in self.pipes:
-            os.close(fd)
-        self.pipes = []
-
-    def report(self, size: int) -> bytes:
-        """What its init says next; StepError after a silence in which any step would have been taken."""
-        if not select.select([self.status], [], [], _PATIENCE)[0]:
-            raise StepError(OSError(errno.ETIMEDOUT, f"nothing heard of it for {_PATIENCE} s"), "enter")
-        return os.read(self.status, size)
-
-    def waits(self) -> bool:
-        """Whether its init has not ended."""
-        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-
-    def kill(self, number: int) -> None:
-        """Signal the init; SIGKILL ends everything in its pid namespace."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, number)
-
-    def reap(self) -> tuple[int | None, list[str]]:
-        """Wait for the init, clean up; (the payload's exit code, None if it did not end by itself; limits)."""
-        self.release()
-        _, raw = os.waitpid(self.pid, 0)
-        report = os.read(self.status, 64)
-        os.close(self.status)
-        os.close(self.pidfd)
-        hit = self.group.limits_hit()
-        self.group.remove()
-        code = int(report[1:]) if report[:1] == b"X" else None
-        return code if os.waitstatus_to_exitcode(raw) == 0 else None, hit
+# milliseconds after the start of a payload before the next sandbox is made ahead
+PAUSE = 30
 
 
 class Spawner:
@@ -122,8 +42,8 @@ class Spawner:
         self.name = f"{cgroup.PREFIX}{os.getpid()}-{cgroup.start_time(os.getpid())}"
         self.forks = 0
         self.wanted: Loaded | None = None
+        self.pause = 0
         self.parked: Child | None = None
-        self.last_capability = sc.last_capability()
         self.loaded: dict[str, Loaded] = {}
         self.children: dict[int, Child] = {}
 
@@ -136,7 +56,7 @@ class Spawner:
             watched = {child.pidfd: child for child in self.children.values()}
             for fd in watched:
                 poll.register(fd, select.POLLIN)
-            ready = [fd for fd, _ in poll.poll(0 if self.wanted else None)]
+            ready = [fd for fd, _ in poll.poll(self.pause if self.wanted else None)]
             for fd in watched:
                 poll.unregister(fd)
             if not ready:
@@ -160,8 +80,8 @@ class Spawner:
     def _park(self) -> None:
         """Nobody waits: fork ahead for the plan that is likely to be asked for next.
 
-        The child takes its first steps, up to the mounts of whoever will ask. If that fails it will fail again
-        when somebody asks, and is told then.
+        The child takes its steps up to the mounts that are made anew for each session. If that fails it will
+        fail again when somebody asks, and is told then.
         """
         plan, self.wanted = self.wanted, None
         if self.parked:
@@ -205,7 +125,7 @@ class Spawner:
     def _keep(self, digests: list[object]) -> None:
         """Forget every other document; sessions that run go on, in a copy of its root."""
         gone = [self.loaded.pop(digest) for digest in list(self.loaded) if digest not in digests]
-        self.wanted = None
+        self.wanted = None if self.wanted in gone else self.wanted
         if self.parked and self.parked.plan in gone:
             self._park()
         for plan in gone:
@@ -223,6 +143,7 @@ class Spawner:
             self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
             return
         self.loaded[digest] = self.wanted = plan
+        self.pause = 0
         # nothing that is here now is garbage, and a collection after a fork would copy all of it
         gc.freeze()
         wire.send(self.monitor, {"event": "loaded", "digest": digest})
@@ -265,7 +186,7 @@ class Spawner:
             child.go.send(b"go")
         try:
             report = child.report(1)
-            failure = None if report == b"R" else _reported(report + child.report(4096))
+            failure = None if report == b"R" else reported(report + child.report(4096))
         except StepError as error:
             failure = error
         if failure is None:
@@ -273,8 +194,8 @@ class Spawner:
             wire.send(self.monitor, event, [*child.pipes, child.pidfd])
             child.release()
             if child.number > 1:
-                # who asked twice will ask again; a single command does not
-                self.wanted = child.plan
+                # who asked twice will ask again, a single command does not; but the payload's start comes first
+                self.wanted, self.pause = child.plan, PAUSE
             return
         child.kill(signal.SIGKILL)
         child.reap()
@@ -290,22 +211,18 @@ class Spawner:
         except OSError as error:
             group.remove()
             raise StepError(error, "create the namespaces") from error
+        own = FIRST_UID + child.pid
+        uid, gid = (own, own) if self.privileged else (os.geteuid(), os.getegid())
         inside = str(plan.document["uid"])
         try:
-            mounts.write(f"/proc/{child.pid}/uid_map", f"{inside} {self._uid(child)} 1")
-            mounts.write(f"/proc/{child.pid}/gid_map", f"{inside} {self._gid(child)} 1")
+            mounts.write(f"/proc/{child.pid}/uid_map", f"{inside} {uid} 1")
+            mounts.write(f"/proc/{child.pid}/gid_map", f"{inside} {gid} 1")
             child.go.send(b"mapped")
         except OSError as error:
             child.kill(signal.SIGKILL)
             child.reap()
             raise StepError(error, "map its user") from error
         return child
-
-    def _uid(self, child: Child) -> int:
-        return FIRST_UID + child.pid if self.privileged else os.geteuid()
-
-    def _gid(self, child: Child) -> int:
-        return FIRST_UID + child.pid if self.privileged else os.getegid()
 
     def _clone(self, plan: Loaded, group: cgroup.Group) -> Child:
         stdin, stdout, stderr, status = os.pipe(), os.pipe(), os.pipe(), os.pipe()
@@ -324,7 +241,6 @@ class Spawner:
             stdio=(stdin[0], stdout[1], stderr[1]),
             tasks=tasks,
             privileged=self.privileged,
-            last_capability=self.last_capability,
         )
         try:
             pid, pidfd = sc.clone3(sc.ALL_NAMESPACES, cgroup=into)
@@ -347,41 +263,26 @@ class Spawner:
         try:
             for spec in plan.mounts:
                 try:
-                    trees.append(mounts.detached(spec, self._uid(child) if self.privileged else None))
+                    trees.append(mounts.detached(spec, FIRST_UID + child.pid if self.privileged else None))
                 except OSError as error:
                     raise StepError(error, f"mount {spec.source} at {spec.target}") from error
-            # broken: an earlier step failed, and the status pipe says which
-            with contextlib.suppress(BrokenPipeError):
-                socket.send_fds(child.go, [b"mounts"], trees)
+            if trees:
+                # broken: an earlier step failed, and the status pipe says which
+                with contextlib.suppress(BrokenPipeError):
+                    socket.send_fds(child.go, [b"mounts"], trees)
         finally:
             for fd in trees:
                 os.close(fd)
         report = child.report(1)
         if report != b"P":
-            raise _reported(report + child.report(4096))
-        child.donated = network.donated(child.go, plan.donated)
+            raise reported(report + child.report(4096))
+        network.donated(child.go, plan.donated, child.donated)
 
     def _ended(self, child: Child) -> None:
         code, hit = child.reap()
         del self.children[child.number]
         event: wire.Message = {"event": "exited", "id": child.number, "code": code, "limits": hit}
         wire.send(self.monitor, event)
-
-
-class StepError(OSError):
-    """An OSError that knows which step it belongs to."""
-
-    def __init__(self, error: OSError, step: str) -> None:
-        super().__init__(error.errno, error.strerror)
-        self.step = step
-
-
-def _reported(report: bytes) -> StepError:
-    if report[:1] != b"E":
-        return StepError(OSError(5, "the sandbox ended before its payload was started"), "enter")
-    number, _, step = report[1:].decode(errors="replace").partition(" ")
-    what, _, reason = step.rpartition(": ")
-    return StepError(OSError(int(number), reason), what)
 
 
 def _own_namespaces(*, privileged: bool) -> None:
@@ -412,12 +313,7 @@ def main(fd: int) -> None:
     spawner = Spawner(monitor, privileged=privileged)
     wire.send(monitor, {"event": "hello", "cgroup": spawner.hierarchy.version})
     try:
-        spawner.serve()
-    except (ConnectionError, BrokenPipeError):
-        pass
+        with contextlib.suppress(ConnectionError):
+            spawner.serve()
     finally:
         spawner.close()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

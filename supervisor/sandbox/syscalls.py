@@ -20,9 +20,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x1000
 CLONE_INTO_CGROUP = 0x200000000
-ALL_NAMESPACES = (
-    CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWTIME
-)
+ALL_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -200,21 +198,11 @@ def keep_capabilities(mask: int) -> None:
     _capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", mask, mask, 0, 0, 0, 0))
 
 
-class Filter:
-    """A seccomp program (struct sock_filter[], 8 bytes an instruction), ready to be loaded."""
-
-    def __init__(self, program: bytes) -> None:
-        self._code = ctypes.create_string_buffer(program, len(program))
-        self._fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(self._code))
-
-    def load(self) -> None:
-        """Put this thread under it."""
-        _seccomp(SECCOMP_SET_MODE_FILTER, 0, self._fprog)
-
-
 def load_seccomp(program: bytes) -> None:
-    """Put this thread under a filter at once."""
-    Filter(program).load()
+    """Put this thread under a filter: `program` is struct sock_filter[], 8 bytes an instruction."""
+    code = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    _seccomp(SECCOMP_SET_MODE_FILTER, 0, fprog)
 
 
 def seccomp_available() -> bool:

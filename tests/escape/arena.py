@@ -340,7 +340,7 @@ def make_arena(stack: ExitStack) -> Arena:
     name = base.name.lower().replace("_", "x")
     home = base / "user" / "home"
     subprocess.run(["useradd", "-M", "-d", home, "-s", "/bin/sh", name], check=True, timeout=20)
-    stack.callback(subprocess.call, ["userdel", name], stderr=subprocess.DEVNULL, timeout=20)
+    stack.callback(subprocess.call, ["userdel", "--force", name], stderr=subprocess.DEVNULL, timeout=20)
     entry = pwd.getpwnam(name)
     plots = {
         "root": Plot("root", 0, 0, base / "root"),

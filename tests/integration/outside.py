@@ -43,7 +43,7 @@ ZONE: dict[str, dict[str, list[str]]] = {
     "hidden.test": {"CNAME": ["private.test"]},
     "inner.test": {"A": ["198.18.0.1"]},
 }
-ENTER = 'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
+ENTER = 'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && cd "$3" && shift 3 && exec "$@"'
 
 
 def ip(words: str) -> None:
@@ -133,7 +133,7 @@ class World:
         plot = self.arena.plots[mode]
         # not `ip netns exec`: that hides the cgroup file systems below /sys
         enter = ["/usr/bin/nsenter", f"--net=/run/netns/{self.inner}", "/usr/bin/unshare", "-m"]
-        files = [str(self.folder / "resolv.conf"), str(self.folder / "hosts")]
+        files = [str(self.folder / "resolv.conf"), str(self.folder / "hosts"), str(plot.home / "project")]
         become = ["setpriv", f"--reuid={plot.uid}", f"--regid={plot.gid}", "--clear-groups", "--"]
         return [*enter, "/bin/sh", "-c", ENTER, "sh", *files, *(become if mode == "user" else []), *argv]
 

@@ -89,6 +89,8 @@ def names_by_stream(zone: dict[str, dict[str, list[str]]]) -> None:
 
 class Web(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 20
 
     def answer(self) -> None:
         host = self.headers.get("Host", "nobody")

@@ -1,0 +1,107 @@
+"""What the spawner keeps of each document, and of each session that it has forked.
+
+Runs as root in the spawner. Standard library only, as every sandbox is a fork of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+
+from supervisor.sandbox import enter, init, mounts
+from supervisor.sandbox.cgroup import Group
+
+_PATIENCE = 20  # seconds
+
+
+class Loaded:
+    """A document that is ready to be spawned: its root template and its steps."""
+
+    def __init__(self, document: enter.Document) -> None:
+        self.document = document
+        self.steps = enter.plan(document)
+        self.payload = init.Payload(document)
+        self.mounts = enter.specs(document, "mounts")
+        self.limits = enter.numbers(document, "cgroup")
+        self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
+        self.template = mounts.template(
+            enter.specs(document, "trees"),
+            self.mounts,
+            enter.texts(document, "links"),
+            enter.texts(document, "files"),
+        )
+
+
+class Child:
+    """One session: its init, the pipe it reports on, its cgroup; `go` and `pipes` until its payload runs.
+
+    `number` is 0 as long as it is nobody's.
+    """
+
+    def __init__(
+        self, plan: Loaded, pid: int, pidfd: int, *, status: int, group: Group, go: socket.socket, pipes: list[int]
+    ) -> None:
+        self.number = 0
+        self.plan = plan
+        self.pid = pid
+        self.pidfd = pidfd
+        self.status = status
+        self.group = group
+        self.go = go
+        self.pipes = pipes
+        self.donated: list[int] = []
+
+    def release(self) -> None:
+        """Close what only a session that waits for its payload has."""
+        self.go.close()
+        for fd in self.pipes:
+            os.close(fd)
+        self.pipes = []
+
+    def report(self, size: int) -> bytes:
+        """What its init says next; StepError after a silence in which any step would have been taken."""
+        if not select.select([self.status], [], [], _PATIENCE)[0]:
+            raise StepError(OSError(errno.ETIMEDOUT, f"nothing heard of it for {_PATIENCE} s"), "enter")
+        return os.read(self.status, size)
+
+    def waits(self) -> bool:
+        """Whether its init has not ended."""
+        return os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def kill(self, number: int) -> None:
+        """Signal the init; SIGKILL ends everything in its pid namespace."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def reap(self) -> tuple[int | None, list[str]]:
+        """Wait for the init, clean up; (the payload's exit code, None if it did not end by itself; limits)."""
+        self.release()
+        _, raw = os.waitpid(self.pid, 0)
+        report = os.read(self.status, 64)
+        os.close(self.status)
+        os.close(self.pidfd)
+        hit = self.group.limits_hit()
+        self.group.remove()
+        code = int(report[1:]) if report[:1] == b"X" else None
+        return code if os.waitstatus_to_exitcode(raw) == 0 else None, hit
+
+
+class StepError(OSError):
+    """An OSError that knows which step it belongs to."""
+
+    def __init__(self, error: OSError, step: str) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.step = step
+
+
+def reported(report: bytes) -> StepError:
+    """What an init wrote to its status pipe when a step failed."""
+    if report[:1] != b"E":
+        return StepError(OSError(5, "the sandbox ended before its payload was started"), "enter")
+    number, _, step = report[1:].decode(errors="replace").partition(" ")
+    what, _, reason = step.rpartition(": ")
+    return StepError(OSError(int(number), reason), what)

@@ -1,0 +1,249 @@
+"""The tables of requests: what is in them is done, anything else ends the peer, and no shape has room for policy."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel
+
+from supervisor import wire
+from supervisor.errors import ConfigError, Refused, WireError
+from supervisor.monitor import dispatch
+from supervisor.monitor.sessions import Peer
+
+
+class Recorder:
+    """A monitor that only writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.error: Exception | None = None
+
+    def _did(self, *what: object) -> wire.Message:
+        self.asked.append(what)
+        if self.error:
+            raise self.error
+        return {"ok": {}}
+
+    def hello(self, peer: Peer) -> wire.Message:
+        return self._did("hello")
+
+    def servers_of(self, peer: Peer) -> wire.Message:
+        return self._did("list")
+
+    def open(self, peer: Peer, number: int, server: str) -> None:
+        self._did("open", number, server)
+
+    def close(self, peer: Peer, session: int) -> wire.Message:
+        return self._did("close", session)
+
+    def inspect(self) -> wire.Message:
+        return self._did("inspect")
+
+    def kill(self, session: int) -> wire.Message:
+        return self._did("kill", session)
+
+    def reload(self) -> wire.Message:
+        return self._did("reload")
+
+    def drain(self) -> wire.Message:
+        return self._did("drain")
+
+
+class Line:
+    """A peer, and its own end of the connection."""
+
+    def __init__(self, *, admin: bool) -> None:
+        theirs, self.ours = wire.pair()
+        self.ours.setblocking(False)
+        theirs.setblocking(False)
+        self.peer = Peer(theirs, admin=admin)
+        self.monitor = Recorder()
+
+    def says(self, message: wire.Message) -> wire.Message | None:
+        """One request; the answer if there is one."""
+        dispatch.handle(self.monitor, self.peer, message)
+        try:
+            received = wire.receive(self.ours)
+        except BlockingIOError:
+            return None
+        return received[0] if received else None
+
+    def greeted(self) -> Line:
+        assert self.says({"id": 1, "req": "hello", "version": 1}) == {"id": 1, "ok": {}}
+        self.monitor.asked.clear()
+        return self
+
+    def close(self) -> None:
+        self.peer.socket.close()
+        self.ours.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Line]:
+    line = Line(admin=False)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def admin() -> Iterator[Line]:
+    line = Line(admin=True)
+    yield line
+    line.close()
+
+
+def test_a_proxy_may_ask_for_what_is_in_its_table(proxy: Line) -> None:
+    proxy.greeted()
+    assert proxy.says({"id": 2, "req": "open", "server": "files"}) is None
+    assert proxy.says({"id": 3, "req": "close", "session": 7}) == {"id": 3, "ok": {}}
+    assert proxy.says({"id": 4, "req": "list"}) == {"id": 4, "ok": {}}
+    assert proxy.monitor.asked == [("open", 2, "files"), ("close", 7), ("list",)]
+
+
+def test_an_operator_may_ask_for_what_is_in_its_table(admin: Line) -> None:
+    admin.greeted()
+    for req in ("inspect", "reload", "drain"):
+        assert admin.says({"id": 2, "req": req}) == {"id": 2, "ok": {}}
+    assert admin.says({"id": 3, "req": "kill", "session": 7}) == {"id": 3, "ok": {}}
+    assert admin.monitor.asked == [("inspect",), ("reload",), ("drain",), ("kill", 7)]
+
+
+def test_the_tables_have_nothing_in_common_but_the_greeting() -> None:
+    assert set(dispatch.PROXY) & set(dispatch.ADMIN) == {"hello"}
+
+
+@pytest.mark.parametrize("req", [*sorted(set(dispatch.ADMIN) - {"hello"}), "approve", "load", "spawn", "", "Open"])
+def test_an_operator_s_request_from_a_proxy_ends_it(proxy: Line, req: str) -> None:
+    with pytest.raises(WireError, match="unknown request"):
+        proxy.greeted().says({"id": 2, "req": req, "session": 1})
+    assert proxy.monitor.asked == []
+
+
+@pytest.mark.parametrize("req", sorted(set(dispatch.PROXY) - {"hello"}))
+def test_a_proxy_s_request_from_the_operator_ends_it(admin: Line, req: str) -> None:
+    with pytest.raises(WireError, match="unknown request"):
+        admin.greeted().says({"id": 2, "req": req, "server": "files"})
+
+
+@pytest.mark.parametrize("req", sorted(set(dispatch.PROXY) - {"hello"}))
+def test_nothing_is_done_before_the_greeting(proxy: Line, req: str) -> None:
+    with pytest.raises(WireError, match="hello comes first"):
+        proxy.says({"id": 2, "req": req, "server": "files", "session": 1})
+    assert proxy.monitor.asked == []
+
+
+def test_a_second_greeting_ends_the_peer(proxy: Line) -> None:
+    with pytest.raises(WireError, match="hello"):
+        proxy.greeted().says({"id": 2, "req": "hello", "version": 1})
+
+
+OPEN: wire.Message = {"id": 2, "req": "open", "server": "files"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": ["/bin/sh"]},
+        {"argv": []},
+        {"env": {}},
+        {"mounts": []},
+        {"profile": "none"},
+        {"params": {"root": "/"}},
+        {"uid": 0},
+        {"server": ""},
+        {"server": None},
+        {"server": 5},
+        {"server": ["files"]},
+        {"server": "../files"},
+        {"server": "files\n"},
+        {"server": "files\0"},
+        {"server": "FILES"},
+        {"server": "f" * 65},
+        {"server": "\ud800"},
+        {"id": -1},
+        {"id": 2**53 + 1},
+        {"id": 1.0},
+        {"id": "2"},
+        {"id": True},
+        {"id": None},
+        {"id": [1]},
+        {"req": ["open"]},
+        {"req": None},
+        {"req": 1},
+    ],
+    ids=str,
+)
+def test_a_request_of_another_shape_ends_the_peer(proxy: Line, change: wire.Message) -> None:
+    with pytest.raises(WireError):
+        proxy.greeted().says(OPEN | change)
+    assert proxy.monitor.asked == []
+
+
+@pytest.mark.parametrize("key", ["id", "req", "server"])
+def test_a_request_that_lacks_a_key_ends_the_peer(proxy: Line, key: str) -> None:
+    with pytest.raises(WireError):
+        proxy.greeted().says({name: value for name, value in OPEN.items() if name != key})
+
+
+@pytest.mark.parametrize("version", [0, 2, 1.0, "1", True, None])
+def test_a_greeting_of_another_version_ends_the_peer(proxy: Line, version: object) -> None:
+    with pytest.raises(WireError):
+        proxy.says({"id": 1, "req": "hello", "version": version})
+
+
+def test_no_request_has_a_field_for_anything_but_names_and_numbers() -> None:
+    rules = [*dispatch.PROXY.values(), *dispatch.ADMIN.values()]
+    fields = {name for rule in rules if issubclass(rule.shape, BaseModel) for name in rule.shape.model_fields}
+    assert fields == {"id", "req", "version", "server", "session"}
+    assert all(rule.shape.model_config["extra"] == "forbid" for rule in rules)
+
+
+@pytest.mark.parametrize(("error", "status"), [(Refused("no"), 3), (ConfigError("no"), 2)])
+def test_a_refusal_is_an_answer_with_its_status(proxy: Line, error: Exception, status: int) -> None:
+    proxy.greeted().monitor.error = error
+    assert proxy.says(OPEN) == {"id": 2, "error": {"status": status, "message": "no"}}
+
+
+def test_what_is_refused_is_named_harmlessly(proxy: Line) -> None:
+    with pytest.raises(WireError) as caught:
+        proxy.greeted().says({"id": 2, "req": "\x1b[2J" + "x" * 10_000})
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 100
+
+
+def test_a_peer_that_does_not_read_is_marked_and_not_waited_for(proxy: Line) -> None:
+    proxy.greeted()
+    for _ in range(100_000):
+        dispatch.handle(proxy.monitor, proxy.peer, {"id": 3, "req": "list"})
+        if proxy.peer.closed:
+            break
+    assert proxy.peer.closed
+
+
+def test_random_requests_are_done_or_end_the_peer() -> None:
+    rng = random.Random(20260201)  # the same every time
+    names = ["id", "req", "server", "session", "version", "x"]
+    values = [1, -1, 1.5, None, True, "files", "open", "list", "close", "hello", [], {}, "../x", 2**60, "\ud800"]
+    done = 0
+    for _ in range(3000):
+        line = Line(admin=rng.random() < 0.5)
+        try:
+            line.peer.greeted = rng.random() < 0.8
+            message: wire.Message = {rng.choice(names): rng.choice(values) for _ in range(rng.randrange(5))}
+            message["req"] = rng.choice([*dispatch.PROXY, *dispatch.ADMIN])
+            assert json.dumps(message)
+            try:
+                line.says(message)
+            except WireError:
+                assert line.monitor.asked == []
+            else:
+                done += 1
+        finally:
+            line.close()
+    assert done > 50
+    assert socket.AF_UNIX
