@@ -33,7 +33,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """The object in `data`; WireError for anything else: other types, duplicate keys, NaN, a depth that exhausts the parser."""
+    """The object in `data`; WireError for anything else: other types, duplicate keys, NaN, too deep to parse."""
     try:
         value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -49,7 +49,7 @@ def _spawn(code: str, descriptors: list[int]) -> int:
     """A fresh interpreter with `descriptors` as 0, 1, 3, 4 and nothing else of ours; its pid."""
     root = os.path.dirname(os.path.dirname(os.path.realpath(supervisor.__file__)))
     # copies, so that none has a number that another is about to get
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in descriptors]
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5) for fd in descriptors]
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(copies, (0, 1, 3, 4), strict=False)]
     env = {name: os.environ[name] for name in _PASSED if name in os.environ} | _SET
     try:

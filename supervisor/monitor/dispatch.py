@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Protocol
 
 from pydantic import Field, ValidationError
 
@@ -29,7 +29,8 @@ class Request(Frozen):
 
 
 class Hello(Request):
-    version: Literal[1]
+    # not Literal[1], which takes 1.0 and true for it
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
 
 
 class Open(Request):

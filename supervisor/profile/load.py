@@ -139,7 +139,8 @@ class SessionText(Frozen):
 class Profile(Frozen):
     """One profile as written, or a chain of them merged (then every field of the floor is set)."""
 
-    profile: Literal[1]
+    # not Literal[1], which takes 1.0 and true for it
+    profile: Annotated[int, Field(ge=1, le=1)]
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
     summary: str
     extends: str | None = None

@@ -35,14 +35,7 @@ class Context:
     """What the child inherits from the spawner, by descriptor. -1 stands for none."""
 
     def __init__(
-        self,
-        *,
-        status: int,
-        go: socket.socket,
-        root: int,
-        stdio: tuple[int, int, int],
-        tasks: list[int],
-        privileged: bool,
+        self, *, status: int, go: socket.socket, root: int, stdio: list[int], tasks: list[int], privileged: bool
     ) -> None:
         self.status = status
         self.go = go
@@ -151,8 +144,8 @@ class Egress(Step):
 
 
 class Root(Step):
-    def __init__(self, trees: list[mounts.MountSpec], links: dict[str, str], files: dict[str, str]) -> None:
-        self.trees, self.links, self.files = trees, links, files
+    def __init__(self, trees: list[mounts.MountSpec], files: dict[str, str]) -> None:
+        self.trees, self.files = trees, files
 
     def describe(self) -> str:
         shown = ", ".join(tree.target for tree in self.trees)
@@ -386,7 +379,7 @@ def plan(document: Document) -> list[Step]:
         Identity(int(str(document["uid"]))),
         Loopback(str(document["hostname"])),
         Egress(document),
-        Root(specs(document, "trees"), texts(document, "links"), texts(document, "files")),
+        Root(specs(document, "trees"), texts(document, "files")),
         Proc(),
         PrivateTmp(tmp["size"], tmp["inodes"], noexec=bool(tmp["noexec"])),
         # after /tmp: targets below it lie in the private one

@@ -58,9 +58,9 @@ class Child:
     def release(self) -> None:
         """Close what only a session that waits for its payload has."""
         self.go.close()
-        for fd in self.pipes:
+        for fd in (*self.pipes, *self.donated):
             os.close(fd)
-        self.pipes = []
+        self.pipes, self.donated = [], []
 
     def report(self, size: int) -> bytes:
         """What its init says next; StepError after a silence in which any step would have been taken."""

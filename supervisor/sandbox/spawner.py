@@ -238,7 +238,7 @@ class Spawner:
             status=status[1],
             go=there,
             root=root,
-            stdio=(stdin[0], stdout[1], stderr[1]),
+            stdio=[stdin[0], stdout[1], stderr[1]],
             tasks=tasks,
             privileged=self.privileged,
         )
@@ -283,6 +283,8 @@ class Spawner:
         del self.children[child.number]
         event: wire.Message = {"event": "exited", "id": child.number, "code": code, "limits": hit}
         wire.send(self.monitor, event)
+        # here nobody waits for it
+        gc.collect()
 
 
 def _own_namespaces(*, privileged: bool) -> None:

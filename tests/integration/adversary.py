@@ -328,11 +328,15 @@ class Daemon:
         found: dict[str, object] = json.loads(done.stdout)
         return found
 
+    def until(self, count: int) -> None:
+        """Wait until it has so many sessions."""
+        deadline = time.monotonic() + 10
+        while (seen := self.inspect())["total"] != count:
+            assert time.monotonic() < deadline, seen
+
     def until_idle(self) -> None:
         """Wait until it has no session."""
-        deadline = time.monotonic() + 5
-        while self.inspect()["sessions"]:
-            assert time.monotonic() < deadline, self.inspect()
+        self.until(0)
 
     def close(self) -> str:
         """End it; what it said."""

@@ -23,7 +23,12 @@ NPM = {
     "@modelcontextprotocol/server-memory": "2026.8.31",
     "@modelcontextprotocol/server-sequential-thinking": "2026.8.31",
 }
-PIP = {"mcp-server-git": "2026.10.19", "mcp-server-time": "2026.10.19", "pytest": "9.2.0"}
+PIP = {
+    "mcp-server-fetch": "2026.10.24",
+    "mcp-server-git": "2026.10.19",
+    "mcp-server-time": "2026.10.19",
+    "pytest": "9.2.0",
+}
 PINS = json.dumps({"npm": NPM, "pip": PIP}, indent=2, sort_keys=True) + "\n"
 VARIABLE = "SUPERVISOR_TEST_SERVERS"
 STAMP = "complete.json"

@@ -43,6 +43,12 @@ ZONE: dict[str, dict[str, list[str]]] = {
     "hidden.test": {"CNAME": ["private.test"]},
     "inner.test": {"A": ["198.18.0.1"]},
 }
+HTTP2 = """
+const pem = require("fs").readFileSync(process.argv[1]);
+require("http2").createSecureServer({key: pem, cert: pem}, (_, answer) => answer.end("served by http2"))
+  .listen(9444, "203.0.113.10");
+process.stdin.on("end", () => process.exit()).resume();
+"""
 ENTER = 'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && cd "$3" && shift 3 && exec "$@"'
 
 
@@ -65,6 +71,8 @@ class World:
         (self.folder / "resolv.conf").write_text("nameserver 203.0.113.53\n")
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n10.0.0.5 infile.test\n")
         self.control: dict[str, str] = {}
+        web = ["ip", "netns", "exec", self.outer, "/usr/bin/node", "-e", HTTP2, str(self.folder / "server.pem")]
+        stack.callback(dismiss, self._popen(web, "root", stdin=subprocess.PIPE))
         servers = ["/usr/bin/python3", "-I", str(SERVERS), str(self.folder / "server.pem"), json.dumps(ZONE)]
         process = self._popen(["ip", "netns", "exec", self.outer, *servers], "root", stdin=subprocess.PIPE)
         stack.callback(dismiss, process)
@@ -165,6 +173,15 @@ class World:
         # what this host cannot give an ordinary user is always said, and is not these tests' business
         done.stderr = re.sub(r"^supervisor: profile .*\n", "", done.stderr, flags=re.M)
         return done
+
+    def call(
+        self, mode: str, allow: Sequence[str], argv: Sequence[str | Path], *words: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Call a tool of an MCP server."""
+        command = self.command(mode, allow, argv, profile="net-allowlist")
+        verb = command.index("exec", command.index("--profile") - 2)
+        command[verb : verb + 1] = ["call", *words]
+        return self.arena.finish(self._popen(command, mode), seconds=40)
 
     def start(
         self,

@@ -6,6 +6,7 @@ zone as JSON. Every question and every request is a line on standard output, whi
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import socket
@@ -99,6 +100,7 @@ class Web(http.server.BaseHTTPRequestHandler):
             self.wfile.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
             )
+            self.wfile.flush()
             self.wfile.write(b"raw:" + self.connection.recv(64))
             self.close_connection = True
             return
@@ -173,12 +175,14 @@ def query(client: socket.socket, context: ssl.SSLContext) -> None:
 def banner(port: int) -> None:
     sock = listener(WEB, port)
     while True:
-        client, _ = sock.accept()
-        with client:
-            say("banner", port)
-            client.sendall(b"220 served banner\r\n")
-            client.settimeout(5)
-            client.sendall(b"echo " + client.recv(100))
+        start(greet, sock.accept()[0], port)
+
+
+def greet(client: socket.socket, port: int) -> None:
+    with client, contextlib.suppress(OSError):
+        say("banner", port)
+        client.sendall(b"220 served banner\r\n")
+        client.sendall(b"echo " + client.recv(100))
 
 
 def echo(address: str, port: int) -> None:

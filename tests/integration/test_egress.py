@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -197,6 +198,33 @@ def test_programs_that_use_proxy_variables(world: World, mode: str) -> None:
     done = world.run(mode, allow, ["/usr/bin/curl", "-sS", "https://forbidden.test/"], *proxies)
     assert done.returncode == 56
     assert "--allow forbidden.test:443 would allow it" in done.stderr
+
+
+def test_a_real_mcp_server_fetches_from_its_host_and_no_other(world: World, mode: str, servers: Path) -> None:
+    # its own guard against private addresses takes the ones that stand for names for such; the broker's is the one
+    # that counts, and looks at what is dialled
+    words = ("-m", "mcp_server_fetch", "--ignore-robots-txt", "--allow-private-ips")
+    command: list[str | Path] = [servers / "python" / "bin" / "python", *words]
+    done = world.call(mode, ["example.test:443"], command, "fetch", "url=https://example.test/page")
+    assert "served example.test GET /page" in done.stdout, done.stderr
+    done = world.call(mode, ["example.test:443"], command, "fetch", "url=https://forbidden.test/page")
+    assert done.returncode == 1
+    assert "--allow forbidden.test:PORT would allow it" in done.stderr
+
+
+H2 = """
+const client = require("http2").connect("https://example.test:9444", {ca: require("fs").readFileSync("/ca.pem")});
+client.on("error", error => { console.log(error.code); process.exit(1); });
+const request = client.request({":path": "/"});
+let got = "";
+request.on("data", data => got += data).on("end", () => { console.log(got); client.close(); });
+request.end();
+"""
+
+
+def test_http2_needs_no_settings(world: World, mode: str) -> None:
+    done = world.run(mode, ["example.test:9444"], ["/usr/bin/node", "-e", H2])
+    assert done.stdout == "served by http2\n", done.stderr
 
 
 def test_a_host_that_is_down_is_told_apart_from_one_that_is_refused(world: World) -> None:

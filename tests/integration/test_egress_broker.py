@@ -120,13 +120,16 @@ def test_without_a_network_there_is_no_broker(world: World, profile: str) -> Non
 
 def test_connections_at_a_time_are_limited(world: World, limited: str) -> None:
     program = """
-import socket, time
+import socket
 held = [socket.create_connection(("example.test", 25), 5) for _ in range(4)]
-print(sum(bool(each.recv(10)) for each in held))
+greeted = 0
+for each in held:
+    try: greeted += bool(each.recv(10))
+    except OSError: pass
+print(greeted)
 """
     done = world.run("root", ["tcp:example.test:25"], [*PYTHON, program], profile=limited)
-    # the fourth is closed at once, or with a reset
-    assert done.stdout in ("3\n", "")
+    assert done.stdout == "3\n"
     assert "(network.connections)" in done.stderr
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.escape.arena import Arena, end
 from tests.integration import adversary
 from tests.integration.adversary import BINARY, MARKER, Processes, Watch, program, receive, send, server, started
 
@@ -69,6 +70,22 @@ def test_whichever_process_is_killed_nothing_survives(role: str) -> None:
         assert b'"id":2,"error"' in out, (out, err)
         assert process.returncode != 0
         assert err.startswith(b"supervisor: ")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_ordinary_user_s_session_ends_as_completely(arena: Arena, role: str) -> None:
+    argv = [*arena.commands["user"], "run", "-q", *arena.accept("user"), "--profile", "none", "--", *STUBBORN]
+    process = arena.start(argv, "user", stdin=subprocess.PIPE)
+    try:
+        tree = ready(process)
+        with Watch(tree.all) as watch:
+            os.kill(tree.role(role), signal.SIGKILL)
+            watch.assert_all_end(1)
+        adversary.assert_groups_go(tree.spawner, 1)
+        _, err = process.communicate(timeout=10)
+        assert b"Traceback" not in err, err
+    finally:
+        end(process)
 
 
 @pytest.mark.parametrize("roles", [("monitor", "spawner"), ("proxy", "monitor"), ("proxy", "monitor", "spawner")])

@@ -1,10 +1,9 @@
-"""The tables of requests: what is in them is done, anything else ends the peer, and no shape has room for policy."""
+"""The tables of requests: what is in them is done, anything else ends the peer, no shape has room for policy."""
 
 from __future__ import annotations
 
 import json
 import random
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -216,6 +215,23 @@ def test_what_is_refused_is_named_harmlessly(proxy: Line) -> None:
     assert len(str(caught.value)) < 100
 
 
+@pytest.mark.parametrize("key", ["id", "req", "server"])
+def test_a_value_as_deep_as_the_parser_takes_it_ends_the_peer(proxy: Line, key: str) -> None:
+    """Whatever was read can be judged and named: no depth passes one and breaks the other."""
+    proxy.greeted()
+    refused = 0
+    for depth in range(700, 1010):
+        deep = json.dumps(OPEN | {key: "?"}).replace('"?"', "[" * depth + "]" * depth)
+        try:
+            message = wire.decode(deep.encode())
+        except WireError:
+            refused += 1
+            continue
+        with pytest.raises(WireError):
+            proxy.says(message)
+    assert 0 < refused < 300
+
+
 def test_a_peer_that_does_not_read_is_marked_and_not_waited_for(proxy: Line) -> None:
     proxy.greeted()
     for _ in range(100_000):
@@ -228,14 +244,37 @@ def test_a_peer_that_does_not_read_is_marked_and_not_waited_for(proxy: Line) -> 
 def test_random_requests_are_done_or_end_the_peer() -> None:
     rng = random.Random(20260201)  # the same every time
     names = ["id", "req", "server", "session", "version", "x"]
-    values = [1, -1, 1.5, None, True, "files", "open", "list", "close", "hello", [], {}, "../x", 2**60, "\ud800"]
+    fits: dict[str, wire.Message] = {
+        "hello": {"version": 1},
+        "open": {"server": "files"},
+        "close": {"session": 1},
+        "kill": {"session": 1},
+    }
+    values: list[object] = [
+        1,
+        -1,
+        1.5,
+        None,
+        True,
+        "files",
+        "open",
+        "list",
+        "close",
+        "hello",
+        [],
+        {},
+        "../x",
+        2**60,
+        "\ud800",
+    ]
     done = 0
     for _ in range(3000):
         line = Line(admin=rng.random() < 0.5)
         try:
             line.peer.greeted = rng.random() < 0.8
-            message: wire.Message = {rng.choice(names): rng.choice(values) for _ in range(rng.randrange(5))}
-            message["req"] = rng.choice([*dispatch.PROXY, *dispatch.ADMIN])
+            req = rng.choice([*dispatch.PROXY, *dispatch.ADMIN])
+            message: wire.Message = {"id": 1, "req": req, **fits.get(req, {})}
+            message |= {rng.choice(names): rng.choice(values) for _ in range(rng.randrange(3))}
             assert json.dumps(message)
             try:
                 line.says(message)
@@ -246,4 +285,3 @@ def test_random_requests_are_done_or_end_the_peer() -> None:
         finally:
             line.close()
     assert done > 50
-    assert socket.AF_UNIX

@@ -1,0 +1,351 @@
+"""A hostile peer on the daemon's proxy.sock: it loses its own connection, and nobody else anything.
+
+Root's daemon serves root and one ordinary user; the peers here are both, by the identity that the kernel sees
+when they connect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import select
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from supervisor import wire
+from tests.escape.arena import Arena
+from tests.integration import adversary
+from tests.integration.adversary import Daemon, Watch, receive, send, server, started
+
+pytestmark = pytest.mark.timeout(100)
+
+HELLO: wire.Message = {"id": 1, "req": "hello", "version": 1}
+SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def host(arena: Arena) -> Iterator[Daemon]:
+    """One daemon for all of them: what one peer does to it, the next one would feel."""
+    folder = arena.base / "wire"
+    folder.mkdir()
+    name = pwd.getpwuid(arena.plots["user"].uid).pw_name
+    command = json.dumps(server("deaf"))
+    config = f"""
+[server.mine]
+profile = "none"
+command = {command}
+users = ["{name}"]
+
+[server.private]
+profile = "none"
+command = {command}
+"""
+    with adversary.daemon(folder, config) as made:
+        pid = made.process.pid
+        yield made
+        made.until_idle()
+        assert made.process.poll() is None
+        assert made.process.pid == pid
+
+
+@pytest.fixture(autouse=True)
+def another(host: Daemon) -> Iterator[list[int]]:
+    """Somebody's session that was there before, and answers afterwards; its payload. Then nothing is left."""
+    with started("run", "-q", "mine", "--runtime-dir", host.folder) as process:
+        send(process, b'{"id":1,"method":"before"}')
+        assert json.loads(receive(process))["result"] == {"method": "before"}
+        yield sandboxes(host)
+        send(process, b'{"id":2,"method":"after"}')
+        assert json.loads(receive(process))["result"] == {"method": "after"}
+        assert host.process.poll() is None
+    host.until_idle()
+
+
+@contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+class Peer:
+    """A connection of whoever is acting."""
+
+    def __init__(self, host: Daemon, *, name: str = "proxy.sock") -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(SECONDS)
+        try:
+            self.socket.connect(str(host.folder / name))
+        except OSError:
+            self.socket.close()
+            raise
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def hello(self) -> Peer:
+        answer = self.ask(HELLO)
+        assert answer
+        assert "ok" in answer
+        return self
+
+    def ask(self, message: wire.Message) -> wire.Message | None:
+        """One request; its answer, or None when the connection was closed instead."""
+        wire.send(self.socket, message)
+        return self.next()
+
+    def next(self) -> wire.Message | None:
+        try:
+            received = wire.receive(self.socket, max_fds=4)
+        except ConnectionError:
+            return None
+        for fd in received[1] if received else []:
+            os.close(fd)
+        return received[0] if received else None
+
+    def is_closed(self) -> bool:
+        """Whether the other end hangs up, now or soon."""
+        return self.next() is None
+
+
+OPEN: wire.Message = {"id": 2, "req": "open", "server": "mine"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x",
+        b"{}",
+        b"[]",
+        b'{"id":2,"req":"open"}',
+        b'{"id":2,"req":"open","server":"mine","server":"private"}',
+        b'{"id":2,"req":"open","server":"mine","command":["/bin/sh"]}',
+        b'{"id":2,"req":"open","server":"mine","profile":"none"}',
+        b'{"id":2,"req":"open","server":"../mine"}',
+        b'{"id":2,"req":"open","server":"\\ud800"}',
+        b'{"id":2,"req":"inspect"}',
+        b'{"id":2,"req":"kill","session":1}',
+        b'{"id":2,"req":"load","digest":"x","document":{}}',
+        b'{"id":2,"req":"hello","version":1}',
+        b'{"id":NaN,"req":"list"}',
+        b'{"id":2,"req":"' + b"\\u0000\x7f" * 100 + b'"}',
+        b"[" * 60_000,
+        b'{"id":2,"req":"open","server":"' + b"x" * 70_000 + b'"}',
+        b"\xff" * 1000,
+        b'{"id":2,"req":' + b"[" * 900 + b"]" * 900 + b"}",
+    ],
+    ids=lambda data: repr(data[:50]),
+)
+def test_what_is_not_in_the_table_ends_the_connection_and_its_sessions(
+    host: Daemon, another: list[int], data: bytes
+) -> None:
+    with Peer(host).hello() as peer:
+        answer = peer.ask(OPEN)
+        assert answer
+        assert "ok" in answer
+        with Watch(sandboxes(host, besides=another)) as watch:
+            peer.socket.send(data)
+            while not peer.is_closed():
+                continue
+            watch.assert_all_end(2)
+
+
+def sandboxes(host: Daemon, *, besides: Sequence[int] = ()) -> list[int]:
+    """The payloads that the daemon runs, without somebody's."""
+    payloads = [pid for pid in adversary.below(host.process.pid) if adversary.MARKER in adversary.command_of(pid)]
+    return [pid for pid in payloads if pid not in besides]
+
+
+@pytest.mark.parametrize("first", [OPEN, {"id": 1, "req": "list"}, {"id": 1, "req": "close", "session": 1}, {}])
+def test_the_wrong_order_ends_the_connection(host: Daemon, first: wire.Message) -> None:
+    with Peer(host) as peer:
+        assert peer.ask(first) is None
+    assert len(sandboxes(host)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 4, 8, 9, 200])
+def test_descriptors_with_a_request_end_the_connection_and_are_closed(host: Daemon, count: int) -> None:
+    fds = f"/proc/{host.process.pid}/fd"
+    before = len(os.listdir(fds))
+    read, write = os.pipe()
+    with Peer(host).hello() as peer:
+        socket.send_fds(peer.socket, [json.dumps(OPEN).encode()], [write] * count)
+        assert peer.is_closed()
+    os.close(write)
+    # nobody holds the other end: the pipe is at its end
+    assert select.select([read], [], [], SECONDS)[0]
+    assert os.read(read, 1) == b""
+    os.close(read)
+    assert len(os.listdir(fds)) == before
+    assert len(sandboxes(host)) == 1
+
+
+@pytest.mark.parametrize("name", ["private", "nothing", "personal", "mine.", "-mine"])
+def test_a_name_that_is_not_registered_or_granted_starts_nothing(host: Daemon, arena: Arena, name: str) -> None:
+    with acting_as(arena.plots["user"].uid), Peer(host).hello() as peer:
+        answer = peer.ask(OPEN | {"server": name})
+        if answer is not None:
+            error = answer["error"]
+            assert isinstance(error, dict)
+            assert error["status"] == 3
+            assert f'"{name}"' in error["message"]
+    assert len(sandboxes(host)) == 1
+
+
+def test_an_ordinary_user_sees_only_what_is_granted_and_no_operator_s_socket(host: Daemon, arena: Arena) -> None:
+    with acting_as(arena.plots["user"].uid):
+        with Peer(host).hello() as peer:
+            assert peer.ask({"id": 2, "req": "list"}) == {
+                "id": 2,
+                "ok": {"servers": [{"name": "mine", "profile": "none"}]},
+            }
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock, pytest.raises(PermissionError):
+            sock.connect(str(host.folder / "admin.sock"))
+
+
+def test_a_session_of_another_connection_s_cannot_be_closed(host: Daemon) -> None:
+    with Peer(host).hello() as peer:
+        for number in (*range(1, 60), 2**53):
+            answer = peer.ask({"id": number, "req": "close", "session": number})
+            assert answer == {"id": number, "ok": {}}
+    assert len(sandboxes(host)) == 1
+
+
+def test_a_peer_that_opens_too_much_is_refused_and_the_rest_goes_with_it(
+    host: Daemon, another: list[int], arena: Arena
+) -> None:
+    with ExitStack() as stack:
+        with acting_as(arena.plots["user"].uid):
+            peer = Peer(host).hello()
+            stack.callback(peer.socket.close)
+        for number in range(70):
+            wire.send(peer.socket, OPEN | {"id": number})
+        answers = [peer.next() for _ in range(70)]
+        refused = [each["error"] for each in answers if each and "error" in each]
+        assert len(refused) == 6
+        assert all("too many open sessions" in str(each) for each in refused)
+        payloads = sandboxes(host, besides=another)
+        assert len(payloads) == 64
+        watch = stack.enter_context(Watch(payloads))
+        peer.socket.close()
+        watch.assert_all_end(5)
+
+
+def test_thousands_of_requests_from_a_peer_that_reads_nothing_end_it(host: Daemon) -> None:
+    with Peer(host).hello() as peer:
+        with suppress(ConnectionError):
+            for number in range(20_000):
+                wire.send(peer.socket, {"id": number, "req": "open", "server": "nothing"})
+        while not peer.is_closed():
+            continue
+    assert len(sandboxes(host)) == 1
+
+
+def test_thousands_of_requests_to_close_one_session_are_one(host: Daemon) -> None:
+    with Peer(host).hello() as peer:
+        opened = peer.ask(OPEN)
+        assert opened
+        session = opened["ok"]["session"]  # type: ignore[index]
+        answers = [peer.ask({"id": number, "req": "close", "session": session}) for number in range(2000)]
+        ended = [each for each in answers if each and each.get("event") == "exited"]
+        assert ended or (peer.next() or {}).get("event") == "exited"
+
+
+def test_a_connection_that_is_half_closed_is_over(host: Daemon, another: list[int]) -> None:
+    with Peer(host).hello() as peer:
+        assert peer.ask(OPEN)
+        with Watch(sandboxes(host, besides=another)) as watch:
+            peer.socket.shutdown(socket.SHUT_WR)
+            watch.assert_all_end(2)
+            while not peer.is_closed():
+                continue
+
+
+def test_a_peer_that_is_gone_before_its_session_runs_leaves_none(host: Daemon) -> None:
+    for _ in range(20):
+        with Peer(host) as peer:
+            wire.send(peer.socket, HELLO)
+            wire.send(peer.socket, OPEN)
+    host.until(1)
+    assert len(sandboxes(host)) == 1
+
+
+def test_an_empty_message_is_the_end(host: Daemon) -> None:
+    with Peer(host).hello() as peer:
+        peer.socket.send(b"")
+        assert peer.is_closed()
+
+
+def test_connections_of_one_user_are_counted_and_the_others_are_served(host: Daemon, arena: Arena) -> None:
+    with ExitStack() as stack, acting_as(arena.plots["user"].uid):
+        served = 0
+        for _ in range(300):
+            peer = stack.enter_context(Peer(host))
+            with suppress(ConnectionError):
+                served += peer.ask(HELLO) is not None
+        assert served == 256
+        os.seteuid(0)
+        assert host.inspect()["servers"] == ["mine", "private"]
+    with acting_as(arena.plots["user"].uid):
+        Peer(host).hello().socket.close()
+
+
+def test_connections_that_break_at_once_are_nothing(host: Daemon) -> None:
+    linger = struct.pack("ii", 1, 0)
+    for _ in range(500):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with suppress(BlockingIOError):
+            sock.connect(str(host.folder / "proxy.sock"))
+        sock.close()
+
+
+def test_an_operator_sees_the_oldest_of_very_many_sessions(host: Daemon) -> None:
+    with ExitStack() as stack:
+        for _ in range(4):
+            peer = stack.enter_context(Peer(host)).hello()
+            for number in range(55):
+                answer = peer.ask(OPEN | {"id": number})
+                assert answer
+                assert "ok" in answer
+        seen = host.inspect()
+        assert seen["total"] == 221
+        assert isinstance(seen["sessions"], list)
+        assert len(seen["sessions"]) == 200
+
+
+def test_a_reload_while_sessions_are_being_opened_loses_none(host: Daemon) -> None:
+    with ExitStack() as stack:
+        admin = stack.enter_context(Peer(host, name="admin.sock")).hello()
+        peers = [stack.enter_context(Peer(host)).hello() for _ in range(8)]
+        for each in peers:
+            wire.send(each.socket, OPEN)
+        wire.send(admin.socket, {"id": 2, "req": "reload"})
+        for each in peers:
+            received = wire.receive(each.socket, max_fds=4)
+            assert received
+            assert len(received[1]) == 4
+            for fd in received[1]:
+                os.close(fd)
+        answer = admin.next()
+        assert answer == {"id": 2, "ok": {"servers": ["mine", "private"]}}
+
+
+def test_an_operator_s_mistakes_are_answered_or_end_only_its_connection(host: Daemon) -> None:
+    with Peer(host, name="admin.sock").hello() as peer:
+        answer = peer.ask({"id": 2, "req": "kill", "session": 10**9})
+        assert answer
+        assert "no session" in str(answer["error"])
+        assert peer.ask({"id": 3, "req": "open", "server": "mine"}) is None
+    assert Path(host.folder / "admin.sock").is_socket()
