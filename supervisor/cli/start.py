@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from supervisor.cli import entry, personal
@@ -70,6 +71,8 @@ def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     started = _start(options, tree)
     try:
         _account(options, started.opened)
+        if os.isatty(0) and not options.quiet:
+            pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
         return relay.run(started.link, started.opened)
     finally:
         started.close()

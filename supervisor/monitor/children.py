@@ -15,7 +15,7 @@ from pathlib import Path
 
 import supervisor
 from supervisor import wire
-from supervisor.errors import LaunchFailed, SupervisorError, Unenforceable, WireError
+from supervisor.errors import ConfigError, LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
 from supervisor.sandbox import network
 
@@ -80,7 +80,12 @@ class Spawner:
 
     def load(self, digest: str, document: dict[str, object]) -> None:
         """Hand over a document and wait until its root is built; LaunchFailed names the step."""
-        wire.send(self._socket, {"req": "load", "digest": digest, "document": document})
+        try:
+            wire.send(self._socket, {"req": "load", "digest": digest, "document": document})
+        except WireError as error:
+            raise ConfigError(
+                f"the command with its environment and mounts is too long ({error}): put what is long in a file"
+            ) from None
         while True:
             event, fds = self._receive()
             if event.get("digest") == digest:

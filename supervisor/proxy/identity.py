@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 
+from supervisor.errors import SupervisorError
 from supervisor.sandbox import syscalls
 
 ACCOUNT = "supervisor-proxy"
@@ -17,7 +18,17 @@ _FIRST_UID = 0x70000000
 
 
 def drop() -> None:
-    """Everything the proxy imports must have been imported before; OSError when a step fails."""
+    """Everything the proxy imports must have been imported before; SupervisorError when a step fails."""
+    try:
+        _drop()
+    except OSError as error:
+        raise SupervisorError(
+            f"this root cannot become another user ({error.strerror}): it is alone in its user namespace; "
+            "map a range of users into it, or start this as an ordinary user"
+        ) from None
+
+
+def _drop() -> None:
     if os.geteuid() == 0:
         try:
             user = pwd.getpwnam(ACCOUNT)

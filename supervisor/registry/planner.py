@@ -65,7 +65,14 @@ def answer(question: dict[str, object]) -> dict[str, object]:
 
 def main() -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output."""
-    _drop()
+    try:
+        _drop()
+    except OSError as error:
+        reason = (
+            f"the planner cannot become another user ({error.strerror}): map a range of users into this namespace"
+        )
+        json.dump({"error": {"status": 1, "message": reason}}, sys.stdout)
+        return
     question = sys.stdin.read()
     if not question:
         return  # whoever asked is gone

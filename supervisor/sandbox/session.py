@@ -19,10 +19,11 @@ _PATIENCE = 20  # seconds
 
 
 class Loaded:
-    """A document that is ready to be spawned: its root template and its steps."""
+    """A document that is ready to be spawned: its root template, its steps, perhaps a sandbox made ahead."""
 
     def __init__(self, document: enter.Document) -> None:
         self.document = document
+        self.parked: Child | None = None
         self.steps = enter.plan(document)
         self.payload = init.Payload(document)
         self.mounts = enter.specs(document, "mounts")
@@ -76,6 +77,11 @@ class Child:
         """Signal the init; SIGKILL ends everything in its pid namespace."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
+
+    def end(self) -> None:
+        """Kill it and leave nothing of it."""
+        self.kill(signal.SIGKILL)
+        self.reap()
 
     def reap(self) -> tuple[int | None, list[str]]:
         """Wait for the init, clean up; (the payload's exit code, None if it did not end by itself; limits)."""

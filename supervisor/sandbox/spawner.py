@@ -28,8 +28,8 @@ from supervisor.sandbox.session import Child, Loaded, StepError, reported
 # Host uids of sessions: a range that nothing else allots, plus the host pid of the session's init,
 # so that no two live sessions share one and nothing has to be remembered.
 FIRST_UID = 0x70000000
-# milliseconds after the start of a payload before the next sandbox is made ahead
-PAUSE = 30
+# how many sandboxes are made ahead (about 2 MB each), and how many milliseconds after the start of a payload
+AHEAD, PAUSE = 8, 30
 
 
 class Spawner:
@@ -41,9 +41,8 @@ class Spawner:
         self.hierarchy = cgroup.probe()
         self.name = f"{cgroup.PREFIX}{os.getpid()}-{cgroup.start_time(os.getpid())}"
         self.forks = 0
-        self.wanted: Loaded | None = None
+        self.wanted: list[Loaded] = []
         self.pause = 0
-        self.parked: Child | None = None
         self.loaded: dict[str, Loaded] = {}
         self.children: dict[int, Child] = {}
 
@@ -69,36 +68,33 @@ class Spawner:
 
     def close(self) -> None:
         """Kill and reap every child."""
-        left = [*self.children.values(), *([self.parked] if self.parked else [])]
+        left = [*self.children.values(), *(plan.parked for plan in self.loaded.values() if plan.parked)]
         for child in left:
             child.kill(signal.SIGKILL)
         for child in left:
             child.reap()
         self.children.clear()
-        self.parked = None
 
     def _park(self) -> None:
-        """Nobody waits: fork ahead for the plan that is likely to be asked for next.
+        """Nobody waits: fork ahead for a plan that is likely to be asked for.
 
         The child takes its steps up to the mounts that are made anew for each session. If that fails it will
         fail again when somebody asks, and is told then.
         """
-        plan, self.wanted = self.wanted, None
-        if self.parked:
-            self.parked.kill(signal.SIGKILL)
-            self.parked.reap()
-            self.parked = None
-        if plan:
+        plan = self.wanted.pop(0)
+        if sum(each.parked is not None for each in self.loaded.values()) < AHEAD and not plan.parked:
             with contextlib.suppress(OSError):
-                self.parked = self._fork(plan)
+                plan.parked = self._fork(plan)
 
     def _take(self, plan: Loaded) -> Child:
-        """The parked child if it is one of this plan's, or a new one."""
-        child, self.wanted = self.parked, None
-        if child is None or child.plan is not plan or not child.waits():
-            return self._fork(plan)
-        self.parked = None
-        return child
+        """The child that was made ahead for this plan, or a new one."""
+        child, plan.parked = plan.parked, None
+        self.wanted = [each for each in self.wanted if each is not plan]
+        if child and child.waits():
+            return child
+        if child:
+            child.end()
+        return self._fork(plan)
 
     def _request(self) -> bool:
         received = wire.receive(self.monitor)
@@ -125,10 +121,10 @@ class Spawner:
     def _keep(self, digests: list[object]) -> None:
         """Forget every other document; sessions that run go on, in a copy of its root."""
         gone = [self.loaded.pop(digest) for digest in list(self.loaded) if digest not in digests]
-        self.wanted = None if self.wanted in gone else self.wanted
-        if self.parked and self.parked.plan in gone:
-            self._park()
+        self.wanted = [plan for plan in self.wanted if plan not in gone]
         for plan in gone:
+            if plan.parked:
+                plan.parked.end()
             mounts.unpark(plan.template)
 
     def _load(self, digest: str, document: object) -> None:
@@ -142,8 +138,8 @@ class Spawner:
         except OSError as error:
             self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
             return
-        self.loaded[digest] = self.wanted = plan
-        self.pause = 0
+        self.loaded[digest] = plan
+        self.wanted, self.pause = [*self.wanted, plan], 0
         # nothing that is here now is garbage, and a collection after a fork would copy all of it
         gc.freeze()
         wire.send(self.monitor, {"event": "loaded", "digest": digest})
@@ -162,8 +158,7 @@ class Spawner:
         try:
             self._admit(child, plan)
         except OSError as error:
-            child.kill(signal.SIGKILL)
-            child.reap()
+            child.end()
             self._failed({"event": "failed", "id": number}, error, getattr(error, "step", "enter"))
             return
         child.number = number
@@ -195,10 +190,9 @@ class Spawner:
             child.release()
             if child.number > 1:
                 # who asked twice will ask again, a single command does not; but the payload's start comes first
-                self.wanted, self.pause = child.plan, PAUSE
+                self.wanted, self.pause = [*self.wanted, child.plan], PAUSE
             return
-        child.kill(signal.SIGKILL)
-        child.reap()
+        child.end()
         del self.children[child.number]
         self._failed({"event": "failed", "id": child.number}, failure, failure.step)
 
@@ -219,8 +213,7 @@ class Spawner:
             mounts.write(f"/proc/{child.pid}/gid_map", f"{inside} {gid} 1")
             child.go.send(b"mapped")
         except OSError as error:
-            child.kill(signal.SIGKILL)
-            child.reap()
+            child.end()
             raise StepError(error, "map its user") from error
         return child
 

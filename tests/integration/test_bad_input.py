@@ -211,6 +211,11 @@ def test_an_ordinary_user_who_may_start_no_process_gets_a_message(arena: Arena, 
     assert not done.returncode or "Resource temporarily unavailable" in done.stderr
 
 
+def test_a_command_that_is_too_long_for_a_message_is_told_so() -> None:
+    done = run("exec", "--profile", "none", *TRUE, *["x" * 100] * 1000)
+    assert_told(done, 2, "too long", "put what is long in a file")
+
+
 @pytest.mark.parametrize("number", [12, 16])
 def test_too_few_descriptors_is_a_message(number: int) -> None:
     argv = ["/usr/bin/prlimit", f"--nofile={number}", BINARY, "exec", "-q", "--profile", "none", *TRUE]

@@ -209,6 +209,11 @@ def test_sockets_that_somebody_removed_are_no_error_at_the_end(tmp_path: Path) -
             path.unlink()
 
 
+def test_a_root_that_is_alone_in_its_user_namespace_is_told_so() -> None:
+    done = finished("/usr/bin/unshare", "--map-root-user", BINARY, "exec", "--profile", "none", *TRUE)
+    assert_told(done, 1, "alone in its user namespace", "map a range of users")
+
+
 def test_a_user_without_a_name_gets_a_sandbox_or_a_reason(arena: Arena) -> None:
     """A uid that no password file knows, as in many containers."""
     argv = (*arena.commands["user"], "exec", "--profile", "none", *arena.accept("user"), *TRUE)

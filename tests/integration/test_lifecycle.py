@@ -239,6 +239,22 @@ def test_ctrl_c_on_a_terminal_ends_everything_and_leaves_it_usable(mode: str) ->
         os.close(terminal)
 
 
+def test_a_person_who_types_run_is_told_that_it_waits_for_a_client() -> None:
+    leader, terminal = pty.openpty()
+    argv = [BINARY, "run", "--profile", "none", "--", *server()]
+    process = subprocess.Popen(
+        argv, stdin=terminal, stdout=terminal, stderr=terminal, cwd="/var/tmp", start_new_session=True
+    )
+    try:
+        assert b"spec " in until(leader, b"waiting for an MCP client on standard input")
+        os.write(leader, b"\x04")
+        assert process.wait(10) == 0
+    finally:
+        end(process)
+        os.close(leader)
+        os.close(terminal)
+
+
 def until(fd: int, text: bytes) -> bytes:
     """What a terminal shows, up to a text."""
     shown, deadline = b"", time.monotonic() + 20
