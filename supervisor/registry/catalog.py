@@ -38,13 +38,17 @@ def load(path: str) -> dict[str, ServerEntry]:
     """The servers of a file by name; ConfigError or Refused name file and line."""
     source = toml.read(path)
     written = source.validate(CatalogText)
+    try:
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        home = "/nonexistent"
     entries = {}
     for name, text in written.server.items():
         entries[name] = ServerEntry(
             name=name,
             origin=f"{path}:{toml.line_of(source.text, ('server', name))}",
             cwd=os.path.dirname(os.path.abspath(path)),
-            home=pwd.getpwuid(os.geteuid()).pw_dir,
+            home=home,
             **text.model_dump(),
         )
     return entries

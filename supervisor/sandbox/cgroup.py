@@ -18,10 +18,11 @@ _PERIOD = 100_000
 
 
 def start_time(pid: int) -> str:
-    """The start time of a process in clock ticks since boot, or "" when there is none."""
+    """The start time of a process in clock ticks since boot, or "" when there is none that lives."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rsplit(b") ", 1)[1].split()[19].decode()
+            fields = file.read().rsplit(b") ", 1)[1].split()
+            return "" if fields[0] == b"Z" else fields[19].decode()
     except (OSError, IndexError):
         return ""
 

@@ -78,10 +78,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, number)
 
-    def end(self) -> None:
-        """Kill it and leave nothing of it."""
+    def end(self) -> list[str]:
+        """Kill it and leave nothing of it; the limits that had been hit."""
         self.kill(signal.SIGKILL)
-        self.reap()
+        return self.reap()[1]
 
     def reap(self) -> tuple[int | None, list[str]]:
         """Wait for the init, clean up; (the payload's exit code, None if it did not end by itself; limits)."""

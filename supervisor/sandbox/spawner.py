@@ -158,8 +158,10 @@ class Spawner:
         try:
             self._admit(child, plan)
         except OSError as error:
-            child.end()
-            self._failed({"event": "failed", "id": number}, error, getattr(error, "step", "enter"))
+            step = getattr(error, "step", "enter")
+            if hit := child.end():
+                step += f" (limits.{hit[0]} is too small for the sandbox itself)"
+            self._failed({"event": "failed", "id": number}, error, step)
             return
         child.number = number
         self.children[number] = child

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,8 @@ def test_a_mistake_is_answered_with_the_next_step(
     argv: tuple[str, ...], status: int, says: tuple[str, ...]
 ) -> None:
     assert_told(explained(*argv) if argv[0] in IN_PROCESS else run(*argv), status, *says)
-    assert not Path("/var/tmp/svtest-rt").exists() or not any(Path("/var/tmp/svtest-rt").iterdir())
+    with suppress(FileNotFoundError):
+        Path("/var/tmp/svtest-rt").rmdir()  # which is made, and stays empty
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "soon"])

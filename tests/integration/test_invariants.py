@@ -109,8 +109,11 @@ def test_the_monitor_is_never_on_the_data_path(daemon: Daemon) -> None:
     pipes = {os.readlink(f"/proc/self/fd/{fd}") for fd in (opened.stdin, opened.stdout, opened.stderr)}
 
     def kept() -> set[str]:
-        folder = f"/proc/{daemon.process.pid}/fd"
-        return pipes & {os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)}
+        open_now = set()
+        for fd in os.listdir(f"/proc/{daemon.process.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                open_now.add(os.readlink(f"/proc/{daemon.process.pid}/fd/{fd}"))
+        return pipes & open_now
 
     deadline = time.monotonic() + 1
     # it closes its copies after they were sent, so perhaps a moment after they came

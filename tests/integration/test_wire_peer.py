@@ -47,11 +47,12 @@ profile = "none"
 command = {command}
 """
     with adversary.daemon(folder, config) as made:
-        pid = made.process.pid
+        commands = {pid: adversary.command_of(pid) for pid in adversary.below(made.process.pid)}
+        spawner = next(pid for pid, command in commands.items() if "sandbox.spawner" in command)
         yield made
         made.until_idle()
         assert made.process.poll() is None
-        assert made.process.pid == pid
+    adversary.assert_groups_go(spawner, 2)
 
 
 @pytest.fixture(autouse=True)
