@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,31 @@ def test_a_group_on_this_host_takes_its_limits_and_goes_away() -> None:
     finally:
         group.remove()
     assert not any(os.path.exists(each) for each in group.folders.values())
+
+
+INTO = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from supervisor.sandbox import cgroup, syscalls
+folder = cgroup._mount_points()[""][0] + f"/supervisor-4194304-5-{os.getpid()}"
+os.mkdir(folder)
+try:
+    group = cgroup.Group(cgroup.Hierarchy("v2", {"memory": os.path.dirname(folder)}), os.path.basename(folder), {})
+    group.folders = {"memory": folder}
+    pid, pidfd = syscalls.clone3(0, cgroup=group.clone_fd())
+    if pid == 0:
+        os._exit(0 if cgroup._own_paths()[""].endswith(os.path.basename(folder)) else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), group.limits_hit())
+finally:
+    os.rmdir(folder)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making cgroups needs root, or a delegation")
+def test_a_child_is_born_into_its_v2_group() -> None:
+    """On the real unified hierarchy, which has no memory controller beside v1: joining, not limits."""
+    root = str(Path(cgroup.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", INTO, root], capture_output=True, text=True, timeout=20
+    )
+    assert (done.stdout, done.stderr) == ("0 []\n", "")
