@@ -41,6 +41,7 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
     """
     if tree is None:
         link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
+        identity.drop()
         link.refused = _refused
         link.hello()
         return Started(link, link.open(options.server), None)

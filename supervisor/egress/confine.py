@@ -7,7 +7,6 @@ Everything that is imported later must have been imported before.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -18,8 +17,6 @@ FILES = ("/etc/resolv.conf", "/etc/hosts")
 # as for sessions and proxies: a range nobody allots, plus a number no other live process has
 _FIRST_UID = 0x70000000
 _READ_FILE = 1 << 2
-_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15}
-_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 
 def drop() -> None:
@@ -41,19 +38,5 @@ def drop() -> None:
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _landlock(sc.landlock_abi())
-
-
-def _landlock(abi: int) -> None:
-    """Only the resolver's files, only to be read. A kernel without Landlock was accepted by name, or refused."""
-    if not abi:
-        return
-    known = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
-    ruleset = sc.landlock_ruleset(known, _ABSTRACT_SOCKETS_AND_SIGNALS if abi >= 6 else 0)
-    for path in FILES:
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            sc.landlock_allow(ruleset, fd, _READ_FILE)
-            os.close(fd)
-    sc.landlock_restrict_self(ruleset, 0)
-    os.close(ruleset)
+    # only the resolver's files, only to be read
+    sc.landlock_only(dict.fromkeys(FILES, _READ_FILE))

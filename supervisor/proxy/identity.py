@@ -1,7 +1,7 @@
 """Giving up power before the first byte of a stranger is read.
 
 Started by root, the proxy becomes a uid of its own without capabilities; started by an ordinary user it stays that
-user. Either way it can gain nothing by execve and cannot be traced or read by others of its uid.
+user. Either way it gains nothing by execve, cannot be traced or read by others of its uid, and opens no file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from supervisor.sandbox import syscalls
 ACCOUNT = "supervisor-proxy"
 # as for sessions: a range nobody allots, plus a number no other live process has
 _FIRST_UID = 0x70000000
+_WRITE, _READ = 1 << 1, 1 << 2  # LANDLOCK_ACCESS_FS_*
 
 
 def drop() -> None:
@@ -43,3 +44,5 @@ def _drop() -> None:
         os.setresuid(uid, uid, uid)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # what it reads and writes is open already; /dev/null stands in for a standard stream that breaks
+    syscalls.landlock_only({"/dev/null": _READ | _WRITE})

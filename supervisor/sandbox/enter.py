@@ -26,8 +26,6 @@ FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1
 FS_MAKE_CHAR, FS_MAKE_SOCK, FS_MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
 FS_TRUNCATE, FS_IOCTL_DEV = 1 << 14, 1 << 15
 _FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
-# ABI -> how many access rights it knows
-_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15}
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 
@@ -255,7 +253,7 @@ class Landlock(Step):
 
     def __init__(self, abi: int, rules: list[tuple[str, str, bool, bool]]) -> None:
         self.abi, self.rules = abi, rules
-        self.known = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
+        self.known = sc.landlock_rights(abi)
         found = [(path, self.rights(mode, noexec=x, is_file=file)) for path, mode, x, file in rules]
         self.allowed = [("/", FS_READ_DIR), *found]  # the root itself may be listed
 
