@@ -20,7 +20,8 @@ sys.path.insert(0, sys.argv[1])
 from supervisor.proxy import identity
 key, drop = sys.argv[2], sys.argv[3] == "drop"
 # another program of the same user
-other = os.posix_spawn("/usr/bin/sleep", ["sleep", "20"], {})
+reader, writer = os.pipe()  # it ends with us, at the end of its input
+other = os.posix_spawn("/usr/bin/cat", ["cat"], {}, file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)])
 if drop:
     identity.drop()
 def tries(action):

@@ -223,7 +223,8 @@ def open_the_system_for_writing(bait: Bait) -> str:
 def open_the_interpreter_for_writing(bait: Bait) -> str:
     """Through /proc/PID/exe of a program that has just ended: its file is no longer busy."""
     with prepared():
-        running = subprocess.Popen(["/usr/bin/sleep", "60"])
+        # a program that nobody else is likely to run just now: it would be busy
+        running = subprocess.Popen(["/usr/bin/factor"], stdin=subprocess.PIPE)
         fd = os.open(f"/proc/{running.pid}/exe", os.O_PATH)
         running.kill()
         running.wait()
