@@ -18,6 +18,8 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     """What would be granted, and which steps would be taken; 4 when this host cannot."""
     written = ServerEntry.model_validate(entry.build(options, tail), strict=False)
     chain = load.load(written.profile)
+    if options.diff:
+        return _print_diff(options, load.load(options.diff).profile, chain.profile)
     ready = plan.plan(chain, written)
     facts = host.probe()
     problem = None
@@ -90,7 +92,11 @@ def profile(options: argparse.Namespace, _tail: list[str]) -> int:
 def _diff(options: argparse.Namespace) -> int:
     if not options.name or not options.other:
         raise ConfigError("profile diff: name two, as in: supervisor profile diff fs-scoped ci-runner")
-    rows = diff.compare(load.load(options.name).profile, load.load(options.other).profile)
+    return _print_diff(options, load.load(options.name).profile, load.load(options.other).profile)
+
+
+def _print_diff(options: argparse.Namespace, old: load.Profile, new: load.Profile) -> int:
+    rows = diff.compare(old, new)
     if options.json:
         print(json.dumps([{"sign": sign, "what": said} for sign, said in rows], indent=2))
         return 0

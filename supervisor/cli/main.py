@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("--json", action="store_true", help="print the whole result as JSON")
     explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")
     explain.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+    explain.add_argument("--diff", metavar="NAME", help="only what the profile grants that NAME does not, and back")
     for each in (run, exec_, call, explain):
         _sandbox_options(each)
     for each in (run, call):
