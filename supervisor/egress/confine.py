@@ -27,8 +27,7 @@ def drop() -> None:
     last = sc.last_capability()
     if os.geteuid() == 0:
         identity = _FIRST_UID + os.getpid()
-        for capability in range(last + 1):
-            sc.prctl(sc.PR_CAPBSET_DROP, capability, 0, 0, 0)
+        sc.drop_bounding(last)
         os.setgroups([])
         os.setresgid(identity, identity, identity)
         os.setresuid(identity, identity, identity)
@@ -39,4 +38,4 @@ def drop() -> None:
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # only the resolver's files, only to be read
-    sc.landlock_only(dict.fromkeys(FILES, _READ_FILE))
+    sc.landlock_only(sc.landlock_abi(), [(path, _READ_FILE) for path in FILES if os.path.exists(path)])

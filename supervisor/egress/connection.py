@@ -277,17 +277,21 @@ class Connection:
     async def _requests(self, server: socket.socket, head: http.Head) -> None:
         """The first request's body, and every further request, each checked before a byte of it passes."""
         while True:
-            body = http.Body(head.length)
-            while not body.done:
-                if not self._buffer:
-                    await self._more()
-                count = body.feed(bytes(self._buffer))
-                await self._send(server, bytes(self._buffer[:count]))
-                del self._buffer[:count]
+            await self._body(server, head)
             head, raw = await self._checked()
             if head.upgrade:
                 raise Refusal("an upgrade that is not the first request of its connection")
             await self._send(server, raw)
+
+    async def _body(self, server: socket.socket, head: http.Head) -> None:
+        """Pass the body that belongs to `head`, and not a byte of what follows it."""
+        body = http.Body(head.length)
+        while not body.done:
+            if not self._buffer:
+                await self._more()
+            count = body.feed(bytes(self._buffer))
+            await self._send(server, bytes(self._buffer[:count]))
+            del self._buffer[:count]
 
     async def _both(self, server: socket.socket, requests: Coroutine[object, object, None]) -> None:
         """Requests one way, answers the other, until the answers end."""
@@ -339,13 +343,7 @@ class Connection:
         await self._both(server, self._one_body(server, head))
 
     async def _one_body(self, server: socket.socket, head: http.Head) -> None:
-        body = http.Body(head.length)
-        while not body.done:
-            if not self._buffer:
-                await self._more()
-            count = body.feed(bytes(self._buffer))
-            await self._send(server, bytes(self._buffer[:count]))
-            del self._buffer[:count]
+        await self._body(server, head)
         # the next request may be for another host, and comes over another connection
         while True:
             self._buffer.clear()

@@ -38,11 +38,10 @@ def _drop() -> None:
             uid = gid = _FIRST_UID + os.getpid()
         last = syscalls.last_capability()
         os.setgroups([])
-        for capability in range(last + 1):
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability, 0, 0, 0)
+        syscalls.drop_bounding(last)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)
     # what it reads and writes is open already; /dev/null stands in for a standard stream that breaks
-    syscalls.landlock_only({"/dev/null": _READ | _WRITE})
+    syscalls.landlock_only(syscalls.landlock_abi(), [("/dev/null", _READ | _WRITE)])

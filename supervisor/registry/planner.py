@@ -27,8 +27,7 @@ def _drop() -> None:
     if os.geteuid() != 0:
         return
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    for capability in range(syscalls.last_capability() + 1):
-        syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability, 0, 0, 0)
+    syscalls.drop_bounding(syscalls.last_capability())
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

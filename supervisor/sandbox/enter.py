@@ -26,7 +26,6 @@ FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1
 FS_MAKE_CHAR, FS_MAKE_SOCK, FS_MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
 FS_TRUNCATE, FS_IOCTL_DEV = 1 << 14, 1 << 15
 _FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
-_SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 
 class Context:
@@ -276,15 +275,7 @@ class Landlock(Step):
         return bits & self.known & (_FILE_RIGHTS if is_file else -1)
 
     def execute(self, ctx: Context) -> None:
-        if not self.abi:
-            return
-        ruleset = sc.landlock_ruleset(self.known, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if self.abi >= 6 else 0)
-        for path, allowed in self.allowed:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            sc.landlock_allow(ruleset, fd, allowed)
-            os.close(fd)
-        sc.landlock_restrict_self(ruleset, 0)
-        os.close(ruleset)
+        sc.landlock_only(self.abi, self.allowed)
 
 
 class SeccompFilter(Step):

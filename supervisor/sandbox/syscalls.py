@@ -61,6 +61,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
+_SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 _X86_64 = {"pivot_root": 155, "capset": 126, "seccomp": 317}
 _AARCH64 = {"pivot_root": 41, "capset": 91, "seccomp": 277}
@@ -181,13 +182,18 @@ def last_capability() -> int:
         return int(file.read())
 
 
+def drop_bounding(last: int) -> None:
+    """Empty the bounding set: no execve brings a capability back. `last` is `last_capability()`."""
+    for capability in range(last + 1):
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
 def drop_capabilities(last: int) -> None:
     """Empty the bounding, ambient, effective, permitted and inheritable sets and lock the securebits.
 
     `last` is `last_capability()`, read while there was a /proc to read it from.
     """
-    for capability in range(last + 1):
-        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    drop_bounding(last)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED, 0, 0, 0)
     keep_capabilities(0)
@@ -233,20 +239,18 @@ def landlock_rights(abi: int) -> int:
     return (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
 
 
-def landlock_only(allowed: dict[str, int]) -> None:
-    """From now on no file can be opened but these (path -> rights), no process outside signalled.
+def landlock_only(abi: int, allowed: list[tuple[str, int]]) -> None:
+    """From now on no file can be opened but these (path, rights); from ABI 6 on, nothing outside signalled.
 
-    A kernel without Landlock lets it pass: no session starts there unless its absence was accepted by name.
+    ABI 0, a kernel without Landlock, lets it pass: nothing starts there unless its absence was accepted by name.
     """
-    abi = landlock_abi()
     if not abi:
         return
-    ruleset = landlock_ruleset(landlock_rights(abi), 3 if abi >= 6 else 0)
-    for path, rights in allowed.items():
-        if os.path.exists(path):
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            landlock_allow(ruleset, fd, rights)
-            os.close(fd)
+    ruleset = landlock_ruleset(landlock_rights(abi), _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if abi >= 6 else 0)
+    for path, rights in allowed:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        landlock_allow(ruleset, fd, rights)
+        os.close(fd)
     landlock_restrict_self(ruleset, 0)
     os.close(ruleset)
 
