@@ -14,8 +14,6 @@ import signal
 from supervisor.sandbox import syscalls as sc
 
 FILES = ("/etc/resolv.conf", "/etc/hosts")
-# as for sessions and proxies: a range nobody allots, plus a number no other live process has
-_FIRST_UID = 0x70000000
 _READ_FILE = 1 << 2
 
 
@@ -26,7 +24,7 @@ def drop() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     last = sc.last_capability()
     if os.geteuid() == 0:
-        identity = _FIRST_UID + os.getpid()
+        identity = sc.FIRST_UID + os.getpid()
         sc.drop_bounding(last)
         os.setgroups([])
         os.setresgid(identity, identity, identity)

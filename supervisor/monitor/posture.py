@@ -15,7 +15,7 @@ from supervisor.model import SandboxSpec
 from supervisor.profile.granted import below
 from supervisor.sandbox import cgroup
 from supervisor.sandbox.mounts import DEVICES
-from supervisor.sandbox.spawner import FIRST_UID
+from supervisor.sandbox.syscalls import FIRST_UID
 
 _NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")

@@ -13,8 +13,6 @@ from supervisor.errors import SupervisorError
 from supervisor.sandbox import syscalls
 
 ACCOUNT = "supervisor-proxy"
-# as for sessions: a range nobody allots, plus a number no other live process has
-_FIRST_UID = 0x70000000
 _WRITE, _READ = 1 << 1, 1 << 2  # LANDLOCK_ACCESS_FS_*
 
 
@@ -35,7 +33,7 @@ def _drop() -> None:
             user = pwd.getpwnam(ACCOUNT)
             uid, gid = user.pw_uid, user.pw_gid
         except KeyError:
-            uid = gid = _FIRST_UID + os.getpid()
+            uid = gid = syscalls.FIRST_UID + os.getpid()
         last = syscalls.last_capability()
         os.setgroups([])
         syscalls.drop_bounding(last)

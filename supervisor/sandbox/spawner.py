@@ -25,9 +25,6 @@ from supervisor.sandbox import cgroup, enter, init, mounts, network
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.session import Child, Loaded, StepError, reported
 
-# Host uids of sessions: a range that nothing else allots, plus the host pid of the session's init,
-# so that no two live sessions share one and nothing has to be remembered.
-FIRST_UID = 0x70000000
 # how many sandboxes are made ahead (about 2 MB each), and how many milliseconds after the start of a payload
 AHEAD, PAUSE = 8, 30
 
@@ -207,7 +204,7 @@ class Spawner:
         except OSError as error:
             group.remove()
             raise StepError(error, "create the namespaces") from error
-        own = FIRST_UID + child.pid
+        own = sc.FIRST_UID + child.pid
         uid, gid = (own, own) if self.privileged else (os.geteuid(), os.getegid())
         inside = str(plan.document["uid"])
         try:
@@ -258,7 +255,7 @@ class Spawner:
         try:
             for spec in plan.mounts:
                 try:
-                    trees.append(mounts.detached(spec, FIRST_UID + child.pid if self.privileged else None))
+                    trees.append(mounts.detached(spec, sc.FIRST_UID + child.pid if self.privileged else None))
                 except OSError as error:
                     raise StepError(error, f"mount {spec.source} at {spec.target}") from error
             if trees:

@@ -22,6 +22,10 @@ CLONE_PIDFD = 0x1000
 CLONE_INTO_CGROUP = 0x200000000
 ALL_NAMESPACES = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET
 
+# Host uids of our own: a range that nothing else allots, plus a host pid that no other live process has
+# (a session's init, a proxy, a broker), so that nothing has to be remembered.
+FIRST_UID = 0x70000000
+
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
