@@ -87,24 +87,7 @@ class Link:
 
     def open(self, server: str) -> Opened:
         """Start a session, or raise Denied with the reason."""
-        answer, fds = self._ask("open", server=server)
-        if len(fds) != 4:
-            raise WireError("open: four descriptors expected")
-        return Opened(
-            session=int(str(answer["session"])),
-            stdin=fds[0],
-            stdout=fds[1],
-            stderr=fds[2],
-            pidfd=fds[3],
-            spec=str(answer["spec"]),
-            profile=str(answer["profile"]),
-            accepted=_texts(answer["accepted"]),
-            summary=str(answer["summary"]),
-            start=float(str(answer["start"])),
-            grace=float(str(answer["grace"])),
-            output_line=int(str(answer["output_line"])),
-            stderr_limit=int(str(answer["stderr"])),
-        )
+        return opened(*self._ask("open", server=server))
 
     def close_session(self, session: int) -> None:
         """Ask for the end of a session; `event` tells when it has ended."""
@@ -164,8 +147,8 @@ class Link:
     def _heard(self, message: wire.Message) -> Exited | None:
         """The end of a session, if that is what the message tells."""
         if message.get("event") == "refused":
-            self.refused(_refusal(message))
-        return _exited(message) if message.get("event") == "exited" else None
+            self.refused(refusal(message))
+        return exited(message) if message.get("event") == "exited" else None
 
     def _ask(self, req: str, **fields: str | int) -> tuple[wire.Message, list[int]]:
         self._next += 1
@@ -191,7 +174,29 @@ class Link:
         return answer, fds
 
 
-def _refusal(message: wire.Message) -> str:
+def opened(answer: wire.Message, fds: list[int]) -> Opened:
+    """The monitor's answer to `open` with its descriptors; WireError when some are missing."""
+    if len(fds) != 4:
+        raise WireError("open: four descriptors expected")
+    return Opened(
+        session=int(str(answer["session"])),
+        stdin=fds[0],
+        stdout=fds[1],
+        stderr=fds[2],
+        pidfd=fds[3],
+        spec=str(answer["spec"]),
+        profile=str(answer["profile"]),
+        accepted=_texts(answer["accepted"]),
+        summary=str(answer["summary"]),
+        start=float(str(answer["start"])),
+        grace=float(str(answer["grace"])),
+        output_line=int(str(answer["output_line"])),
+        stderr_limit=int(str(answer["stderr"])),
+    )
+
+
+def refusal(message: wire.Message) -> str:
+    """A refused connection in words, with the option that would allow it."""
     port = f":{message['port']}" if message["port"] != "0" else ""
     hint = f"; {message['rule']} would allow it" if message["rule"] else ""
     return f"egress: {message['name']}{port}: {message['reason']}{hint}"
@@ -201,7 +206,8 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(str(each) for each in value) if isinstance(value, list) else ()
 
 
-def _exited(message: wire.Message) -> Exited:
+def exited(message: wire.Message) -> Exited:
+    """The end of a session, as the monitor tells it."""
     code = message["code"]
     return Exited(int(str(message["session"])), code if isinstance(code, int) else None, str(message["reason"]))
 

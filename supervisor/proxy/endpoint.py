@@ -1,0 +1,250 @@
+"""What one endpoint shows: all servers under `server__name`, or one server with its names unchanged.
+
+Runs unprivileged. Made anew when the configuration changes; everything here is a look-up, and nothing starts a
+process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import translate
+from typing import NamedTuple
+
+import msgspec
+
+from supervisor.proxy import eras, message
+from supervisor.proxy.manifests import KINDS
+from supervisor.proxy.message import Fields
+from supervisor.proxy.policy import Verdict
+from supervisor.proxy.servers import Server
+
+SEPARATOR = "__"
+PAGE = 250
+VERSION = "0.1.0"
+_ME = {"name": "supervisor", "version": VERSION}
+# capabilities that a gateway offers when any server does; what else there is comes from each server as it is
+_OFFERED = ("tools", "prompts", "resources", "completions", "logging")
+
+
+class Route(NamedTuple):
+    """Where an exposed name leads: the server, the name it knows (None: the same), and whether it may be used."""
+
+    server: Server
+    name: msgspec.Raw | None
+    verdict: Verdict
+
+
+class Endpoint:
+    """Tables by exposed name, and the answers to everything that is answered without a process."""
+
+    def __init__(self, servers: list[Server], *, single: bool) -> None:
+        self.servers = servers
+        self.single = single
+        self.routes: dict[str, dict[str, Route]] = {kind: {} for kind in KINDS}
+        self._shown: dict[str, dict[bool, list[msgspec.Raw]]] = {kind: {} for kind in KINDS}
+        self._templates: list[tuple[re.Pattern[str], Route]] = []
+        self._schemes: dict[str, set[str]] = {}
+        self._aliases: dict[tuple[str, str], str] = {}
+        for kind in KINDS:
+            self._add(kind)
+        self._pages: dict[tuple[str, bool], dict[str, bytes]] = {}
+
+    def _add(self, kind: str) -> None:
+        """The routes of one kind, and what a list of it shows to each era of client."""
+        common = self._common(kind)
+        for modern in (False, True):
+            shown = self._shown[kind][modern] = []
+            for server in self.servers:
+                for name, item in server.manifest.era(modern=server.speaks(modern=modern)).items(kind).items():
+                    exposed = self._exposed(kind, server, name, name in common)
+                    route = self.routes[kind].get(exposed) or self._route(kind, server, name, exposed)
+                    if route.server is not server:
+                        continue  # names are made so that this cannot be
+                    if route.verdict.outcome == "allow":
+                        shown.append(item if exposed == name else _renamed(kind, item, exposed))
+
+    def _common(self, kind: str) -> set[str]:
+        """The names that more than one server has."""
+        seen: set[str] = set()
+        common: set[str] = set()
+        for server in self.servers:
+            own = {name for lists in server.manifest.eras.values() for name in lists.items(kind)}
+            common |= seen & own
+            seen |= own
+        return common
+
+    def _exposed(self, kind: str, server: Server, name: str, collides: bool) -> str:
+        if self.single:
+            return name
+        if kind in ("tools", "prompts"):
+            return f"{server.name}{SEPARATOR}{name}"
+        if not collides:
+            return name
+        self._aliases[server.name, name] = f"supervisor://{server.name}/{name}"
+        return self._aliases[server.name, name]
+
+    def _route(self, kind: str, server: Server, name: str, exposed: str) -> Route:
+        settings = server.settings
+        rule = "resources" if kind == "templates" else kind
+        verdict = settings.patterns(kind).verdict(rule, name, settings.origin)
+        route = Route(server, None if exposed == name else message.raw(name), verdict)
+        self.routes[kind][exposed] = route
+        if kind == "templates":
+            self._templates.append((_matching(exposed), route))
+        if kind in ("templates", "resources"):
+            self._schemes.setdefault(exposed.partition(":")[0], set()).add(server.name)
+        return route
+
+    def resource(self, uri: str) -> Route | None:
+        """The server of a resource: listed, or matching a template, or the only one of that kind."""
+        found = self.routes["resources"].get(uri)
+        if found:
+            return found
+        for pattern, route in self._templates:
+            if pattern.fullmatch(uri):
+                return self._judged(route.server, uri)
+        if self.single:
+            return self._judged(self.servers[0], uri)
+        owners = self._schemes.get(uri.partition(":")[0], set())
+        offering = (
+            owners if len(owners) == 1 else {each.name for each in self.servers if _offers(each, "resources")}
+        )
+        for server in self.servers:
+            if len(offering) == 1 and server.name in offering:
+                return self._judged(server, uri)
+        return None
+
+    def _judged(self, server: Server, uri: str) -> Route:
+        alias = f"supervisor://{server.name}/"
+        name = uri.removeprefix(alias)
+        verdict = server.settings.resources.verdict("resources", name, server.settings.origin)
+        return Route(server, message.raw(name) if name != uri else None, verdict)
+
+    def alias(self, server: Server, uri: str) -> str:
+        """The exposed name of a server's resource."""
+        return uri if self.single else self._aliases.get((server.name, uri), uri)
+
+    def offers(self, kind: str) -> bool:
+        """Whether any server has that list at all."""
+        return any(_offers(each, "resources" if kind == "templates" else kind) for each in self.servers)
+
+    def page(self, kind: str, cursor: str | None, *, modern: bool) -> bytes | None:
+        """The result of a list request; None for a cursor that nobody gave out."""
+        key = (kind, modern)
+        if key not in self._pages:
+            made = self._verbatim(kind, modern) if self.single else self._merged(kind, modern)
+            self._pages[key] = dict(made)
+        return self._pages[key].get(cursor or "")
+
+    def _verbatim(self, kind: str, modern: bool) -> Iterator[tuple[str, bytes]]:
+        """One server's pages as it wrote them, but for what may not be used."""
+        server = self.servers[0]
+        theirs = server.speaks(modern=modern)
+        lists = server.manifest.era(modern=theirs)
+        method, member, key = KINDS[kind]
+        info = eras.server_info(lists.handshake, modern=theirs)
+        cursor = ""
+        for written in lists.pages.get(kind) or [message.raw({member: []})]:
+            page, table = written, message.fields(written) or {}
+            kept = [each for each in message.items(table.get(member)) if self._allowed(kind, each, key)]
+            if len(kept) != len(message.items(table.get(member))):
+                table[member] = message.raw(kept)
+                page = message.raw(table)
+            yield cursor, bytes(eras.completed(page, method, info) if modern and not theirs else page)
+            cursor = message.text(table.get("nextCursor")) or ""
+
+    def _allowed(self, kind: str, item: msgspec.Raw, key: str) -> bool:
+        name = message.text((message.fields(item) or {}).get(key)) or ""
+        return self.routes[kind][name].verdict.outcome == "allow"
+
+    def _merged(self, kind: str, modern: bool) -> Iterator[tuple[str, bytes]]:
+        method, member, _ = KINDS[kind]
+        items = self._shown[kind][modern]
+        for start in range(0, max(1, len(items)), PAGE):
+            table: Fields = {member: message.raw(items[start : start + PAGE])}
+            if start + PAGE < len(items):
+                table["nextCursor"] = message.raw(str(start + PAGE))
+            page = message.raw(table)
+            yield (
+                str(start) if start else "",
+                bytes(eras.completed(page, method, message.raw(_ME)) if modern else page),
+            )
+
+    def handshake(self, version: str) -> bytes:
+        """The result of initialize."""
+        if self.single:
+            manifest = self.servers[0].manifest
+            lists = manifest.era(modern="legacy" not in manifest.eras)
+            if "legacy" in manifest.eras:
+                table = message.fields(lists.handshake) or {}
+                table["protocolVersion"] = message.raw(version)
+                return message.encode(table)
+            return bytes(eras.as_handshake(lists.handshake, version))
+        table = {"protocolVersion": message.raw(version)} | self._union(modern=False)
+        return message.encode(table | {"serverInfo": message.raw(_ME)})
+
+    def most(self) -> str:
+        """The newest legacy version that a handshake here may agree on."""
+        lists = self.servers[0].manifest.eras.get("legacy") if self.single else None
+        return lists.version if lists and lists.version in eras.LEGACY else eras.LEGACY[-1]
+
+    def discovery(self) -> bytes:
+        """The result of server/discover."""
+        if self.single:
+            manifest = self.servers[0].manifest
+            lists = manifest.era(modern=True)
+            return bytes(lists.handshake if "modern" in manifest.eras else eras.as_discovery(lists.handshake))
+        table = self._union(modern=True) | {
+            "supportedVersions": message.raw(list(eras.MODERN)),
+            "resultType": message.raw("complete"),
+            "ttlMs": message.raw(0),
+            "cacheScope": message.raw("private"),
+            "_meta": message.raw({eras.SERVER: _ME}),
+        }
+        return message.encode(table)
+
+    def _union(self, *, modern: bool) -> Fields:
+        """Capabilities and instructions of all servers together."""
+        offered: dict[str, object] = {}
+        extra: dict[str, Fields] = {"experimental": {}, "extensions": {}}
+        said = []
+        for server in self.servers:
+            table = _handshake(server, modern=modern)
+            capabilities = message.fields(table.get("capabilities", message.EMPTY)) or {}
+            for name in _OFFERED:
+                if name in capabilities:
+                    offered[name] = {"listChanged": True} if name in ("tools", "prompts", "resources") else {}
+            for name, union in extra.items():
+                union.update(message.fields(capabilities.get(name, message.EMPTY)) or {})
+            if instructions := message.text(table.get("instructions")):
+                said.append(f"# {server.name}\n{instructions}")
+        if "resources" in offered:
+            offered["resources"] = {"listChanged": True, "subscribe": True}
+        offered |= {name: union for name, union in extra.items() if union}
+        found: Fields = {"capabilities": message.raw(offered)}
+        return found | ({"instructions": message.raw("\n\n".join(said))} if said else {})
+
+
+def _handshake(server: Server, *, modern: bool) -> Fields:
+    return message.fields(server.manifest.era(modern=server.speaks(modern=modern)).handshake) or {}
+
+
+def _offers(server: Server, capability: str) -> bool:
+    table = _handshake(server, modern=False)
+    return capability in (message.fields(table.get("capabilities", message.EMPTY)) or {})
+
+
+def _renamed(kind: str, item: msgspec.Raw, exposed: str) -> msgspec.Raw:
+    table = message.fields(item) or {}
+    return message.raw(table | {KINDS[kind][2]: message.raw(exposed)})
+
+
+def _matching(template: str) -> re.Pattern[str]:
+    """A URI template as a pattern: an expression stands for anything (RFC 6570 has no way back).
+
+    As fnmatch writes it, which takes linear time: the template is one stranger's word and the URI another's.
+    """
+    parts = re.split(r"(\{[^{}]*\})", template)
+    literal = (re.sub(r"([*?[])", r"[\1]", part) if not part.startswith("{") else "*" for part in parts)
+    return re.compile(translate("".join(literal)))

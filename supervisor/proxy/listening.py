@@ -1,0 +1,169 @@
+"""Who wants to hear of what: subscriptions to resources and lists, across eras where the two differ.
+
+Runs unprivileged. One subscription at a server serves everybody here who asked for the same resource there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from supervisor.errors import SupervisorError
+from supervisor.proxy import eras, message
+from supervisor.proxy.instance import Instance, Waiter
+from supervisor.proxy.message import Fields
+
+if TYPE_CHECKING:
+    from supervisor.proxy.calls import Call
+
+# list_changed notification: the member of a filter that asks for it
+CHANGED = {
+    "notifications/tools/list_changed": "toolsListChanged",
+    "notifications/prompts/list_changed": "promptsListChanged",
+    "notifications/resources/list_changed": "resourcesListChanged",
+}
+UPDATED = "notifications/resources/updated"
+_Hear = Callable[[str], None]
+
+
+class Stream(Waiter):
+    """A `subscriptions/listen` of ours at a modern server; it stays open as long as somebody listens."""
+
+    def __init__(self, instance: Instance, filters: Mapping[str, object]) -> None:
+        meta = eras.stamped({}, eras.MODERN[0], instance.hello.capabilities, instance.hello.client, "")
+        fields: Fields = {
+            "jsonrpc": message.TWO,
+            "method": message.raw("subscriptions/listen"),
+            "params": message.raw({"notifications": filters, "_meta": meta}),
+        }
+        self.instance = instance
+        self.number = instance.send(self, fields)
+
+    @property
+    def is_work(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        if self.instance.pending.pop(self.number, None):
+            body = {"requestId": msgspec.Raw(self.number)}
+            self.instance.write(message.notification("notifications/cancelled", body))
+
+
+class Subscriptions:
+    """Those to the resources of one process: uri -> who hears of it."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self._hearers: dict[str, dict[object, _Hear]] = {}
+        self._streams: dict[str, Stream] = {}
+        self._lists: Stream | None = None
+
+    def watch_lists(self) -> None:
+        """Hear of changed lists: a modern server tells only who has asked."""
+        if self.instance.modern and self._lists is None:
+            self._lists = Stream(self.instance, dict.fromkeys(CHANGED.values(), True))
+
+    async def add(self, uri: str, who: object, hear: _Hear) -> None:
+        """Subscribe `who`; SupervisorError when the server does not take it."""
+        hearers = self._hearers.setdefault(uri, {})
+        first = not hearers
+        hearers[who] = hear
+        self.instance.holders.add(who)
+        if not first:
+            return
+        if self.instance.modern:
+            self._streams[uri] = Stream(self.instance, {"resourceSubscriptions": [uri]})
+            return
+        try:
+            await self.instance.ask("resources/subscribe", {"uri": uri})
+        except SupervisorError:
+            self.remove(uri, who, tell=False)
+            raise
+
+    def remove(self, uri: str, who: object, *, tell: bool = True) -> None:
+        """Unsubscribe `who`."""
+        hearers = self._hearers.get(uri, {})
+        if hearers.pop(who, None) is None:
+            return
+        if not any(who in each for each in self._hearers.values()):
+            self.instance.holders.discard(who)
+        if hearers:
+            return
+        del self._hearers[uri]
+        stream = self._streams.pop(uri, None)
+        if stream:
+            stream.close()
+        elif tell and self.instance.ready:
+            params = {"uri": uri}
+            self.instance.send(
+                Waiter(),
+                {
+                    "jsonrpc": message.TWO,
+                    "method": message.raw("resources/unsubscribe"),
+                    "params": message.raw(params),
+                },
+            )
+
+    def remove_all(self, who: object) -> None:
+        """`who` is gone."""
+        for uri in list(self._hearers):
+            self.remove(uri, who)
+
+    def updated(self, uri: str) -> None:
+        """The server says that a resource, or a part of it, has changed."""
+        for subscribed, hearers in list(self._hearers.items()):
+            if uri == subscribed or uri.startswith(subscribed.rstrip("/") + "/"):
+                for hear in list(hearers.values()):
+                    hear(uri)
+
+
+class Listener:
+    """A modern client's `subscriptions/listen`: what it asked for, and its id, which is in every message to it."""
+
+    def __init__(self, call: Call, wanted: Fields) -> None:
+        self.call = call
+        self.lists = {name for name in CHANGED.values() if bytes(wanted.get(name, b"")) == b"true"}
+        self.uris = [
+            text for each in message.items(wanted.get("resourceSubscriptions")) if (text := message.text(each))
+        ]
+        self.honoured: list[str] = []
+        self.subscriptions: list[Subscriptions] = []
+
+    @property
+    def tag(self) -> dict[str, object]:
+        """The `_meta` of everything on this stream."""
+        return {eras.SUBSCRIPTION: self.call.spelling}
+
+    def acknowledge(self) -> None:
+        """The first message: what of the wishes will be heard of."""
+        agreed: dict[str, object] = dict.fromkeys(sorted(self.lists), True)
+        if self.uris:
+            agreed["resourceSubscriptions"] = self.honoured
+        body = {"notifications": agreed, "_meta": self.tag}
+        self._say("notifications/subscriptions/acknowledged", body)
+
+    def changed(self, method: str) -> None:
+        """A list is another now."""
+        if CHANGED.get(method) in self.lists:
+            self._say(method, {"_meta": self.tag})
+
+    def updated(self, uri: str) -> None:
+        """A resource has changed; under its exposed name."""
+        self._say(UPDATED, {"uri": uri, "_meta": self.tag})
+
+    def _say(self, method: str, params: Mapping[str, object]) -> None:
+        self.call.conversation.say(message.notification(method, params), self.call.key)
+
+    def close(self) -> None:
+        """Unsubscribe from everything."""
+        for each in self.subscriptions:
+            each.remove_all(self)
+
+    def end(self) -> None:
+        """We end it: the only answer such a request gets."""
+        body = message.encode({"resultType": "complete", "_meta": self.tag})
+        self.close()
+        self.call.conversation.finish(self.call, message.result(bytes(self.call.spelling), body), failed=False)

@@ -1,0 +1,202 @@
+"""The requests of a client, each with what is done about it: answered here, or sent to the server it names.
+
+Runs unprivileged. Two tables, one for each era; a method that is in neither goes to the server of a single-server
+endpoint and is refused elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from supervisor.proxy import eras, message
+from supervisor.proxy.calls import Call
+
+if TYPE_CHECKING:
+    from supervisor.proxy.conversation import Conversation
+    from supervisor.proxy.endpoint import Route
+
+Answer = Callable[["Conversation", Call], None]
+
+
+def initialize(to: Conversation, call: Call) -> None:
+    """The handshake of the legacy era."""
+    endpoint = to.gateway.endpoint(to)
+    version = eras.negotiated(message.text(call.params.get("protocolVersion")), endpoint.most())
+    to.protocol = version
+    to.hello.capabilities = call.params.get("capabilities", message.EMPTY)
+    to.hello.client = call.params.get("clientInfo", to.hello.client)
+    to.answer(call, message.result(bytes(call.spelling), endpoint.handshake(version)))
+
+
+def ping(to: Conversation, call: Call) -> None:
+    """We live."""
+    to.answer(call, message.result(bytes(call.spelling), b"{}"))
+
+
+def discover(to: Conversation, call: Call) -> None:
+    """What there is, in the modern era."""
+    to.answer(call, message.result(bytes(call.spelling), to.gateway.endpoint(to).discovery()))
+
+
+def set_level(to: Conversation, call: Call) -> None:
+    """What a legacy client wants to hear of its servers' logs."""
+    level = message.text(call.params.get("level"))
+    if level not in eras.LEVELS:
+        to.refuse(call, message.INVALID_PARAMS, f"level is one of {', '.join(eras.LEVELS)}")
+        return
+    to.hello.level = level
+    for instance in to.instances:
+        if instance.owner is to and instance.ready and not instance.modern:
+            instance.set_level(level)
+    to.answer(call, message.result(bytes(call.spelling), b"{}"))
+
+
+def listing(kind: str) -> Answer:
+    """A list, from the pinned manifests."""
+
+    def answer(to: Conversation, call: Call) -> None:
+        endpoint = to.gateway.endpoint(to)
+        if endpoint.single and not endpoint.offers(kind):
+            unknown(to, call)
+            return
+        cursor = message.text(call.params.get("cursor"))
+        page = endpoint.page(kind, cursor, modern=call.modern)
+        if page is None or ("cursor" in call.params and cursor is None):
+            to.refuse(call, message.INVALID_PARAMS, "this cursor is not one that was given out here")
+            return
+        to.answer(call, message.result(bytes(call.spelling), page))
+
+    return answer
+
+
+def using(kind: str) -> Answer:
+    """A tool or a prompt, by its exposed name."""
+
+    def answer(to: Conversation, call: Call) -> None:
+        name = message.text(call.params.get("name"))
+        if name is None:
+            to.refuse(call, message.INVALID_PARAMS, "params.name is missing, or is not text")
+            return
+        call.name = name
+        route = to.gateway.endpoint(to).routes[kind].get(name)
+        if route is None:
+            to.refuse(call, message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}")
+            return
+        to.use(call, route, "name")
+
+    return answer
+
+
+def _resource(to: Conversation, call: Call) -> Route | None:
+    """The route of params.uri; None when the client has been told that there is none."""
+    uri = message.text(call.params.get("uri"))
+    if uri is None:
+        to.refuse(call, message.INVALID_PARAMS, "params.uri is missing, or is not text")
+        return None
+    call.name = uri
+    route = to.gateway.endpoint(to).resource(uri)
+    if route is None:
+        code = message.INVALID_PARAMS if call.modern else message.RESOURCE_NOT_FOUND
+        to.refuse(call, code, "Resource not found", {"uri": uri})
+    return route
+
+
+def read(to: Conversation, call: Call) -> None:
+    """A resource, by its exposed name."""
+    if route := _resource(to, call):
+        to.use(call, route, "uri")
+
+
+def subscribe(to: Conversation, call: Call) -> None:
+    """News of a resource, the legacy way."""
+    route = _resource(to, call)
+    if route is None:
+        return
+    if route.verdict.outcome == "allow":
+        to.gateway.news.subscribe(to, call, route)
+    else:
+        to.refuse(call, message.NOT_ALLOWED, route.verdict.reason)
+
+
+def listen(to: Conversation, call: Call) -> None:
+    """News of lists and resources, the modern way."""
+    wanted = message.fields(call.params.get("notifications", message.TWO))
+    if wanted is None:
+        to.refuse(call, message.INVALID_PARAMS, "params.notifications is missing")
+        return
+    to.gateway.news.listen(to, call, wanted)
+
+
+def complete(to: Conversation, call: Call) -> None:
+    """Completion, for a prompt or a resource template."""
+    ref = message.fields(call.params.get("ref", message.TWO)) or {}
+    endpoint = to.gateway.endpoint(to)
+    prompt = message.text(ref.get("type")) == "ref/prompt"
+    member = "name" if prompt else "uri"
+    name = message.text(ref.get(member))
+    if name is None:
+        to.refuse(call, message.INVALID_PARAMS, "params.ref names no prompt and no resource")
+        return
+    call.name = name
+    route = endpoint.routes["prompts" if prompt else "templates"].get(name)
+    if route is None:
+        route = None if prompt else endpoint.resource(name)
+    if route is None:
+        to.refuse(call, message.INVALID_PARAMS, f"Unknown {'prompt' if prompt else 'resource'}: {name[:200]}")
+        return
+    if route.name is not None:
+        call.params["ref"] = message.raw(ref | {member: route.name})
+        call.fields["params"] = message.raw(call.params)
+    to.use(call, route._replace(name=None), member)
+
+
+def task(to: Conversation, call: Call) -> None:
+    """A task belongs to the server that issued it."""
+    endpoint = to.gateway.endpoint(to)
+    server = (
+        endpoint.servers[0]
+        if endpoint.single
+        else to.gateway.parked.issuer(to, message.text(call.params.get("taskId")))
+    )
+    if server is None:
+        to.refuse(call, message.INVALID_PARAMS, "no server that is running here has issued this task")
+    else:
+        to.forward(call, server)
+
+
+def unknown(to: Conversation, call: Call) -> None:
+    """A method that only its server knows, or nobody."""
+    endpoint = to.gateway.endpoint(to)
+    if endpoint.single and call.method not in _KNOWN:
+        to.forward(call, endpoint.servers[0])
+    else:
+        to.refuse(call, message.METHOD_NOT_FOUND, f"Method not found: {call.method[:200]}")
+
+
+_BOTH: dict[str, Answer] = {
+    "tools/list": listing("tools"),
+    "prompts/list": listing("prompts"),
+    "resources/list": listing("resources"),
+    "resources/templates/list": listing("templates"),
+    "tools/call": using("tools"),
+    "prompts/get": using("prompts"),
+    "resources/read": read,
+    "completion/complete": complete,
+    "tasks/get": task,
+    "tasks/cancel": task,
+    "tasks/update": task,
+    "tasks/result": task,
+    "tasks/list": task,
+}
+_LEGACY: dict[str, Answer] = {
+    "initialize": initialize,
+    "ping": ping,
+    "logging/setLevel": set_level,
+    "resources/subscribe": subscribe,
+    "resources/unsubscribe": subscribe,
+}
+_MODERN: dict[str, Answer] = {"server/discover": discover, "subscriptions/listen": listen}
+_KNOWN = {**_BOTH, **_LEGACY, **_MODERN}
+# by whether the request is of the modern era
+TABLE: dict[bool, dict[str, Answer]] = {False: _BOTH | _LEGACY, True: _BOTH | _MODERN}

@@ -1,0 +1,168 @@
+"""Subscriptions of clients, brought to the servers that they are about, and what those tell brought back.
+
+Runs unprivileged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+from supervisor.errors import SupervisorError
+from supervisor.proxy import listening, message
+from supervisor.proxy.calls import Call
+from supervisor.proxy.instance import Instance
+from supervisor.proxy.listening import Listener, Subscriptions
+from supervisor.proxy.message import Fields
+from supervisor.proxy.servers import Server, Unavailable
+
+if TYPE_CHECKING:
+    from supervisor.proxy.conversation import Conversation
+    from supervisor.proxy.endpoint import Route
+    from supervisor.proxy.gateway import Gateway
+
+
+class News:
+    """By process: who has subscribed to what of it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._of: dict[Instance, Subscriptions] = {}
+
+    def of(self, instance: Instance) -> Subscriptions:
+        """Those of one process."""
+        return self._of.setdefault(instance, Subscriptions(instance))
+
+    def subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
+        """resources/subscribe and unsubscribe of a legacy client."""
+        server = route.server
+        if server.speaks(modern=False) or server.settings.session.share == "server":
+            self._gateway.spawn(self._subscribe(conversation, call, route))
+            return
+        call.aim(route, "uri")
+        conversation.forward(call, server)
+        if call.instance:
+            holders = call.instance.holders
+            (holders.add if call.method == "resources/subscribe" else holders.discard)(call.name)
+
+    async def _subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
+        exposed, uri = call.name, message.text(route.name) or call.name
+        conversation.calls[call.key] = call
+
+        def hear(changed: str) -> None:
+            body = {"uri": exposed if changed == uri else changed}
+            conversation.say(message.notification(listening.UPDATED, body), None)
+
+        try:
+            subscriptions = self.of(await self._ready(conversation, call, route.server))
+            if call.method == "resources/subscribe":
+                await subscriptions.add(uri, conversation, hear)
+            else:
+                subscriptions.remove(uri, conversation)
+        except SupervisorError as error:
+            line = message.error(bytes(call.spelling), message.NOT_ALLOWED, str(error))
+        else:
+            line = message.result(bytes(call.spelling), b"{}")
+        conversation.finish(call, line, failed=False)
+
+    def listen(self, conversation: Conversation, call: Call, wanted: Fields) -> None:
+        """subscriptions/listen of a modern client: open until one of us ends it."""
+        conversation.calls[call.key] = call
+        listener = conversation.listeners[call.key] = Listener(call, wanted)
+        self._gateway.spawn(self._listen(conversation, listener))
+
+    async def _listen(self, conversation: Conversation, listener: Listener) -> None:
+        call = listener.call
+        endpoint = self._gateway.endpoint(conversation)
+        for exposed in listener.uris:
+            route = endpoint.resource(exposed)
+            if route is None or route.verdict.outcome != "allow":
+                continue
+            try:
+                instance = await self._ready(conversation, call, route.server)
+                if conversation.calls.get(call.key) is not call:
+                    return
+                hear = functools.partial(_updated, listener, exposed)
+                await self.of(instance).add(message.text(route.name) or exposed, listener, hear)
+            except SupervisorError:
+                continue  # not in the acknowledgement: that is how a client is told
+            listener.subscriptions.append(self.of(instance))
+            listener.honoured.append(exposed)
+        for server in endpoint.servers if listener.lists else []:
+            for instance in server.instances.values():
+                if instance.ready:
+                    self.of(instance).watch_lists()
+        listener.acknowledge()
+
+    async def _ready(self, conversation: Conversation, call: Call, server: Server) -> Instance:
+        """The process for a call of that client, ready; SupervisorError when it cannot be had."""
+        instance = conversation.instance(call, server)
+        waiting = Ready()
+        server.give(instance, waiting)
+        return await waiting.future
+
+    def started(self, instance: Instance) -> None:
+        """A process is ready: somebody may have asked for news of lists before."""
+        if any(listener.lists for each in self._gateway.conversations for listener in each.listeners.values()):
+            self.of(instance).watch_lists()
+
+    def updated(self, server: Server, instance: Instance, fields: Fields, params: Fields) -> None:
+        """A server says that a resource has changed."""
+        uri = message.text(params.get("uri")) or ""
+        if instance.owner and instance not in self._of:
+            exposed = self._gateway.endpoint(instance.owner).alias(server, uri)
+            if exposed != uri:
+                fields["params"] = message.raw(params | {"uri": exposed})
+            instance.owner.say(message.line(fields), None)
+        elif instance in self._of:
+            self._of[instance].updated(uri)
+
+    def changed(self, method: str, server: Server | None) -> None:
+        """A list is another now, for everybody who sees that server."""
+        for each in list(self._gateway.conversations):
+            if server is not None and each.only not in (None, server.name):
+                continue
+            if each.protocol:
+                each.say(message.notification(method, {}), None)
+            for listener in list(each.listeners.values()):
+                listener.changed(method)
+
+    def left(self, conversation: Conversation) -> None:
+        """A client is gone."""
+        for each in list(self._of.values()):
+            each.remove_all(conversation)
+
+    def over(self, instance: Instance) -> None:
+        """A process has ended: streams that rested on it end as well."""
+        self._of.pop(instance, None)
+        for conversation in list(self._gateway.conversations):
+            for listener in list(conversation.listeners.values()):
+                if any(each.instance is instance for each in listener.subscriptions):
+                    self.end(conversation, listener)
+
+    def end(self, conversation: Conversation, listener: Listener) -> None:
+        """We end a stream."""
+        conversation.listeners.pop(listener.call.key, None)
+        listener.end()
+
+
+def _updated(listener: Listener, exposed: str, _: str) -> None:
+    listener.updated(exposed)
+
+
+class Ready:
+    """Somebody who waits for a process, and not for an answer of it."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
+
+    def go(self, instance: Instance) -> None:
+        """It is there."""
+        if not self.future.done():
+            self.future.set_result(instance)
+
+    def lost(self, code: int, reason: str) -> None:
+        """It will not be."""
+        if not self.future.done():
+            self.future.set_exception(Unavailable(code, reason))

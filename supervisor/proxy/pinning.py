@@ -1,0 +1,125 @@
+"""Pinning: a server is started once, asked for everything it lists, and shown to whoever reviews it.
+
+Runs unprivileged: these are a stranger's words. What is shown cannot act on a terminal, and text that hides is
+named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from collections.abc import Iterator
+
+import msgspec
+
+from supervisor.errors import SupervisorError
+from supervisor.proxy import eras, manifests, message, pump
+from supervisor.proxy.channel import Channel
+from supervisor.proxy.instance import Hello, Instance, RequestFailed
+from supervisor.proxy.journal import Journal
+from supervisor.proxy.link import Exited
+from supervisor.proxy.manifests import KINDS, Lists, Manifest
+from supervisor.proxy.servers import FULL, NOBODY
+
+# how long a server may be silent on the first request of an era that it does not know
+_PROBE = 5.0
+_SHOWN = 100
+
+
+class Pinning:
+    """One server, started once for each era."""
+
+    def __init__(self, channel: Channel, name: str, journal: Journal) -> None:
+        self.channel, self.name, self.journal = channel, name, journal
+        self.spec = ""
+        self._instance: Instance | None = None
+        channel.ended = self._ended
+
+    def _ended(self, ended: Exited) -> None:
+        if self._instance and not self._instance.ended.done():
+            self._instance.ended.set_result(ended)
+
+    async def run(self) -> Manifest:
+        """The manifest; SupervisorError when the server answers in neither era."""
+        found: dict[str, Lists] = {}
+        reasons = []
+        for era in ("modern", "legacy"):
+            try:
+                found[era] = await self._era(modern=era == "modern")
+            except (SupervisorError, TimeoutError) as error:
+                reasons.append(f"{era}: {error or 'no answer in time'}")
+        if not found:
+            raise SupervisorError(f'server "{self.name}" could not be pinned: {"; ".join(reasons)}')
+        first = found.get("legacy") or found["modern"]
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return Manifest(manifests.FORMAT, self.name, now, self.spec, found, manifests.digests(first))
+
+    async def _era(self, *, modern: bool) -> Lists:
+        instance = Instance(self.name, self.channel, modern=modern, hello=Hello(eras.LEGACY[-1], FULL, NOBODY))
+        instance.stderr = lambda line: self.journal.add(self.name, line)
+        self._instance = instance
+        opened = await instance.open()
+        self.spec = opened.spec
+        over = asyncio.create_task(instance.over())
+        try:
+            async with asyncio.timeout(_PROBE if modern else opened.start):
+                handshake = await instance.shake()
+            if modern and not _speaks(handshake):
+                raise SupervisorError("it does not speak a revision that this gateway knows")
+            async with asyncio.timeout(opened.start):
+                return await instance.lists(handshake)
+        except RequestFailed as error:
+            raise SupervisorError(str(error)) from None
+        finally:
+            instance.end("pinned")
+            await over
+
+
+def _speaks(handshake: msgspec.Raw) -> bool:
+    table = message.fields(handshake) or {}
+    return any(message.text(each) in eras.MODERN for each in message.items(table.get("supportedVersions")))
+
+
+def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
+    """The account of a manifest, line by line: every item, what hides in it, what has changed since the last."""
+    versions = ", ".join(f"{era} ({lists.version})" for era, lists in made.eras.items())
+    yield f"{made.server}: {versions}"
+    lists = made.era(modern=False)
+    for kind in KINDS:
+        for name, item in lists.items(kind).items():
+            said = _summary(item)
+            yield f"  {kind[:-1]:9} {pump.printable(name):32} {made.digests[kind][name][:12]}  {said}"
+    flags = list(flagged(made))
+    for each in flags:
+        yield f"  ATTENTION {each}"
+    if old is not None:
+        found = [
+            each
+            for era in made.eras
+            if era in old.eras
+            for each in manifests.changes(old.eras[era], made.eras[era])
+        ]
+        for change in found:
+            yield f"  {change.how.upper()} {change.kind[:-1]} {json.dumps(change.name)}"
+            yield from (f"    {line}" for line in change.diff.splitlines())
+        if not found and old.eras.keys() == made.eras.keys():
+            yield f"  nothing has changed since {old.pinned}"
+
+
+def _summary(item: msgspec.Raw) -> str:
+    table = message.fields(item) or {}
+    said = message.text(table.get("description")) or message.text(table.get("title")) or ""
+    line = pump.printable(" ".join(said.split()))
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+
+
+def flagged(made: Manifest) -> Iterator[str]:
+    """Every text that tries not to be seen, or to be taken for somebody else's; by item and member."""
+    for lists in made.eras.values():
+        for why in manifests.hidden(lists.handshake):
+            yield f"its own description: {why}"
+        for kind in KINDS:
+            for name, item in lists.items(kind).items():
+                for why in manifests.hidden(item):
+                    yield f"{kind[:-1]} {json.dumps(name)}: {why}"

@@ -1,0 +1,263 @@
+"""A registered server as the gateway sees it: its state, its running processes, and when it may be tried again.
+
+Runs unprivileged. A process is started by the first call that needs it; who comes meanwhile waits for the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from supervisor import lifecycle
+from supervisor.errors import SupervisorError
+from supervisor.proxy import envelope, manifests, message
+from supervisor.proxy.instance import Hello, Instance
+from supervisor.proxy.manifests import Change, Manifest
+from supervisor.proxy.message import Fields
+from supervisor.proxy.settings import Settings
+
+if TYPE_CHECKING:
+    from supervisor.proxy.channel import Channel
+    from supervisor.proxy.link import Exited
+
+Key = tuple[object, ...]
+# seconds: the first pause after a failure, the longest, and how long a call waits for a pause to be over
+_FIRST, _LONGEST, _PATIENCE = 0.25, 60.0, 1.0
+_DRAIN = 5.0
+# everything that a gateway can pass on to some client: what pinning declares
+FULL = message.raw(
+    {
+        "sampling": {"tools": {}, "context": {}},
+        "elicitation": {"form": {}, "url": {}},
+        "roots": {"listChanged": True},
+    }
+)
+NOBODY = message.raw({"name": "supervisor", "version": "0.1.0"})
+
+
+class Unavailable(SupervisorError):
+    """A server cannot be used now; `code` is for the JSON-RPC error."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.code = code
+        super().__init__(reason)
+
+
+class Waiting(Protocol):
+    """A call that waits for a process to be ready."""
+
+    def go(self, instance: Instance) -> None: ...
+    def lost(self, code: int, reason: str) -> None: ...
+
+
+class Server:
+    """One entry of the registry. `notified` and `orphan` are given to every process that is started."""
+
+    def __init__(self, name: str, settings: Settings, manifest: Manifest, channel: Channel) -> None:
+        self.name = name
+        self.settings = settings
+        self.manifest = manifest
+        self.state: lifecycle.State = "COLD"
+        self.failures = 0
+        self.last_error = ""
+        self.drift: list[Change] = []
+        self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
+        self.calls = 0
+        self.instances: dict[Key, Instance] = {}
+        self.load: dict[str, int] = {}
+        self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
+        self.stderr: Callable[[str, bytes], None] = lambda *_: None
+        self.started: Callable[[Server, Instance, float], None] = lambda *_: None
+        self.ended: Callable[[Instance], None] = lambda _: None
+        self._channel = channel
+        self._retry_at = 0.0
+        self._waiting: dict[Instance, list[Waiting]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_session: dict[int, Instance] = {}
+
+    def speaks(self, *, modern: bool) -> bool:
+        """Whether a client of that era gets a process of the modern era."""
+        return ("modern" in self.manifest.eras) if modern else ("legacy" not in self.manifest.eras)
+
+    def instance(self, key: Key, principal: str, *, modern: bool, hello: Hello) -> Instance:
+        """The process of that key, started if there is none; Unavailable with the reason."""
+        found = self.instances.get(key)
+        if found is not None and not found.ending:
+            return found
+        self._admit(principal)
+        made = Instance(self.name, self._channel, modern=modern, hello=hello)
+        made.notified = lambda instance, method, fields: self.notified(self, instance, method, fields)
+        made.stderr = lambda line: self.stderr(self.name, line)
+        made.principal = principal
+        self.instances[key] = made
+        self._waiting[made] = []
+        task = asyncio.get_running_loop().create_task(self._live(key, made))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return made
+
+    def give(self, instance: Instance, call: Waiting) -> None:
+        """Let a call go as soon as the process is ready."""
+        waiting = self._waiting.get(instance)
+        if waiting is None:
+            call.go(instance)
+        else:
+            waiting.append(call)
+
+    def withdraw(self, instance: Instance, call: Waiting) -> bool:
+        """Forget a call that still waits; whether it did."""
+        waiting = self._waiting.get(instance, [])
+        if call in waiting:
+            waiting.remove(call)
+            return True
+        return False
+
+    def _admit(self, principal: str) -> None:
+        if self.state == "DEAD":
+            said = f"it failed {self.failures} times in a row, at last: {self.last_error}"
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}; supervisor start {self.name}')
+        if self.drift:
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {manifests.tell(self.name, self.drift)}')
+        pause = self._retry_at - time.monotonic()
+        if pause > _PATIENCE:
+            said = f"it is tried again in {pause:.0f} s; it failed: {self.last_error}"
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
+        most = self.settings.quota.sessions
+        if sum(each.principal == principal for each in self.instances.values()) >= most:
+            said = f"{principal} has {most} processes of it (quota.sessions, {self.settings.origin})"
+            raise Unavailable(message.BUSY, f'server "{self.name}": {said}')
+
+    async def _live(self, key: Key, instance: Instance) -> None:
+        """One process, from its start to its end."""
+        began = time.monotonic()
+        over: asyncio.Task[str] | None = None
+        try:
+            await asyncio.sleep(max(0.0, self._retry_at - began))
+            began = time.monotonic()
+            opened = await instance.open()
+            self._by_session[opened.session] = instance
+            over = asyncio.create_task(instance.over())
+            async with asyncio.timeout(self.settings.session.start):
+                await self._check(instance)
+        except TimeoutError:
+            seconds = self.settings.session.start
+            self._failed(key, instance, f"it did not answer its handshake within {seconds:g} s (session.start)")
+        except SupervisorError as error:
+            self._failed(key, instance, str(error))
+        else:
+            self._ready(instance, time.monotonic() - began)
+        if over:
+            self._ended(key, instance, await over)
+
+    async def _check(self, instance: Instance) -> None:
+        handshake = await instance.shake()
+        await self.compare(instance, handshake)
+
+    async def compare(self, instance: Instance, handshake: msgspec.Raw) -> None:
+        """Compare what the process lists with what was pinned; Unavailable, and no more calls, if it differs."""
+        pinned = self.manifest.era(modern=instance.modern)
+        found = manifests.changes(pinned, await instance.lists(handshake))
+        if bytes(instance.hello.capabilities) != bytes(FULL):
+            # some tools are offered to clients that can be asked something only
+            found = [each for each in found if each.how != "removed"]
+        if found:
+            self.drift = found
+            raise Unavailable(message.DEGRADED, manifests.tell(self.name, found))
+
+    def _ready(self, instance: Instance, seconds: float) -> None:
+        if instance.ending:
+            return
+        if self.state != "READY":
+            self.state = lifecycle.after(self.state, "opened")
+        self.failures, self._retry_at = 0, 0.0
+        instance.ready = True
+        self.started(self, instance, seconds)
+        for call in self._waiting.pop(instance):
+            call.go(instance)
+
+    def _failed(self, key: Key, instance: Instance, reason: str) -> None:
+        """It did not come up."""
+        if instance.ending:
+            reason = instance.ending
+        elif self.state in ("COLD", "DEGRADED"):
+            self.state = lifecycle.after(self.state, "failed")
+            self._count(reason)
+        self._forget(key, instance)
+        code = message.DEGRADED if self.drift else envelope.SERVER_SILENT
+        for call in self._waiting.pop(instance, []):
+            call.lost(code, f'server "{self.name}": {reason}')
+        instance.end(reason)
+
+    def _ended(self, key: Key, instance: Instance, reason: str) -> None:
+        self._forget(key, instance)
+        self.ended(instance)
+        if instance.opened:
+            self._by_session.pop(instance.opened.session, None)
+        for call in self._waiting.pop(instance, []):
+            call.lost(envelope.SERVER_ENDED, f'server "{self.name}": {reason}')
+        if self.state != "READY":
+            return
+        if not instance.ending:
+            self.state = lifecycle.after(self.state, "exited")
+            self._count(reason)
+        elif not self.instances:
+            self.state = lifecycle.after(self.state, "idle")
+
+    def _count(self, reason: str) -> None:
+        self.failures += 1
+        self.last_error = reason
+        if self.failures >= self.settings.restart.limit:
+            self.state = lifecycle.after(self.state, "exhausted")
+        pause = min(_LONGEST, _FIRST * 2.0 ** (self.failures - 1))
+        # not all at the same moment; nothing secret hangs on it
+        self._retry_at = time.monotonic() + pause * random.uniform(0.5, 1.5)  # noqa: S311
+
+    def _forget(self, key: Key, instance: Instance) -> None:
+        if self.instances.get(key) is instance:
+            del self.instances[key]
+
+    def exited(self, ended: Exited) -> None:
+        """The monitor told of the end of a session of this server."""
+        instance = self._by_session.get(ended.session)
+        if instance and not instance.ended.done():
+            instance.ended.set_result(ended)
+
+    def owns(self, session: int) -> bool:
+        """Whether a session is one of this server's."""
+        return session in self._by_session
+
+    def unwell(self, instance: Instance, reason: str) -> None:
+        """It runs and is of no use: end it, and count that as a failure."""
+        self.last_error = reason
+        if self.state == "READY":
+            self.state = lifecycle.after(self.state, "unwell")
+            self._count(reason)
+        instance.end(reason)
+
+    def revive(self) -> None:
+        """An operator started it again."""
+        if self.state == "DEAD":
+            self.state = lifecycle.after(self.state, "started")
+        self.failures, self._retry_at = 0, 0.0
+
+    async def stop(self, reason: str) -> None:
+        """Let the calls in flight come to their end, within a bound, and end every process."""
+        deadline = time.monotonic() + _DRAIN
+        while any(each.busy for each in self.instances.values()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for instance in list(self.instances.values()):
+            instance.end(reason)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_DRAIN)
+
+
+def _makes_tasks(handshake: msgspec.Raw) -> bool:
+    table = message.fields(handshake) or {}
+    capabilities = message.fields(table.get("capabilities", message.EMPTY)) or {}
+    extensions = message.fields(capabilities.get("extensions", message.EMPTY)) or {}
+    return "tasks" in capabilities or "io.modelcontextprotocol/tasks" in extensions
