@@ -71,11 +71,15 @@ class Channel:
         if not self.closed:
             await self.ask("close", session=session)
 
+    def release(self) -> None:
+        """Leave the connection to somebody else."""
+        self.closed = True
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+
     def close(self) -> None:
         """Hang up; every session of this connection is killed."""
         if not self.closed:
-            self.closed = True
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self.release()
         self._socket.close()
 
     def _readable(self) -> None:
@@ -114,8 +118,7 @@ class Channel:
             wire.send(self._socket, {"id": self._next, "req": "close", "session": int(str(answer["session"]))})
 
     def _lost(self) -> None:
-        self.closed = True
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self.release()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(SupervisorError("the monitor ended; its sessions were killed with it"))

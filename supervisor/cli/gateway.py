@@ -1,0 +1,233 @@
+"""`serve`, `pin`, and `run` of a registered server: a gateway over the host's daemon or over a tree of its own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from supervisor.cli import entry, personal
+from supervisor.errors import ConfigError, SupervisorError
+from supervisor.proxy.link import Link, connect
+
+
+class Reached:
+    """A connection to a monitor, and the tree of processes that must be taken down after it, if it is ours."""
+
+    def __init__(self, sock: socket.socket, tree: personal.Tree | None) -> None:
+        self.socket = sock
+        self._tree = tree
+
+    def close(self) -> None:
+        """Hang up; wait until everything of ours is gone."""
+        if self._tree:
+            self._tree.close()
+        else:
+            self.socket.close()
+
+
+def reach(options: argparse.Namespace) -> Reached:
+    """The host's daemon if it answers and no --config says otherwise, else a tree of our own over servers.toml."""
+    path = f"{entry.runtime_folder(options)}/proxy.sock"
+    if options.config is None and (options.runtime_dir or os.path.exists(path)):
+        return Reached(connect(path).socket, None)
+    tree = personal.start_catalog(entry.catalog(options))
+    return Reached(tree.monitor, tree)
+
+
+@contextlib.contextmanager
+def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
+    """Reached, greeted, and without privileges: everything has been imported and opened before."""
+    from supervisor.proxy import identity
+
+    reached = reach(options)
+    try:
+        identity.drop()
+        Link(reached.socket).hello()
+        yield reached
+    finally:
+        reached.close()
+
+
+def serve(options: argparse.Namespace) -> int:
+    """One endpoint for all servers, on this process's standard streams."""
+    import uvloop
+
+    from supervisor.proxy import gateway, stdio  # noqa: F401 - what is imported now need not be opened later
+
+    principal = f"uid:{os.getuid()}"
+    with _dropped(options) as reached:
+        return uvloop.run(_serve(reached, options, principal, None)) or 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """One registered server on our standard streams, started by its first call if it is pinned."""
+    import uvloop
+
+    from supervisor.proxy import gateway, pump, relay, stdio  # noqa: F401
+
+    principal = f"uid:{os.getuid()}"
+    with _dropped(options) as reached:
+        status = uvloop.run(_serve(reached, options, principal, options.server))
+        if status is not None:
+            return status
+        reached.socket.setblocking(True)
+        link = Link(reached.socket)
+        return relay.run(link, link.open(options.server))
+
+
+async def _serve(reached: Reached, options: argparse.Namespace, principal: str, only: str | None) -> int | None:
+    from supervisor.proxy import lines, pump
+    from supervisor.proxy.channel import Channel
+    from supervisor.proxy.gateway import Gateway
+    from supervisor.proxy.journal import Journal
+    from supervisor.proxy.principal import Principal
+    from supervisor.proxy.stdio import Stdio
+
+    channel = Channel(reached.socket)
+    channel.start()
+    gateway = Gateway(channel, _Uncounted(), Journal(quiet=options.quiet), only)
+    problems = await gateway.load()
+    for each in problems:
+        pump.note(each)
+    if only and not gateway.servers:
+        channel.release()
+        return None
+    if not gateway.servers:
+        raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")
+    if not options.quiet:
+        _account(gateway)
+    gateway.start()
+    with lines.as_they_were(0, 1):
+        front = Stdio(gateway, Principal(principal))
+        channel.gone = lambda: front.stop(1)
+        try:
+            return await front.run()
+        finally:
+            await gateway.close()
+
+
+def _account(gateway: object) -> None:
+    from supervisor.proxy import pump
+    from supervisor.proxy.gateway import Gateway
+
+    if isinstance(gateway, Gateway):
+        names = ", ".join(gateway.servers)
+        pump.note(f"serving {len(gateway.servers)} servers, each started by its first call: {names}")
+    if os.isatty(0):
+        pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
+
+
+class _Uncounted:
+    """Nobody counts."""
+
+    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None:
+        """Not counted."""
+
+    def refused(self, rule: str) -> None:
+        """Not counted."""
+
+    def started(self, server: str, seconds: float) -> None:
+        """Not counted."""
+
+
+def pin(options: argparse.Namespace) -> int:
+    """Review what a server lists, and write it down.
+
+    Two processes: a child without privileges talks to the server and makes the account; we, who may write the
+    file, take its bytes as they are and never look into them.
+    """
+    catalog = entry.catalog(options)
+    path = os.path.join(os.path.dirname(catalog), "pins", f"{options.name}.json")
+    old = _existing(path)
+    read, write = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        os._exit(_child(options, old, write))
+    os.close(write)
+    with open(read, "rb") as pipe:
+        made = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != 0:
+        return status if status > 0 else 1
+    if not options.yes and not _confirmed(path):
+        raise SupervisorError("nothing was written")
+    _write(path, made)
+    if not options.json:
+        print(f"pinned in {path}")
+    return 0
+
+
+def _existing(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _confirmed(path: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("review what is listed above, and run this again with --yes to pin it")
+    return input(f"write this to {path}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _write(path: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    new = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        os.unlink(new)
+        raise
+
+
+def _child(options: argparse.Namespace, old: bytes, write: int) -> int:
+    """Without privileges: start the server, ask it, print the account, hand the manifest over."""
+    import uvloop
+
+    from supervisor.proxy import pinning  # noqa: F401
+
+    try:
+        with _dropped(options) as reached, open(write, "wb") as pipe:
+            pipe.write(uvloop.run(_pin(reached, options, old)))
+        sys.stdout.flush()
+    except SupervisorError as error:
+        print(f"supervisor: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _pin(reached: Reached, options: argparse.Namespace, old: bytes) -> bytes:
+    from supervisor.proxy import manifests, pinning
+    from supervisor.proxy.channel import Channel
+    from supervisor.proxy.journal import Journal
+
+    channel = Channel(reached.socket)
+    channel.start()
+    try:
+        made = await pinning.Pinning(channel, options.name, Journal(quiet=options.quiet)).run()
+    finally:
+        channel.close()
+    before = manifests.decode(old, "the manifest that is there") if old else None
+    if options.json:
+        document = {"server": made.server, "digests": made.digests, "attention": list(pinning.flagged(made))}
+        print(json.dumps(document, indent=2))
+    else:
+        print("\n".join(pinning.review(made, before)))
+    return manifests.encode(made)
