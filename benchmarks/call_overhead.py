@@ -3,7 +3,7 @@
 Run from a checkout, `python benchmarks/call_overhead.py [--calls N] [--json FILE] [--fastmcp PYTHON]` (PYTHON: an
 interpreter that has fastmcp). The server is a C program that answers at once; beside the gateway stand the server
 alone, a C program that copies bytes (the floor), the official SDK's client and server glued together, and fastmcp's
-proxy. The cases take turns in rounds; medians over the rounds. Over HTTP the same server stands behind `serve --http`.
+proxy. The cases take turns in rounds; medians over the rounds. Over HTTP the same server is behind `serve --http`.
 """
 
 from __future__ import annotations
