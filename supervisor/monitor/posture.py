@@ -29,10 +29,6 @@ _RLIMITS = {
     "NICE": "Max nice priority",
     "RTPRIO": "Max realtime priority",
 }
-_LIMIT_FILES = {
-    "v1": {"memory": "memory.limit_in_bytes", "pids": "pids.max", "cpu": "cpu.cfs_quota_us"},
-    "v2": {"memory": "memory.max", "pids": "pids.max", "cpu": "cpu.max"},
-}
 Document = dict[str, object]
 
 
@@ -152,10 +148,10 @@ class Reader:
             path = joined.get(controller if hierarchy.version == "v1" else "", "")
             if not path.endswith(f"/{name}"):
                 yield f"it is not in its own {controller} cgroup"
-            file = _LIMIT_FILES[hierarchy.version][controller]
-            found = self.text(file, f"{hierarchy.bases[controller]}/{name}").split()[0]
-            if found != str(value * 100 if controller == "cpu" else value):
-                yield f"{file} is {found}"
+            folder = f"{hierarchy.bases[controller]}/{name}"
+            for file, said in cgroup.settings(hierarchy.version, controller, folder, value).items():
+                if self.text(file, folder).strip() != said:
+                    yield f"{file} is {self.text(file, folder).strip()}, not {said}"
 
     def descriptors(self) -> Iterator[str]:
         """Nothing is open but pipes and sockets of ours."""
