@@ -27,14 +27,12 @@ def start_time(pid: int) -> str:
         return ""
 
 
-def _own_paths() -> dict[str, str]:
-    """Controller name ("" for v2) -> this process's group, from /proc/self/cgroup."""
-    paths = {}
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        for line in file:
-            _, names, path = line.rstrip("\n").split(":", 2)
-            for name in names.split(","):
-                paths[name] = path
+def joined(text: str) -> dict[str, str]:
+    """Controller name ("" for v2) -> group, from the text of a /proc/PID/cgroup."""
+    paths: dict[str, str] = {}
+    for line in text.splitlines():
+        _, names, path = line.split(":", 2)
+        paths |= dict.fromkeys(names.split(","), path)
     return paths
 
 
@@ -81,7 +79,7 @@ class Hierarchy:
 
 def probe() -> Hierarchy:
     """Find what this process may limit: v2 first, then v1; version "none" where there is nothing."""
-    mounts, own = _mount_points(), _own_paths()
+    mounts, own = _mount_points(), joined(_read("/proc/self/cgroup"))
     if "" in mounts and "" in own:
         unified = _unified_base(*mounts[""], own[""])
         if unified:
@@ -125,7 +123,7 @@ def _delegates(folder: str) -> bool:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
 
 

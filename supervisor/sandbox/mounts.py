@@ -157,11 +157,7 @@ def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
 def write_file(root: int, path: str, text: str) -> None:
     """A file of the synthetic /etc."""
     make_mount_point(root, path, is_file=True)
-    fd = os.open(path.lstrip("/"), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=root)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+    write(f"/proc/self/fd/{root}{path}", text)
 
 
 def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, str], files: dict[str, str]) -> int:
