@@ -46,11 +46,9 @@ class Unenforceable(SupervisorError):
 
 
 class LaunchFailed(SupervisorError):
-    """A step of building the sandbox failed: `step` is its description, `number` the errno."""
+    """A step of building the sandbox failed."""
 
-    def __init__(self, step: str, number: int, reason: str) -> None:
-        self.step = step
-        self.number = number
+    def __init__(self, step: str, reason: str) -> None:
         super().__init__(f"could not start the sandbox: {step}: {reason}")
 
 

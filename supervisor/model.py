@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 AbsPath = Annotated[str, Field(pattern=r"^/")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+EtcFile = Annotated[str, Field(pattern=r"^/etc/[a-z.]+$")]
+# what a host may have merged into /usr
+SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 Share = Literal["principal", "server", "call"]
 
 
@@ -99,7 +102,10 @@ class Seccomp(Frozen):
 
 
 class SandboxSpec(Frozen):
-    """A session's sandbox, fully resolved: nothing left to look up, no default left to apply."""
+    """A session's sandbox, fully resolved: nothing left to look up, no default left to apply.
+
+    `links` (name -> target) and `files` (path -> text) are made anew in the root, beside the mounts.
+    """
 
     profile: str
     argv: tuple[str, ...] = Field(min_length=1)
@@ -107,8 +113,9 @@ class SandboxSpec(Frozen):
     env: dict[str, str]
     hostname: str
     uid: int = Field(gt=0)
-    host_root: bool
     mounts: tuple[Mount, ...]
+    links: dict[Name, str]
+    files: dict[EtcFile, str]
     tmp: Tmp
     limits: Limits
     session: SessionRules

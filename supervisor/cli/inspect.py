@@ -10,8 +10,8 @@ from supervisor.cli import entry
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import HostFacts, Plan, ServerEntry
 from supervisor.profile import diff, host, load, plan
+from supervisor.profile import explain as told
 from supervisor.runtimes import native
-from supervisor.sandbox import enter
 
 
 def explain(options: argparse.Namespace, tail: list[str]) -> int:
@@ -58,9 +58,9 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     for what, why in rows:
         print(f"  {what:<{width}}  {why}")
     print("\nsteps:")
-    steps = enter.plan(native.document(spec, facts))
+    steps = told.steps(native.document(spec, facts))
     for number, step in enumerate(steps, 1):
-        print(f"  {number:2} {step.describe()}")
+        print(f"  {number:2} {step}")
     print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, closed to everybody inside, stays to reap")
 
 

@@ -155,7 +155,7 @@ class Spawner:
                 wire.send(self._socket, {"req": "go", "id": session})
                 return
             self.kill(session, signal.SIGKILL)
-            failure: LaunchFailed | None = LaunchFailed("posture read back", 0, "; ".join(wrong))
+            failure: LaunchFailed | None = LaunchFailed("posture read back", "; ".join(wrong))
         else:
             failure = _failure(event) if event["event"] == "failed" else None
         del self._pending[session]
@@ -163,4 +163,4 @@ class Spawner:
 
 
 def _failure(event: wire.Message) -> LaunchFailed:
-    return LaunchFailed(str(event["step"]), int(str(event["errno"])), str(event["reason"]))
+    return LaunchFailed(str(event["step"]), str(event["reason"]))

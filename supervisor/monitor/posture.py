@@ -9,6 +9,8 @@ Reads /proc of the session's init, which is ours and cannot have been influenced
 from __future__ import annotations
 
 import os
+import re
+import resource
 from collections.abc import Iterator
 
 from supervisor.model import SandboxSpec
@@ -19,20 +21,6 @@ from supervisor.sandbox.syscalls import FIRST_UID
 
 _NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-_RLIMITS = {
-    "CORE": "Max core file size",
-    "FSIZE": "Max file size",
-    "NOFILE": "Max open files",
-    "NPROC": "Max processes",
-    "MEMLOCK": "Max locked memory",
-    "MSGQUEUE": "Max msgqueue size",
-    "NICE": "Max nice priority",
-    "RTPRIO": "Max realtime priority",
-}
-_LIMIT_FILES = {
-    "v1": {"memory": "memory.limit_in_bytes", "pids": "pids.max", "cpu": "cpu.cfs_quota_us"},
-    "v2": {"memory": "memory.max", "pids": "pids.max", "cpu": "cpu.max"},
-}
 Document = dict[str, object]
 
 
@@ -133,29 +121,24 @@ class Reader:
 
     def limits(self) -> Iterator[str]:
         """Resource limits at most as high as asked for."""
-        lines = self.text("limits").splitlines()
         asked = self.document["rlimits"]
         for name, value in asked.items() if isinstance(asked, dict) else []:
-            line = next(each for each in lines if each.startswith(_RLIMITS[name]))
-            soft, hard = line[26:].split()[:2]
-            if "unlimited" in (soft, hard) or int(hard) > value or int(soft) > value:
+            soft, hard = resource.prlimit(self.pid, getattr(resource, f"RLIMIT_{name}"))
+            if not 0 <= soft <= hard <= value:
                 yield f"rlimit {name} is {soft}/{hard}, not {value}"
 
     def groups(self, hierarchy: cgroup.Hierarchy, name: str) -> Iterator[str]:
         """It is in its own cgroup of every controller, with the limits asked for."""
         asked = self.document["cgroup"]
-        joined: dict[str, str] = {}
-        for line in self.text("cgroup").splitlines():
-            _, names, path = line.split(":", 2)
-            joined |= dict.fromkeys(names.split(","), path)
+        joined = cgroup.joined(self.text("cgroup"))
         for controller, value in asked.items() if isinstance(asked, dict) else []:
             path = joined.get(controller if hierarchy.version == "v1" else "", "")
             if not path.endswith(f"/{name}"):
                 yield f"it is not in its own {controller} cgroup"
-            file = _LIMIT_FILES[hierarchy.version][controller]
-            found = self.text(file, f"{hierarchy.bases[controller]}/{name}").split()[0]
-            if found != str(value * 100 if controller == "cpu" else value):
-                yield f"{file} is {found}"
+            folder = f"{hierarchy.bases[controller]}/{name}"
+            for file, said in cgroup.settings(hierarchy.version, controller, folder, value).items():
+                if self.text(file, folder).strip() != said:
+                    yield f"{file} is {self.text(file, folder).strip()}, not {said}"
 
     def descriptors(self) -> Iterator[str]:
         """Nothing is open but pipes and sockets of ours."""
@@ -166,9 +149,7 @@ class Reader:
 
 
 def _unescape(field: str) -> str:
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, char)
-    return field
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[str]:

@@ -126,15 +126,10 @@ class Sessions:
         if session is None:
             return
         self._forget(session)
-        event: wire.Message = {
-            "event": "exited",
-            "session": number,
-            "code": code,
-            "limits": list(limits),
-            "reason": _reason(session, code, limits),
-        }
+        hit = {name: getattr(session.spec.limits, name) for name in limits}
+        event: wire.Message = {"event": "exited", "session": number, "code": code}
         if not session.peer.closed:
-            session.peer.send(event)
+            session.peer.send(event | {"limits": hit, "reason": session.reason})
 
     def _tell(self, number: int, event: wire.Message) -> None:
         self.by_number[number].peer.send(event)
@@ -145,22 +140,3 @@ class Sessions:
             timer.cancel()
         session.peer.sessions.discard(session.number)
         del self.by_number[session.number]
-
-
-def _reason(session: Session, code: int | None, limits: list[str]) -> str:
-    """Why it ended, in words that name the limit if it was one."""
-    if "memory" in limits and code != 0:
-        return (
-            f"killed by the kernel: it used more than its {session.spec.limits.memory >> 20} MiB of memory "
-            "(limits.memory)"
-        )
-    hint = ""
-    if "pids" in limits:
-        hint = f"; it was refused more than {session.spec.limits.pids} processes (limits.pids)"
-    if session.reason:
-        return session.reason + hint
-    if code is None:
-        return "killed" + hint
-    if code < 0:
-        return f"killed by signal {-code} ({signal.Signals(-code).name})" + hint
-    return f"exited with status {code}" + hint

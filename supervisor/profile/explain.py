@@ -1,8 +1,12 @@
-"""A spec in a few lines for a person: what `run`, `exec` and `call` print. Pure."""
+"""A spec in words for a person: what `run`, `exec` and `call` print, and the steps that `explain` prints.
+
+Runs in the planner and, as the user, in the command line. Pure.
+"""
 
 from __future__ import annotations
 
 from supervisor.model import SandboxSpec
+from supervisor.sandbox import enter, mounts
 
 
 def summary(spec: SandboxSpec) -> str:
@@ -14,3 +18,69 @@ def summary(spec: SandboxSpec) -> str:
         f"network: {', '.join(spec.network.allow) or spec.network.mode}; limits: {limits.memory >> 20} MiB memory, "
         f"{limits.millicpus / 1000:g} CPU, {limits.pids} processes"
     )
+
+
+def steps(document: enter.Document) -> list[str]:
+    """What each step does, in the order in which they are taken, a line each."""
+    texts = _texts(document)
+    return [texts[type(step).__name__] for step in enter.plan(document)]
+
+
+def _texts(document: enter.Document) -> dict[str, str]:
+    """Class of a step -> what it does with this document."""
+    tmp, noexec = enter.numbers(document, "tmp"), ", nothing in it can be executed"
+    hostname, uid, filters = document["hostname"], document["uid"], str(document["seccomp"])
+    shown = (
+        f"{each.source} at {each.target} {each.mode}{',noexec' if each.noexec else ''}"
+        for each in enter.specs(document, "mounts")
+    )
+    trees = ", ".join(each.target for each in enter.specs(document, "trees"))
+    return {
+        "JoinCgroup": _cgroup(enter.numbers(document, "cgroup")),
+        "Descriptors": "new session; pipes as standard input, output and error; every other descriptor closed",
+        "Identity": f"user and group {uid} inside, an id of the session's own outside; dies with the spawner",
+        "Loopback": f'network namespace with "lo" and nothing else; host name "{hostname}"',
+        "Egress": _egress(document),
+        "Root": f"read-only root: {trees}; {len(mounts.DEVICES)} devices in /dev; "
+        f"made up: {', '.join(sorted(enter.texts(document, 'files')))}",
+        "Proc": "/proc of its own: only its own processes, nothing of the kernel's settings",
+        "PrivateTmp": f"private /tmp in memory: {tmp['size'] >> 20} MiB, {tmp['inodes']} files"
+        f"{noexec if tmp['noexec'] else ''}",
+        "Mounts": "mount " + ("; ".join(shown) or "nothing of the host's besides"),
+        "PivotRoot": "pivot into the new root; the host's tree is detached",
+        "Rlimits": f"limits: {_listed(enter.numbers(document, 'rlimits'))}",
+        "Capabilities": "no capabilities: bounding, ambient, permitted, effective and inheritable empty; "
+        "securebits locked",
+        "NoNewPrivileges": "no_new_privs",
+        "Landlock": _landlock(document),
+        "SeccompFilter": f"system call filter of {len(filters) * 3 // 4 // 8} instructions, loaded last"
+        if filters
+        else "no system call filter",
+        "Proof": "prove the host name and Landlock from inside; wait until the rest was read back from outside",
+    }
+
+
+def _listed(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(numbers.items()))
+
+
+def _cgroup(limits: dict[str, int]) -> str:
+    if not limits:
+        return "no cgroup limits; clocks that begin now"
+    return f"join a cgroup of its own ({_listed(limits)}) and new cgroup and time namespaces: clocks begin now"
+
+
+def _egress(document: enter.Document) -> str:
+    addresses = [str(each) for each in enter.items(document, "addresses")]
+    if not addresses:
+        return "no way out of that namespace"
+    sockets = len(enter.places(document, "udp") + enter.places(document, "tcp"))
+    return f'{", ".join(addresses)} on "lo"; {sockets} sockets on it for the egress broker, the only way out'
+
+
+def _landlock(document: enter.Document) -> str:
+    if not document["landlock"]:
+        return "no Landlock"
+    writable = [each.target for each in enter.specs(document, "mounts") if each.mode == "rw"]
+    listed = ", ".join([*writable, "/tmp"])
+    return f"Landlock (ABI {document['landlock']}): write only {listed}; read only what is mounted"

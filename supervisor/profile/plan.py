@@ -25,7 +25,7 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import explain, granted, load, network, program, seccomp, sources, toml
+from supervisor.profile import explain, granted, load, network, program, root, seccomp, sources, toml
 
 UID = 1000
 _HOLE = re.compile(r"\$\{([^}]*)\}")
@@ -69,15 +69,17 @@ class Planner:
         self.grants += grants
         for each in network.authorities() if reach.mode != "none" else []:
             self._add(each, "certificate authorities, for TLS", "network")
+        env, hostname = self._env(found), _set(profile.process.hostname)
         spec = SandboxSpec(
             profile=profile.name,
             argv=found.argv,
             cwd=self._cwd(),
-            env=self._env(found),
-            hostname=_set(profile.process.hostname),
+            env=env,
+            hostname=hostname,
             uid=UID,
-            host_root=True,
             mounts=tuple(sorted(self.mounts, key=lambda each: each.target)),
+            links=root.links(),
+            files=root.etc(uid=UID, hostname=hostname, home=env["HOME"], network=reach),
             tmp=Tmp(size=_set(profile.tmp.size), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
             limits=self._limits(),
             session=self._session(),

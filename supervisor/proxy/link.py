@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 from typing import NamedTuple
@@ -208,8 +209,27 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def exited(message: wire.Message) -> Exited:
     """The end of a session, as the monitor tells it."""
-    code = message["code"]
-    return Exited(int(str(message["session"])), code if isinstance(code, int) else None, str(message["reason"]))
+    code, limits = message["code"], message["limits"]
+    code = code if isinstance(code, int) else None
+    hit = {name: int(value) for name, value in limits.items()} if isinstance(limits, dict) else {}
+    return Exited(int(str(message["session"])), code, _reason(code, hit, str(message["reason"])))
+
+
+def _reason(code: int | None, hit: dict[str, int], given: str) -> str:
+    """Why it ended, in words that name the limit if it was one; `given` is why the monitor ended it."""
+    if "memory" in hit and code != 0:
+        mib = hit["memory"] >> 20
+        return f"killed by the kernel: it used more than its {mib} MiB of memory (limits.memory)"
+    hint = f"; it was refused more than {hit['pids']} processes (limits.pids)" if "pids" in hit else ""
+    if given:
+        return given + hint
+    if code is None:
+        return "killed" + hint
+    if code < 0:
+        # real-time signals have no names of their own
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else signal.strsignal(-code)
+        return f"killed by signal {-code} ({name})" + hint
+    return f"exited with status {code}" + hint
 
 
 def denied(message: str, status: int) -> SupervisorError:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import HostFacts, Mount, SandboxSpec
+from supervisor.model import SYSTEM, HostFacts, Mount, SandboxSpec
 
-_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # What `--accept-missing` may name, with what is lost without it.
 OPTIONAL = {
     "landlock": "a second wall around files besides the mounts",
@@ -38,8 +37,9 @@ def check(spec: SandboxSpec, host: HostFacts, accept: tuple[str, ...]) -> Sandbo
 
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     """What the spawner takes: plain lists, tables, strings and numbers."""
-    links, folders = system_links()
-    system = [Mount(source=each, target=each, noexec=False) for each in ("/usr", *folders)]
+    # where the host's /usr is not merged, /bin and its like are folders of their own
+    folders = ["/usr", *(f"/{name}" for name in SYSTEM if name not in spec.links and os.path.isdir(f"/{name}"))]
+    system = [Mount(source=each, target=each, noexec=False) for each in folders]
     # people's trees are mounted anew for each session, as its own user; so is what lies in its /tmp
     own = [each for each in spec.mounts if each.per_session or each.map_owner or each.target.startswith("/tmp/")]
     shared = [each for each in spec.mounts if each not in own]
@@ -53,8 +53,8 @@ def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
         "uid": spec.uid,
         "trees": [_mount(each) for each in (*system, *shared)],
         "mounts": [_mount(each) for each in own],
-        "links": links,
-        "files": _etc(spec),
+        "links": spec.links,
+        "files": spec.files,
         "addresses": list(spec.network.addresses),
         "udp": [list(each) for each in spec.network.udp],
         "tcp": [list(each) for each in spec.network.tcp],
@@ -76,30 +76,5 @@ def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     }
 
 
-def system_links() -> tuple[dict[str, str], list[str]]:
-    """The host's /bin, /lib and so on: (links into /usr, folders of their own where /usr is not merged)."""
-    links, folders = {}, []
-    for name in _SYSTEM:
-        if os.path.islink(f"/{name}"):
-            links[name] = os.readlink(f"/{name}")
-        elif os.path.isdir(f"/{name}"):
-            folders.append(f"/{name}")
-    return links, folders
-
-
 def _mount(mount: Mount) -> dict[str, object]:
     return mount.model_dump(mode="json", exclude={"per_session"})
-
-
-def _etc(spec: SandboxSpec) -> dict[str, str]:
-    return {
-        "/etc/passwd": (
-            f"sandbox:x:{spec.uid}:{spec.uid}:sandbox:{spec.env['HOME']}:/bin/sh\n"
-            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-        ),
-        "/etc/group": f"sandbox:x:{spec.uid}:\nnogroup:x:65534:\n",
-        "/etc/hosts": f"127.0.0.1 localhost {spec.hostname}\n::1 localhost {spec.hostname}\n",
-        # without a search list, a name is asked for as it was written
-        "/etc/resolv.conf": "".join(f"nameserver {address}\n" for address, _ in spec.network.udp),
-        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-    }

@@ -27,14 +27,12 @@ def start_time(pid: int) -> str:
         return ""
 
 
-def _own_paths() -> dict[str, str]:
-    """Controller name ("" for v2) -> this process's group, from /proc/self/cgroup."""
-    paths = {}
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        for line in file:
-            _, names, path = line.rstrip("\n").split(":", 2)
-            for name in names.split(","):
-                paths[name] = path
+def joined(text: str) -> dict[str, str]:
+    """Controller name ("" for v2) -> group, from the text of a /proc/PID/cgroup."""
+    paths: dict[str, str] = {}
+    for line in text.splitlines():
+        _, names, path = line.split(":", 2)
+        paths |= dict.fromkeys(names.split(","), path)
     return paths
 
 
@@ -81,7 +79,7 @@ class Hierarchy:
 
 def probe() -> Hierarchy:
     """Find what this process may limit: v2 first, then v1; version "none" where there is nothing."""
-    mounts, own = _mount_points(), _own_paths()
+    mounts, own = _mount_points(), joined(_read("/proc/self/cgroup"))
     if "" in mounts and "" in own:
         unified = _unified_base(*mounts[""], own[""])
         if unified:
@@ -125,8 +123,23 @@ def _delegates(folder: str) -> bool:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8") as file:
         return file.read()
+
+
+def settings(version: str, controller: str, folder: str, value: int) -> dict[str, str]:
+    """The files in a group's folder that make up a limit: the spawner writes them, the monitor reads them back."""
+    if controller == "pids":
+        return {"pids.max": str(value)}
+    if controller == "cpu":
+        quota = str(value * _PERIOD // 1000)
+        v1 = {"cpu.cfs_period_us": str(_PERIOD), "cpu.cfs_quota_us": quota}
+        return v1 if version == "v1" else {"cpu.max": f"{quota} {_PERIOD}"}
+    if version == "v1":
+        # with memory.memsw absent, swappiness 0 is what keeps a group out of swap
+        return {"memory.limit_in_bytes": str(value), "memory.swappiness": "0"}
+    swap = {"memory.swap.max": "0"} if os.path.exists(f"{folder}/memory.swap.max") else {}
+    return {"memory.max": str(value)} | swap
 
 
 class Group:
@@ -145,28 +158,11 @@ class Group:
             for folder in set(self.folders.values()):
                 os.mkdir(folder, 0o755)
             for key, value in limits.items():
-                self._limit(key, self.folders[key], value)
+                for file, text in settings(hierarchy.version, key, self.folders[key], value).items():
+                    write(f"{self.folders[key]}/{file}", text)
         except OSError:
             self.remove()
             raise
-
-    def _limit(self, controller: str, folder: str, value: int) -> None:
-        v2 = self.hierarchy.version == "v2"
-        if controller == "pids":
-            write(f"{folder}/pids.max", str(value))
-        elif controller == "cpu" and v2:
-            write(f"{folder}/cpu.max", f"{value * _PERIOD // 1000} {_PERIOD}")
-        elif controller == "cpu":
-            write(f"{folder}/cpu.cfs_period_us", str(_PERIOD))
-            write(f"{folder}/cpu.cfs_quota_us", str(value * _PERIOD // 1000))
-        elif v2:
-            write(f"{folder}/memory.max", str(value))
-            if os.path.exists(f"{folder}/memory.swap.max"):
-                write(f"{folder}/memory.swap.max", "0")
-        else:
-            write(f"{folder}/memory.limit_in_bytes", str(value))
-            # with memory.memsw absent, swappiness 0 is what keeps a group out of swap
-            write(f"{folder}/memory.swappiness", "0")
 
     def clone_fd(self) -> int:
         """The descriptor for CLONE_INTO_CGROUP, or 0 on v1 and without limits."""

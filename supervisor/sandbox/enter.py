@@ -1,9 +1,9 @@
 """The ordered list of steps from a fresh clone to the payload, and the init that stays behind as pid 1.
 
 Runs in the sandbox: at first with every capability of its own user namespace and none outside, at the end with
-nothing. Each step describes itself (that is what `supervisor explain` prints) and executes itself; the first
-failure ends the child and is reported with its description and errno. Standard library only: what is
-imported here is what the sandbox's pid 1 carries.
+nothing. The first step that fails ends the child and is reported with its name and errno; what each does in
+detail is told by supervisor.profile.explain. Standard library only: what is imported here is what the sandbox's
+pid 1 carries.
 """
 
 from __future__ import annotations
@@ -43,11 +43,9 @@ class Context:
 
 
 class Step:
-    """One step: `describe()` for people and errors, `execute()` in the child, OSError on failure."""
+    """One step: `what` it does, for errors, and `execute()` in the child, OSError on failure."""
 
-    def describe(self) -> str:
-        """What this does, in one line."""
-        raise NotImplementedError
+    what: str
 
     def execute(self, ctx: Context) -> None:
         """Do it."""
@@ -55,14 +53,7 @@ class Step:
 
 
 class JoinCgroup(Step):
-    def __init__(self, limits: dict[str, int]) -> None:
-        self.limits = limits
-
-    def describe(self) -> str:
-        if not self.limits:
-            return "no cgroup limits; clocks that begin now"
-        limits = ", ".join(f"{name} {value}" for name, value in sorted(self.limits.items()))
-        return f"join a cgroup of its own ({limits}) and new cgroup and time namespaces: clocks begin now"
+    what = "join its cgroup, and cgroup and time namespaces of its own"
 
     def execute(self, ctx: Context) -> None:
         for fd in ctx.tasks:
@@ -76,8 +67,7 @@ class JoinCgroup(Step):
 
 
 class Descriptors(Step):
-    def describe(self) -> str:
-        return "new session; pipes as standard input, output and error; every other descriptor closed"
+    what = "make its session, close every descriptor but its own"
 
     def execute(self, ctx: Context) -> None:
         os.setsid()
@@ -93,11 +83,10 @@ class Descriptors(Step):
 
 
 class Identity(Step):
+    what = "become its user"
+
     def __init__(self, uid: int) -> None:
         self.uid = uid
-
-    def describe(self) -> str:
-        return f"user and group {self.uid} inside, an id of the session's own outside; dies with the spawner"
 
     def execute(self, ctx: Context) -> None:
         if ctx.go.recv(16) != b"mapped":
@@ -112,11 +101,10 @@ class Identity(Step):
 
 
 class Loopback(Step):
+    what = 'set its host name and "lo" up'
+
     def __init__(self, hostname: str) -> None:
         self.hostname = hostname
-
-    def describe(self) -> str:
-        return f'network namespace with "lo" and nothing else; host name "{self.hostname}"'
 
     def execute(self, ctx: Context) -> None:
         sc.sethostname(self.hostname)
@@ -124,15 +112,11 @@ class Loopback(Step):
 
 
 class Egress(Step):
+    what = "make its addresses and the sockets for the egress broker"
+
     def __init__(self, document: Document) -> None:
         self.addresses = [str(each) for each in items(document, "addresses")]
         self.udp, self.tcp = places(document, "udp"), places(document, "tcp")
-
-    def describe(self) -> str:
-        if not self.addresses:
-            return "no way out of that namespace"
-        sockets = f"{len(self.udp + self.tcp)} sockets on it for the egress broker, the only way out"
-        return f'{", ".join(self.addresses)} on "lo"; {sockets}'
 
     def execute(self, ctx: Context) -> None:
         if self.addresses:
@@ -141,25 +125,17 @@ class Egress(Step):
 
 
 class Root(Step):
-    def __init__(self, trees: list[mounts.MountSpec], files: dict[str, str]) -> None:
-        self.trees, self.files = trees, files
-
-    def describe(self) -> str:
-        shown = ", ".join(tree.target for tree in self.trees)
-        made = ", ".join(sorted(self.files))
-        return f"read-only root: {shown}; {len(mounts.DEVICES)} devices in /dev; made up: {made}"
+    what = "attach its root"
 
     def execute(self, ctx: Context) -> None:
         sc.move_mount(ctx.root, b"", sc.AT_FDCWD, b"/", sc.MOVE_MOUNT_F_EMPTY_PATH)
 
 
 class Mounts(Step):
+    what = "attach its mounts"
+
     def __init__(self, specs: list[mounts.MountSpec]) -> None:
         self.specs = specs
-
-    def describe(self) -> str:
-        shown = (f"{s.source} at {s.target} {s.mode}{',noexec' if s.noexec else ''}" for s in self.specs)
-        return "mount " + ("; ".join(shown) or "nothing of the host's besides")
 
     def execute(self, ctx: Context) -> None:
         if not self.specs:
@@ -169,17 +145,16 @@ class Mounts(Step):
         if data != b"mounts" or flags & socket.MSG_CTRUNC:
             os._exit(1)
         for spec, tree in zip(self.specs, trees, strict=True):
-            if spec.target.startswith("/tmp/"):
-                mounts.make_mount_point(ctx.root, spec.target, is_file=spec.is_file)
             try:
+                if spec.target.startswith("/tmp/"):
+                    mounts.make_mount_point(ctx.root, spec.target, is_file=spec.is_file)
                 mounts.attach(tree, ctx.root, spec.target)
             except OSError as error:
                 raise OSError(error.errno, f"{spec.target}: {os.strerror(error.errno or 0)}") from None
 
 
 class Proc(Step):
-    def describe(self) -> str:
-        return "/proc of its own: only its own processes, nothing of the kernel's settings"
+    what = "mount its /proc"
 
     def execute(self, ctx: Context) -> None:
         bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
@@ -188,12 +163,10 @@ class Proc(Step):
 
 
 class PrivateTmp(Step):
+    what = "mount its private /tmp ([tmp] size, files)"
+
     def __init__(self, size: int, inodes: int, *, noexec: bool) -> None:
         self.size, self.inodes, self.noexec = size, inodes, noexec
-
-    def describe(self) -> str:
-        flag = ", nothing in it can be executed" if self.noexec else ""
-        return f"private /tmp in memory: {self.size >> 20} MiB, {self.inodes} files{flag}"
 
     def execute(self, ctx: Context) -> None:
         bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | (sc.MOUNT_ATTR_NOEXEC if self.noexec else 0)
@@ -202,8 +175,7 @@ class PrivateTmp(Step):
 
 
 class PivotRoot(Step):
-    def describe(self) -> str:
-        return "pivot into the new root; the host's tree is detached"
+    what = "pivot into its root"
 
     def execute(self, ctx: Context) -> None:
         os.fchdir(ctx.root)
@@ -214,12 +186,10 @@ class PivotRoot(Step):
 
 
 class Rlimits(Step):
-    def __init__(self, limits: dict[str, int]) -> None:
-        self.limits = limits
-        self.numbers = [(int(getattr(resource, f"RLIMIT_{name}")), value) for name, value in limits.items()]
+    what = "set its resource limits"
 
-    def describe(self) -> str:
-        return "limits: " + ", ".join(f"{name} {value}" for name, value in sorted(self.limits.items()))
+    def __init__(self, limits: dict[str, int]) -> None:
+        self.numbers = [(int(getattr(resource, f"RLIMIT_{name}")), value) for name, value in limits.items()]
 
     def execute(self, ctx: Context) -> None:
         for number, value in self.numbers:
@@ -229,19 +199,17 @@ class Rlimits(Step):
 
 
 class Capabilities(Step):
+    what = "drop all capabilities"
+
     def __init__(self, last: int) -> None:
         self.last = last
-
-    def describe(self) -> str:
-        return "no capabilities: bounding, ambient, permitted, effective and inheritable empty; securebits locked"
 
     def execute(self, ctx: Context) -> None:
         sc.drop_capabilities(self.last)
 
 
 class NoNewPrivileges(Step):
-    def describe(self) -> str:
-        return "no_new_privs"
+    what = "set no_new_privs"
 
     def execute(self, ctx: Context) -> None:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -250,17 +218,13 @@ class NoNewPrivileges(Step):
 class Landlock(Step):
     """`rules` is [(path, "ro" | "rw" | "dev", noexec, is_file)]."""
 
+    what = "apply its Landlock rules"
+
     def __init__(self, abi: int, rules: list[tuple[str, str, bool, bool]]) -> None:
-        self.abi, self.rules = abi, rules
+        self.abi = abi
         self.known = sc.landlock_rights(abi)
         found = [(path, self.rights(mode, noexec=x, is_file=file)) for path, mode, x, file in rules]
         self.allowed = [("/", FS_READ_DIR), *found]  # the root itself may be listed
-
-    def describe(self) -> str:
-        if not self.abi:
-            return "no Landlock"
-        writable = ", ".join(path for path, mode, _, _ in self.rules if mode == "rw")
-        return f"Landlock (ABI {self.abi}): write only {writable}; read only what is mounted"
 
     def rights(self, mode: str, *, noexec: bool, is_file: bool) -> int:
         """The access rights of one rule, as far as this ABI knows them."""
@@ -279,13 +243,10 @@ class Landlock(Step):
 
 
 class SeccompFilter(Step):
+    what = "load its system call filter"
+
     def __init__(self, program: bytes) -> None:
         self.program = program
-
-    def describe(self) -> str:
-        if not self.program:
-            return "no system call filter"
-        return f"system call filter of {len(self.program) // 8} instructions, loaded last"
 
     def execute(self, ctx: Context) -> None:
         if self.program:
@@ -295,11 +256,10 @@ class SeccompFilter(Step):
 class Proof(Step):
     """What cannot be read from outside: tried from inside, by code that is still ours."""
 
+    what = "prove the host name and Landlock from inside"
+
     def __init__(self, hostname: str, *, landlock: bool) -> None:
         self.hostname, self.landlock = hostname, landlock
-
-    def describe(self) -> str:
-        return "prove the host name and Landlock from inside; wait until the rest has been read back from outside"
 
     def execute(self, ctx: Context) -> None:
         if os.uname().nodename != self.hostname:
@@ -363,12 +323,12 @@ def plan(document: Document) -> list[Step]:
     tmp = numbers(document, "tmp")
     abi = int(str(document["landlock"]))
     return [
-        JoinCgroup(numbers(document, "cgroup")),
+        JoinCgroup(),
         Descriptors(),
         Identity(int(str(document["uid"]))),
         Loopback(str(document["hostname"])),
         Egress(document),
-        Root(specs(document, "trees"), texts(document, "files")),
+        Root(),
         Proc(),
         PrivateTmp(tmp["size"], tmp["inodes"], noexec=bool(tmp["noexec"])),
         # after /tmp: targets below it lie in the private one

@@ -37,7 +37,7 @@ def _run(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
         try:
             step.execute(ctx)
         except OSError as error:
-            _fail(ctx.status, error, step.describe())
+            _fail(ctx.status, error, step.what)
     os.write(ctx.status, b"P")
     # parked until what the kernel applied has been read back; end of file: it was not what was asked for
     if os.read(ctx.go.fileno(), 2) != b"go":

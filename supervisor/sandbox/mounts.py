@@ -14,12 +14,12 @@ from supervisor.sandbox import syscalls as sc
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 DEVICE_LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
+    "dev/fd": "/proc/self/fd",
+    "dev/stdin": "/proc/self/fd/0",
+    "dev/stdout": "/proc/self/fd/1",
+    "dev/stderr": "/proc/self/fd/2",
     # POSIX shared memory shares the one bounded tmpfs
-    "shm": "/tmp",
+    "dev/shm": "/tmp",
 }
 CANARY = "/.sealed"
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
@@ -157,11 +157,7 @@ def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
 def write_file(root: int, path: str, text: str) -> None:
     """A file of the synthetic /etc."""
     make_mount_point(root, path, is_file=True)
-    fd = os.open(path.lstrip("/"), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=root)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+    write(f"/proc/self/fd/{root}{path}", text)
 
 
 def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, str], files: dict[str, str]) -> int:
@@ -176,22 +172,20 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
     _park(root)
     for folder in ("dev", "proc", "tmp", "etc"):
         os.mkdir(folder, 0o755, dir_fd=root)
-    for name in DEVICES:
-        node = MountSpec(
-            {"source": f"/dev/{name}", "target": f"/dev/{name}", "mode": "rw", "noexec": True}
-            | {"is_file": True, "map_owner": False}
-        )
-        make_mount_point(root, node.target, is_file=True)
-        _attach_device(root, node)
-    for name, target in DEVICE_LINKS.items():
-        os.symlink(target, f"dev/{name}", dir_fd=root)
-    for name, target in links.items():
+    for path in (f"/dev/{name}" for name in DEVICES):
+        make_mount_point(root, path, is_file=True)
+        device = sc.open_tree(sc.AT_FDCWD, path.encode(), sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
+        sc.mount_setattr(device, attributes=sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC)
+        attach(device, root, path)
+    for name, target in (DEVICE_LINKS | links).items():
         os.symlink(target, name, dir_fd=root)
     for path, text in [(CANARY, ""), *files.items()]:
         write_file(root, path, text)
     for spec in sorted(trees + points, key=lambda each: each.target):
         if not spec.target.startswith("/tmp/"):
-            _prepare(root, spec, share=spec in trees)
+            make_mount_point(root, spec.target, is_file=spec.is_file)
+            if spec in trees:
+                attach(detached(spec, None), root, spec.target)
     sc.mount_setattr(root, attributes=sc.MOUNT_ATTR_RDONLY | bits, recursive=False)
     return root
 
@@ -206,7 +200,8 @@ def _park(root: int) -> None:
     place = filesystem("tmpfs", {"mode": "0700", "size": "4k", "nr_inodes": "2"}, sc.MOUNT_ATTR_NOEXEC)
     try:
         os.mkdir("root", 0o700, dir_fd=place)
-        _attach_first(place, _PARKING)
+        there = next(filter(os.path.isdir, _PARKING), _PARKING[0])
+        sc.move_mount(place, b"", sc.AT_FDCWD, there, sc.MOVE_MOUNT_F_EMPTY_PATH)
         sc.move_mount(root, b"", place, b"root", sc.MOVE_MOUNT_F_EMPTY_PATH)
     finally:
         os.close(place)
@@ -216,26 +211,3 @@ def unpark(root: int) -> None:
     """Detach a template with its place, and close it."""
     sc.umount2(f"/proc/self/fd/{root}/..".encode(), sc.MNT_DETACH)
     os.close(root)
-
-
-def _attach_first(tree: int, paths: tuple[bytes, ...]) -> None:
-    for path in paths:
-        try:
-            sc.move_mount(tree, b"", sc.AT_FDCWD, path, sc.MOVE_MOUNT_F_EMPTY_PATH)
-        except FileNotFoundError:
-            continue
-        return
-    raise OSError(2, "none of " + ", ".join(map(os.fsdecode, paths)))
-
-
-def _prepare(root: int, spec: MountSpec, *, share: bool) -> None:
-    make_mount_point(root, spec.target, is_file=spec.is_file)
-    if share:
-        tree = detached(spec, None)
-        attach(tree, root, spec.target)
-
-
-def _attach_device(root: int, node: MountSpec) -> None:
-    tree = sc.open_tree(sc.AT_FDCWD, node.source.encode(), sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
-    sc.mount_setattr(tree, attributes=sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC)
-    attach(tree, root, node.target)

@@ -143,20 +143,16 @@ class Spawner:
 
     def _failed(self, message: wire.Message, error: OSError, step: str) -> None:
         reason = error.strerror or str(error)
-        wire.send(self.monitor, message | {"step": step, "errno": error.errno or 0, "reason": reason})
+        wire.send(self.monitor, message | {"step": step, "reason": reason})
 
     def _spawn(self, number: int, digest: str) -> None:
-        plan = self.loaded[digest]
+        plan, child = self.loaded[digest], None
         try:
             child = self._take(plan)
-        except OSError as error:
-            self._failed({"event": "failed", "id": number}, error, getattr(error, "step", "make a cgroup"))
-            return
-        try:
             self._admit(child, plan)
         except OSError as error:
-            step = getattr(error, "step", "enter")
-            if hit := child.end():
+            step = getattr(error, "step", "enter" if child else "make a cgroup")
+            if child and (hit := child.end()):
                 step += f" (limits.{hit[0]} is too small for the sandbox itself)"
             self._failed({"event": "failed", "id": number}, error, step)
             return
@@ -302,7 +298,7 @@ def main(fd: int) -> None:
     try:
         _own_namespaces(privileged=privileged)
     except OSError as error:
-        wire.send(monitor, {"event": "hello", "error": error.strerror or "", "errno": error.errno or 0})
+        wire.send(monitor, {"event": "hello", "error": error.strerror or ""})
         return
     spawner = Spawner(monitor, privileged=privileged)
     wire.send(monitor, {"event": "hello", "cgroup": spawner.hierarchy.version})

@@ -232,12 +232,6 @@ def landlock_abi() -> int:
         return 0
 
 
-def landlock_ruleset(fs_rights: int, scoped: int) -> int:
-    """A new ruleset that handles `fs_rights`; `scoped` (ABI 6) cuts abstract sockets (1) and signals (2)."""
-    attr = struct.pack("QQQ", fs_rights, 0, scoped) if scoped else struct.pack("Q", fs_rights)
-    return _create_ruleset(attr, len(attr), 0)
-
-
 def landlock_rights(abi: int) -> int:
     """Every access right to files that an ABI knows."""
     return (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
@@ -250,15 +244,12 @@ def landlock_only(abi: int, allowed: list[tuple[str, int]]) -> None:
     """
     if not abi:
         return
-    ruleset = landlock_ruleset(landlock_rights(abi), _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if abi >= 6 else 0)
+    # struct landlock_ruleset_attr: files, TCP ports, and what is scoped, as far as this kernel knows it
+    attr = struct.pack("QQQ", landlock_rights(abi), 0, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS)[: 24 if abi >= 6 else 8]
+    ruleset = _create_ruleset(attr, len(attr), 0)
     for path, rights in allowed:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        landlock_allow(ruleset, fd, rights)
+        _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
         os.close(fd)
     landlock_restrict_self(ruleset, 0)
     os.close(ruleset)
-
-
-def landlock_allow(ruleset: int, path_fd: int, rights: int) -> None:
-    """Allow `rights` on and below an O_PATH descriptor."""
-    _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", rights, path_fd), 0)

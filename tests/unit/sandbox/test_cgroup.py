@@ -82,7 +82,7 @@ try:
     group.folders = {"memory": folder}
     pid, pidfd = syscalls.clone3(0, cgroup=group.clone_fd())
     if pid == 0:
-        os._exit(0 if cgroup._own_paths()[""].endswith(os.path.basename(folder)) else 1)
+        os._exit(0 if cgroup.joined(open("/proc/self/cgroup").read())[""].endswith(os.path.basename(folder)) else 1)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), group.limits_hit())
 finally:
     os.rmdir(folder)

@@ -1,9 +1,9 @@
-"""The list of steps: complete, in its order, and able to describe itself."""
+"""The list of steps: complete, in its order, each with its name and its account."""
 
 from __future__ import annotations
 
 from supervisor.model import HostFacts
-from supervisor.profile import load, plan
+from supervisor.profile import explain, load, plan
 from supervisor.runtimes import native
 from supervisor.sandbox import enter
 from tests.unit.profile.test_plan import entry
@@ -11,14 +11,14 @@ from tests.unit.profile.test_plan import entry
 FACTS = HostFacts(root=True, landlock=7, cgroup="v1", controllers=("cpu", "memory", "pids"), missing={})
 
 
-def steps() -> list[enter.Step]:
+def document() -> enter.Document:
     written = entry(load.share_folder("profiles"), profile="fs-readonly")
     ready = plan.plan(load.load(written.profile), written)
-    return enter.plan(native.document(ready.spec, FACTS))
+    return native.document(ready.spec, FACTS)
 
 
 def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
-    names = [type(step).__name__ for step in steps()]
+    names = [type(step).__name__ for step in enter.plan(document())]
     assert names == [
         "JoinCgroup",
         "Descriptors",
@@ -39,10 +39,13 @@ def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
     ]
 
 
-def test_every_step_describes_itself_on_one_line() -> None:
-    for step in steps():
-        assert step.describe()
-        assert "\n" not in step.describe()
+def test_every_step_is_named_for_errors_and_told_by_explain_on_one_line() -> None:
+    taken = enter.plan(document())
+    told = explain.steps(document())
+    assert len(taken) == len(told)
+    for text in (*told, *(step.what for step in taken)):
+        assert text
+        assert "\n" not in text
 
 
 def test_landlock_lets_nothing_be_executed_where_nothing_may_be() -> None:
