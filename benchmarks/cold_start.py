@@ -28,7 +28,7 @@ from supervisor.model import HostFacts, SandboxSpec, ServerEntry
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
-from supervisor.monitor.main import check
+from supervisor.monitor.requests import check
 from supervisor.profile import host
 from supervisor.registry.planner import register
 from supervisor.runtimes import native

@@ -172,10 +172,24 @@ class ServerEntry(Frozen):
 
 
 class Registered(Frozen):
-    """A server as the planner hands it to the monitor."""
+    """A server as the planner hands it to the monitor.
+
+    `gateway` is what the registry says to the gateway, passed on unread; `manifest` the file in which its lists are
+    pinned, with its SHA-256, or empty.
+    """
 
     entry: ServerEntry
     plan: Plan
+    gateway: str = Field(default="{}", max_length=1 << 15)
+    manifest: str = ""
+    digest: str = ""
+
+
+class Planned(Frozen):
+    """The planner's answer. `watched` is every file and folder it read: (path, time of its last change in ns)."""
+
+    servers: tuple[Registered, ...]
+    watched: tuple[tuple[str, int], ...] = ()
 
 
 class HostFacts(Frozen):

@@ -89,6 +89,16 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
     }
 
 
+def catalog(options: argparse.Namespace) -> str:
+    """The registry file: the option, or the place of this user's own."""
+    if options.config:
+        return os.path.abspath(str(options.config))
+    if os.geteuid() == 0:
+        return "/etc/supervisor/servers.toml"
+    own = os.environ.get("XDG_CONFIG_HOME") or os.path.join(_home(), ".config")
+    return f"{own}/supervisor/servers.toml"
+
+
 def runtime_folder(options: argparse.Namespace) -> str:
     """Where the daemon's sockets are: the option, or the place of this user's kind of daemon."""
     if options.runtime_dir:

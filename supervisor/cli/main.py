@@ -86,12 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--diff", metavar="NAME", help="only what the profile grants that NAME does not, and back")
     for each in (run, exec_, call, explain):
         _sandbox_options(each)
+    run.add_argument("--config", metavar="FILE", help="servers.toml, for a registered server without a daemon")
     for each in (run, call):
         each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
 
     daemon = commands.add_parser("daemon", help="serve registered servers to this host's users")
     daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
     daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
+    serve = commands.add_parser("serve", help="one MCP endpoint for all registered servers")
+    pin = commands.add_parser("pin", help="review what a server lists, and write it down")
+    pin.add_argument("name", metavar="NAME", help="a registered server")
+    pin.add_argument("-y", "--yes", action="store_true", help="write it without asking")
+    pin.add_argument("--json", action="store_true", help="print JSON")
+    for each in (serve, pin):
+        each.add_argument("--config", metavar="FILE", help="servers.toml, for a tree of its own")
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+        each.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
     listing = commands.add_parser("list", help="the servers that the daemon would run for you")
     admin = commands.add_parser("admin", help="the operator's requests to the daemon")
     admin.add_argument("request", choices=["inspect", "kill", "reload", "drain"])
@@ -120,6 +130,10 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
         raise ConfigError(f'"{server}" is a registered server: --profile and a command do not go with it')
     if options.command == "exec" and not tail:
         raise ConfigError("exec: name a command after --, as in: supervisor exec --profile ci-runner -- make test")
+    if server is not None and options.command == "run":
+        from supervisor.cli import gateway
+
+        return _flushed(gateway.run(options))
     tree = personal.start(entry.build(options, tail)) if server is None else None
     # only now, while planner and monitor get ready
     from supervisor.cli import start
@@ -150,7 +164,15 @@ def _host(options: argparse.Namespace, _tail: list[str]) -> int:
     return table[options.command](options)
 
 
+def _gateway(options: argparse.Namespace, _tail: list[str]) -> int:
+    from supervisor.cli import gateway
+
+    table = {"serve": gateway.serve, "pin": gateway.pin}
+    return table[options.command](options)
+
+
 _COMMANDS = {
+    **dict.fromkeys(("serve", "pin"), _gateway),
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "list", "admin"), _host),

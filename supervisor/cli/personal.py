@@ -62,6 +62,11 @@ def _spawn(code: str, descriptors: list[int]) -> int:
             os.close(fd)
 
 
+def start_catalog(path: str) -> Tree:
+    """The same over a registry file."""
+    return start({"catalog": path})
+
+
 def start(entry: dict[str, object]) -> Tree:
     """Start planner, monitor and spawner for `entry` (a ServerEntry as a table); does not wait for them."""
     (asked, question), (answered, answer) = os.pipe(), os.pipe()
@@ -79,5 +84,5 @@ def start(entry: dict[str, object]) -> Tree:
         os.close(fd)
     # a planner that has ended already is reported by the monitor
     with contextlib.suppress(BrokenPipeError), open(question, "wb") as file:
-        file.write(json.dumps({"entry": entry}).encode())
+        file.write(json.dumps(entry if "catalog" in entry else {"entry": entry}).encode())
     return Tree(ours, [planner, monitor])

@@ -41,6 +41,13 @@ class Close(Request):
     session: Id
 
 
+class Kill(Request):
+    """One session, or every session of a server, which is then stopped."""
+
+    session: Id | None = None
+    server: Name | None = None
+
+
 class Plain(Request):
     """A request without arguments."""
 
@@ -51,9 +58,12 @@ class Monitor(Protocol):
     def hello(self, peer: Peer) -> wire.Message: ...
     def servers_of(self, peer: Peer) -> wire.Message: ...
     def open(self, peer: Peer, number: int, server: str) -> None: ...
+    def describe(self, peer: Peer, number: int, server: str) -> None: ...
     def close(self, peer: Peer, session: int) -> wire.Message: ...
     def inspect(self) -> wire.Message: ...
-    def kill(self, session: int) -> wire.Message: ...
+    def kill(self, session: int | None, server: str | None) -> wire.Message: ...
+    def start(self, server: str) -> wire.Message: ...
+    def stop(self, server: str) -> wire.Message: ...
     def reload(self) -> wire.Message: ...
     def drain(self) -> wire.Message: ...
 
@@ -84,13 +94,16 @@ def _rule(shape: type[Request], function: Callable[..., wire.Message | None], *,
 PROXY = {
     "hello": _rule(Hello, _hello, first=True),
     "open": _rule(Open, lambda monitor, peer, request: monitor.open(peer, request.id, request.server)),
+    "describe": _rule(Open, lambda monitor, peer, request: monitor.describe(peer, request.id, request.server)),
     "close": _rule(Close, lambda monitor, peer, request: monitor.close(peer, request.session)),
     "list": _rule(Plain, lambda monitor, peer, _: monitor.servers_of(peer)),
 }
 ADMIN = {
     "hello": _rule(Hello, _hello, first=True),
     "inspect": _rule(Plain, lambda monitor, _peer, _: monitor.inspect()),
-    "kill": _rule(Close, lambda monitor, _peer, request: monitor.kill(request.session)),
+    "kill": _rule(Kill, lambda monitor, _peer, request: monitor.kill(request.session, request.server)),
+    "start": _rule(Open, lambda monitor, _peer, request: monitor.start(request.server)),
+    "stop": _rule(Open, lambda monitor, _peer, request: monitor.stop(request.server)),
     "reload": _rule(Plain, lambda monitor, _peer, _: monitor.reload()),
     "drain": _rule(Plain, lambda monitor, _peer, _: monitor.drain()),
 }

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import supervisor
 from supervisor.errors import SupervisorError
-from supervisor.model import Frozen, Registered
+from supervisor.model import Frozen, Planned
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
 
@@ -24,7 +24,7 @@ class _Failure(Frozen):
     message: str
 
 
-_answer = TypeAdapter(dict[str, list[Registered] | _Failure])
+_answer = TypeAdapter(dict[str, Planned | _Failure])
 
 
 class Unplanned(SupervisorError):
@@ -35,8 +35,8 @@ class Unplanned(SupervisorError):
         self.exit_status = status
 
 
-def read(data: bytes) -> list[Registered]:
-    """The planned servers in the planner's answer; Unplanned with its message."""
+def read(data: bytes) -> Planned:
+    """The planner's answer; Unplanned with its message."""
     try:
         answer = _answer.validate_json(data, strict=False)
     except ValidationError:
@@ -48,7 +48,7 @@ def read(data: bytes) -> list[Registered]:
     raise SupervisorError("the planner answered with nothing")
 
 
-def ask(question: dict[str, object]) -> list[Registered]:
+def ask(question: dict[str, object]) -> Planned:
     """Run a planner to its end. Blocks the monitor meanwhile (start and reload only; 60 s at most)."""
     root = str(Path(supervisor.__file__).resolve().parent.parent)
     try:

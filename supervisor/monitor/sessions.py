@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -52,6 +53,9 @@ class Session:
     timers: list[Timer] = field(default_factory=list)
     reason: str = ""
     running: bool = False
+    pid: int = 0
+    group: str = ""
+    since: float = field(default_factory=time.time)
 
 
 Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
@@ -98,15 +102,18 @@ class Sessions:
         def verify(pid: int, group: str) -> list[str]:
             if not group.startswith(self._groups):
                 return [f"its cgroup is named {group}"]
+            session.pid, session.group = pid, group
             return posture.differences(posture.Reader(pid, spec, document), self._hierarchy, group)
 
         self.spawner.spawn(session.number, spec.digest, verify, done)
 
-    def close(self, number: int) -> None:
-        """End one: SIGTERM, and after its grace SIGKILL."""
-        session = self.by_number[number]
+    def close(self, number: int, reason: str = "closed") -> None:
+        """End one, if it is still there: SIGTERM, and after its grace SIGKILL."""
+        session = self.by_number.get(number)
+        if session is None:
+            return
         first = not session.reason
-        session.reason = session.reason or "closed"
+        session.reason = session.reason or reason
         if session.running and first:
             self.spawner.kill(number, signal.SIGTERM)
             grace = session.spec.session.grace

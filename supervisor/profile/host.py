@@ -19,6 +19,14 @@ def _number(path: str) -> int | None:
         return None
 
 
+def changed(path: str) -> int:
+    """When a file or folder was changed last, in ns; -1 when there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return -1
+
+
 def _user_namespaces(*, root: bool) -> str | None:
     if not os.path.exists("/proc/self/ns/user"):
         return "this kernel has no user namespaces (CONFIG_USER_NS)"

@@ -73,7 +73,7 @@ def read(path: str) -> Source:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     try:
-        _check_owner(path, os.fstat(fd))
+        check_owner(path, os.fstat(fd))
         data = b""
         while len(data) <= _LIMIT and (part := os.read(fd, _LIMIT)):
             data += part
@@ -106,7 +106,8 @@ def parse(path: str, data: bytes) -> Source:
         raise ConfigError(f"{path}:{line}: {str(error).split(' (at')[0]}") from None
 
 
-def _check_owner(path: str, info: os.stat_result) -> None:
+def check_owner(path: str, info: os.stat_result) -> None:
+    """Refused for a file that somebody else than its reader or root owns or can write."""
     if not stat.S_ISREG(info.st_mode):
         raise ConfigError(f"{path}: not a regular file")
     # a planner that root started runs as nobody, and nobody's files are not to be trusted

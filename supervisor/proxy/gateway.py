@@ -89,6 +89,7 @@ class Gateway:
         identity = (text, digest, str(answer.get("spec", "")))
         known = self.servers.get(name)
         if known is not None and self._texts.get(name) == identity:
+            self._halt(known, stopped=bool(answer.get("stopped")))
             return known
         if not digest or not pinned or len(pinned) > manifests.MAX_BYTES:
             raise SupervisorError(f'server "{name}" is not pinned, and not offered: supervisor pin {name}')
@@ -100,7 +101,16 @@ class Gateway:
         made.ended = self._over
         made.started = self._started
         self._texts[name] = identity
+        self._halt(made, stopped=bool(answer.get("stopped")))
         return made
+
+    def _halt(self, server: Server, *, stopped: bool) -> None:
+        """An operator has stopped a server, or started it again."""
+        if stopped and not server.stopped:
+            self.spawn(server.stop("stopped by the operator"))
+        elif server.stopped and not stopped:
+            server.revive()
+        server.stopped = stopped
 
     def _started(self, server: Server, instance: Instance, seconds: float) -> None:
         self.meter.started(server.name, seconds)
@@ -116,7 +126,8 @@ class Gateway:
         for each in problems:
             pump.note(each)
         for server in self.servers.values():
-            server.revive()
+            if server.state == "DEAD":
+                server.revive()
         if before != self.servers:
             for method in listening.CHANGED:
                 self.news.changed(method, None)

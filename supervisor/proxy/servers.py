@@ -63,6 +63,7 @@ class Server:
         self.settings = settings
         self.manifest = manifest
         self.state: lifecycle.State = "COLD"
+        self.stopped = False
         self.failures = 0
         self.last_error = ""
         self.drift: list[Change] = []
@@ -118,6 +119,9 @@ class Server:
         return False
 
     def _admit(self, principal: str) -> None:
+        if self.stopped:
+            said = f"it was stopped by the operator; supervisor start {self.name}"
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         if self.state == "DEAD":
             said = f"it failed {self.failures} times in a row, at last: {self.last_error}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}; supervisor start {self.name}')

@@ -1,17 +1,66 @@
-"""The registry of servers: `servers.toml`, read all or nothing.
+"""The registry of servers: `servers.toml` and the files of `servers.d/` beside it, read all or nothing.
 
-Runs in the planner. Only a file that its owner alone can write is read.
+Runs in the planner. Only files that their owner alone can write are read. What concerns the gateway alone is put
+into one text, which the monitor passes on unread; the manifest of a server is hashed here and read by the gateway.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pwd
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from supervisor.model import Frozen, Name, ServerEntry
-from supervisor.profile import toml
+from supervisor.errors import ConfigError
+from supervisor.model import Frozen, Name, ServerEntry, Share
+from supervisor.profile import load, toml
+
+_MANIFEST = 32 << 20
+_Text = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _joinable(name: str) -> str:
+    if "__" in name or name[-1] in "_.-":
+        raise ValueError(f'"{name}" holds "__" or ends in "_", "." or "-": tools are called {name}__TOOL')
+    return name
+
+
+ServerName = Annotated[Name, AfterValidator(_joinable)]
+
+
+class PatternsText(Frozen):
+    """Which of a server's items may be used, as fnmatch has it; `deny` goes before `allow`."""
+
+    allow: tuple[_Text, ...] = Field(default=(), strict=False)
+    deny: tuple[_Text, ...] = Field(default=(), strict=False)
+
+
+class SessionText(Frozen):
+    """`answer`: how long a call may stay without any message."""
+
+    start: load.Duration | None = None
+    idle: load.Duration | None = None
+    share: Share | None = None
+    answer: load.Duration | None = None
+
+
+class HealthText(Frozen):
+    interval: load.Duration | None = None
+    failures: load.Count | None = None
+
+
+class RestartText(Frozen):
+    limit: load.Count | None = None
+
+
+class QuotaText(Frozen):
+    """Of one principal: processes, and calls in flight."""
+
+    sessions: load.Count | None = None
+    calls: load.Count | None = None
 
 
 class ServerText(Frozen):
@@ -26,29 +75,119 @@ class ServerText(Frozen):
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     accept_missing: tuple[str, ...] = Field(default=(), strict=False)
+    summary: str = Field(default="", max_length=500)
+    enabled: bool = True
+    tools: PatternsText = PatternsText()
+    prompts: PatternsText = PatternsText()
+    resources: PatternsText = PatternsText()
+    session: SessionText = SessionText()
+    health: HealthText = HealthText()
+    restart: RestartText = RestartText()
+    quota: QuotaText = QuotaText()
+
+
+_PATTERNS = ("tools", "prompts", "resources")
+_RULES = ("session", "health", "restart", "quota")
+_ENTRY = ("profile", "command", "params", "ro", "rw", "env", "allow", "users", "accept_missing")
 
 
 class CatalogText(Frozen):
-    """The whole file."""
+    """One whole file."""
 
-    server: dict[Name, ServerText] = {}
+    server: dict[ServerName, ServerText] = {}
 
 
-def load(path: str) -> dict[str, ServerEntry]:
-    """The servers of a file by name; ConfigError or Refused name file and line."""
-    source = toml.read(path)
-    written = source.validate(CatalogText)
+class Listed(NamedTuple):
+    """A server as it is written: its entry, its settings for the gateway, its manifest and that file's digest."""
+
+    entry: ServerEntry
+    gateway: str
+    manifest: str
+    digest: str
+
+
+class Catalog(NamedTuple):
+    """Every enabled server by name, and every file and folder that was read: what changes is read again."""
+
+    servers: dict[str, Listed]
+    files: tuple[str, ...]
+
+
+def files(path: str) -> list[str]:
+    """`path` and the files of `servers.d` beside it, in the order of their names."""
+    folder = os.path.join(os.path.dirname(path), "servers.d")
     try:
-        home = pwd.getpwuid(os.geteuid()).pw_dir
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".toml") and not name.startswith("."))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from None
+    return [path, *(os.path.join(folder, name) for name in names)]
+
+
+def load_catalog(path: str) -> Catalog:
+    """The servers of a registry by name; ConfigError or Refused name file and line."""
+    path = os.path.abspath(path)
+    found: dict[str, Listed] = {}
+    where: dict[str, str] = {}
+    folder = os.path.dirname(path)
+    listed = files(path)
+    for each in listed:
+        source = toml.read(each)
+        for name, text in source.validate(CatalogText).server.items():
+            origin = f"{each}:{toml.line_of(source.text, ('server', name))}"
+            if name in where:
+                raise ConfigError(f'{origin}: server "{name}" is defined at {where[name]} already')
+            where[name] = origin
+            if text.enabled:
+                found[name] = _listed(name, text, source, origin, folder)
+    watched = (*listed, f"{folder}/servers.d", f"{folder}/pins", *(each.manifest for each in found.values()))
+    return Catalog(found, tuple(each for each in watched if each))
+
+
+def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folder: str) -> Listed:
+    entry = ServerEntry(
+        name=name, origin=origin, cwd=folder, home=_home(), **{key: getattr(text, key) for key in _ENTRY}
+    )
+    settings: dict[str, object] = {"origin": origin, "summary": text.summary}
+    for kind in _PATTERNS:
+        patterns: PatternsText = getattr(text, kind)
+        settings[kind] = {
+            way: [[each, f"{source.path}:{_line(source, name, kind, way)}"] for each in getattr(patterns, way)]
+            for way in ("allow", "deny")
+        }
+    for rule in _RULES:
+        settings[rule] = getattr(text, rule).model_dump(exclude_none=True)
+    gateway = json.dumps(settings, separators=(",", ":"))
+    if len(gateway) > 1 << 15:
+        raise ConfigError(f"{origin}: its patterns are longer than 32 KiB")
+    manifest = os.path.join(folder, "pins", f"{name}.json")
+    digest = _digest(manifest)
+    return Listed(entry, gateway, manifest if digest else "", digest)
+
+
+def _line(source: toml.Source, name: str, kind: str, way: str) -> int:
+    return toml.line_of(source.text, ("server", name, kind, way))
+
+
+def _home() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
-        home = "/nonexistent"
-    entries = {}
-    for name, text in written.server.items():
-        entries[name] = ServerEntry(
-            name=name,
-            origin=f"{path}:{toml.line_of(source.text, ('server', name))}",
-            cwd=os.path.dirname(os.path.abspath(path)),
-            home=home,
-            **text.model_dump(),
-        )
-    return entries
+        return "/nonexistent"
+
+
+def _digest(path: str) -> str:
+    """SHA-256 of a manifest; empty when there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    with open(fd, "rb") as file:
+        toml.check_owner(path, os.fstat(fd))
+        data = file.read(_MANIFEST + 1)
+    if len(data) > _MANIFEST:
+        raise ConfigError(f"{path}: larger than {_MANIFEST >> 20} MiB; pin the server again")
+    return hashlib.sha256(data).hexdigest()

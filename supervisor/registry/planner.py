@@ -3,7 +3,7 @@
 Profiles, servers.toml, shebangs, pyvenv.cfg and package.json are read here. Started by root it runs as nobody with
 one capability, to read what its owner alone may read (CAP_DAC_READ_SEARCH); started by a user it is that user.
 It can write nothing and start nothing. Standard input: one entry, or the path of a registry file. Standard
-output: {"servers": [{entry, plan}]}, or {"error": {status, message}}.
+output: {"planned": {servers, watched}}, or {"error": {status, message}}.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 import sys
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.model import Registered, ServerEntry
-from supervisor.profile import load, plan
+from supervisor.model import Planned, Registered, ServerEntry
+from supervisor.profile import host, load, plan
 from supervisor.registry import catalog
 from supervisor.sandbox import syscalls
 
@@ -39,6 +39,23 @@ def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]
     return [Registered(entry=entry, plan=plan.plan(_chain(entry, beside), entry)) for entry in entries]
 
 
+def _catalog(path: str) -> Planned:
+    """Every server of a registry, and what was read for it."""
+    found = catalog.load_catalog(path)
+    read = dict.fromkeys(found.files)
+    servers = []
+    for each in found.servers.values():
+        chain = _chain(each.entry, path)
+        read |= dict.fromkeys(source.path for source in chain.sources)
+        planned = plan.plan(chain, each.entry)
+        servers.append(
+            Registered(
+                entry=each.entry, plan=planned, gateway=each.gateway, manifest=each.manifest, digest=each.digest
+            )
+        )
+    return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
+
+
 def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
     """The entry's profile; what is wrong with it is told with the line that names it."""
     try:
@@ -53,13 +70,13 @@ def answer(question: dict[str, object]) -> dict[str, object]:
     """`{"entry": {...}}` or `{"catalog": path}` -> what standard output gets."""
     try:
         if "entry" in question:
-            servers = register([ServerEntry.model_validate(question["entry"], strict=False)], None)
+            entry = ServerEntry.model_validate(question["entry"], strict=False)
+            planned = Planned(servers=tuple(register([entry], None)))
         else:
-            path = str(question["catalog"])
-            servers = register(list(catalog.load(path).values()), path)
+            planned = _catalog(str(question["catalog"]))
     except SupervisorError as error:
         return {"error": {"status": error.exit_status, "message": str(error)}}
-    return {"servers": [each.model_dump(mode="json") for each in servers]}
+    return {"planned": planned.model_dump(mode="json")}
 
 
 def main() -> None:

@@ -37,14 +37,23 @@ class Recorder:
     def open(self, peer: Peer, number: int, server: str) -> None:
         self._did("open", number, server)
 
+    def describe(self, peer: Peer, number: int, server: str) -> None:
+        self._did("describe", number, server)
+
     def close(self, peer: Peer, session: int) -> wire.Message:
         return self._did("close", session)
 
     def inspect(self) -> wire.Message:
         return self._did("inspect")
 
-    def kill(self, session: int) -> wire.Message:
-        return self._did("kill", session)
+    def kill(self, session: int | None, server: str | None) -> wire.Message:
+        return self._did("kill", session, server)
+
+    def start(self, server: str) -> wire.Message:
+        return self._did("start", server)
+
+    def stop(self, server: str) -> wire.Message:
+        return self._did("stop", server)
 
     def reload(self) -> wire.Message:
         return self._did("reload")
@@ -109,7 +118,7 @@ def test_an_operator_may_ask_for_what_is_in_its_table(admin: Line) -> None:
     for req in ("inspect", "reload", "drain"):
         assert admin.says({"id": 2, "req": req}) == {"id": 2, "ok": {}}
     assert admin.says({"id": 3, "req": "kill", "session": 7}) == {"id": 3, "ok": {}}
-    assert admin.monitor.asked == [("inspect",), ("reload",), ("drain",), ("kill", 7)]
+    assert admin.monitor.asked == [("inspect",), ("reload",), ("drain",), ("kill", 7, None)]
 
 
 def test_the_tables_have_nothing_in_common_but_the_greeting() -> None:

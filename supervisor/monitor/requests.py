@@ -1,0 +1,317 @@
+"""What requests do: who may open what, sessions opened and ended, the registry read again.
+
+Runs as root (in personal mode without root, as the user). It never sees an MCP byte and is never on the data path;
+what it hands over are descriptors, and texts for gateways that it does not read.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from itertools import islice
+
+from supervisor import wire
+from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
+from supervisor.model import HostFacts, Plan, Planned, Registered, ServerEntry, Verdict
+from supervisor.monitor import admit, dispatch, planning
+from supervisor.monitor.children import Spawner
+from supervisor.monitor.loop import Loop
+from supervisor.monitor.sessions import Peer, Session, Sessions
+from supervisor.profile import granted, host
+from supervisor.runtimes import native
+
+# of one user's, to proxy.sock
+MAX_CONNECTIONS = 256
+# of sessions in one answer of at most 64 KiB
+MAX_SHOWN = 150
+# seconds: between looks at the files that were read, and for gateways to end what they have in flight
+WATCH, DRAIN = 1.0, 6.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A registered server, planned, checked and loaded."""
+
+    entry: ServerEntry
+    plan: Plan
+    document: dict[str, object]
+    registered: Registered
+
+
+def check(registered: Registered, facts: HostFacts) -> Server:
+    """Check a plan against this host, and its mounts against the rules once more; raises what is wrong."""
+    entry, ready = registered.entry, registered.plan
+    for mount in ready.spec.mounts:
+        granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
+    spec = native.check(ready.spec, facts, entry.accept_missing)
+    return Server(entry, ready.model_copy(update={"spec": spec}), native.document(spec, facts), registered)
+
+
+class Monitor:
+    """See supervisor.monitor.dispatch.Monitor for what requests may do."""
+
+    def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
+        self.loop = loop
+        self.spawner = spawner
+        self.config = config
+        self.facts = host.probe()
+        self.servers: dict[str, Server] = {}
+        self.sessions = Sessions(loop, spawner)
+        self.peers: set[Peer] = set()
+        self.failed: SupervisorError | None = None
+        self.draining = False
+        self.personal = config is None
+        self.stopped: set[str] = set()
+        self.watched: dict[str, int] = {}
+        self.settling: dict[str, int] = {}
+
+    def adopt(self, planned: Planned) -> None:
+        """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
+        self.watched = dict(planned.watched)
+        ready = [check(each, self.facts) for each in planned.servers]
+        for server in ready:
+            self.spawner.load(server.plan.spec.digest, server.document)
+        self.spawner.keep([server.plan.spec.digest for server in ready])
+        self.servers = {server.entry.name: server for server in ready}
+        for session in self.sessions.by_number.values():
+            now = self.servers.get(session.server)
+            if now is None or now.plan.spec.digest != session.spec.digest:
+                self._end(session, "its configuration has changed")
+        self._tell()
+
+    def _end(self, session: Session, reason: str) -> None:
+        """End a session when its gateway has had the time to do it in order."""
+        session.timers.append(self.loop.later(DRAIN, lambda: self.sessions.close(session.number, reason)))
+
+    def _tell(self) -> None:
+        """Tell every proxy to ask again."""
+        for peer in self.peers:
+            if peer.greeted and not peer.admin:
+                peer.send({"event": "reloaded"})
+
+    def watch(self) -> None:
+        """Once a second: read again what has changed, as soon as it stays as it is."""
+        now = {path: host.changed(path) for path in self.watched}
+        if now != self.watched and now == self.settling:
+            self.watched = now
+            self.reload_or_say()
+        self.settling = now
+        self.loop.later(WATCH, self.watch)
+
+    def accept(self, sock: socket.socket, *, admin: bool) -> None:
+        """Serve one more connection, or close it: nobody may take all our descriptors."""
+        sock.setblocking(False)
+        peer = Peer(sock, admin=admin)
+        if not admin and sum(each.uid == peer.uid for each in self.peers) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        self.peers.add(peer)
+        self.loop.watch(sock.fileno(), lambda: self._readable(peer))
+
+    def hello(self, peer: Peer) -> wire.Message:
+        """Greet; in personal mode say here what was wrong with the one server."""
+        if self.failed:
+            raise self.failed
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()}}
+
+    def servers_of(self, peer: Peer) -> wire.Message:
+        """The servers this peer may open."""
+        shown = [
+            {"name": name, "profile": server.entry.profile, "manifest": server.registered.digest}
+            for name, server in sorted(self.servers.items())
+            if self._verdict(peer, name).outcome == "allow"
+        ]
+        return {"ok": {"servers": shown}}
+
+    def open(self, peer: Peer, number: int, server: str) -> None:
+        """Start a session, or raise Refused; the answer follows when the payload runs."""
+        verdict = self._verdict(peer, server)
+        if verdict.outcome != "allow" or self.draining:
+            where = f"{verdict.source}: " if verdict.source else ""
+            raise Refused("the supervisor is draining" if self.draining else f"{where}{verdict.reason}")
+        if server in self.stopped:
+            raise Refused(f'"{server}" was stopped by the operator: supervisor start {server}')
+        known = self.servers[server]
+        self.sessions.open(
+            server,
+            known.plan.spec,
+            known.document,
+            peer,
+            lambda session, failure, fds: self._opened(number, known.plan, session, failure, fds),
+        )
+
+    def describe(self, peer: Peer, number: int, server: str) -> None:
+        """Pass on what is written of a server for its gateway, unread, and its manifest as a descriptor."""
+        verdict = self._verdict(peer, server)
+        if verdict.outcome != "allow":
+            raise Refused(verdict.reason)
+        known = self.servers[server]
+        found = known.registered
+        answer: wire.Message = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
+        try:
+            fds = [os.open(found.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)] if found.manifest else []
+        except OSError:
+            fds, answer["manifest"] = [], ""  # gone since it was read: the next look at the files will tell
+        peer.send({"id": number, "ok": answer | {"stopped": server in self.stopped}}, fds)
+        for fd in fds:
+            os.close(fd)
+
+    def close(self, peer: Peer, session: int) -> wire.Message:
+        """End a session of this peer's; one that has just ended by itself is no error."""
+        if session in peer.sessions:
+            self.sessions.close(session)
+        return {"ok": {}}
+
+    def inspect(self) -> wire.Message:
+        """What runs, for the operator: the oldest sessions, and how many there are."""
+        return {
+            "ok": {
+                "total": len(self.sessions.by_number),
+                "servers": sorted(self.servers),
+                "stopped": sorted(self.stopped),
+                "sessions": [
+                    {
+                        "session": session.number,
+                        "server": session.server,
+                        "uid": session.peer.uid,
+                        "spec": session.spec.digest,
+                        "profile": session.spec.profile,
+                        "running": session.running,
+                        "pid": session.pid,
+                        "group": session.group,
+                        "since": int(session.since),
+                    }
+                    for session in islice(self.sessions.by_number.values(), MAX_SHOWN)
+                ],
+            }
+        }
+
+    def kill(self, session: int | None, server: str | None) -> wire.Message:
+        """End one session at once, or all of a server, which is then stopped."""
+        if server is None:
+            if session not in self.sessions.by_number:
+                raise ConfigError(f"no session {session}")
+            self.sessions.kill(session, "killed by the operator")
+            return {"ok": {}}
+        self._known(server)
+        self.stopped.add(server)
+        for each in self._of(server):
+            self.sessions.kill(each.number, "killed by the operator")
+        self._tell()
+        return {"ok": {}}
+
+    def stop(self, server: str) -> wire.Message:
+        """Open no more of a server, and end what runs in order."""
+        self._known(server)
+        self.stopped.add(server)
+        running = self._of(server)
+        for each in running:
+            self._end(each, "stopped by the operator")
+        self._tell()
+        return {"ok": {"sessions": len(running)}}
+
+    def start(self, server: str) -> wire.Message:
+        """Let a server be opened again."""
+        self._known(server)
+        self.stopped.discard(server)
+        self._tell()
+        return {"ok": {}}
+
+    def _known(self, server: str) -> None:
+        if server not in self.servers:
+            raise ConfigError(f'no server "{server}" is registered')
+
+    def _of(self, server: str) -> list[Session]:
+        return [each for each in self.sessions.by_number.values() if each.server == server]
+
+    def reload(self) -> wire.Message:
+        """Read the registry again, all or nothing; running sessions live on."""
+        if self.config is None:
+            raise ConfigError("there is no configuration file in personal mode")
+        self.adopt(planning.ask({"catalog": self.config}))
+        return {"ok": {"servers": sorted(self.servers)}}
+
+    def reload_or_say(self) -> None:
+        """Reload where nobody waits for the answer."""
+        try:
+            self.reload()
+        except SupervisorError as error:
+            print(f"supervisor: not reloaded, the old configuration stays: {error}", file=sys.stderr)
+
+    def drain(self) -> wire.Message:
+        """Accept nothing new and end when the last session has."""
+        self.draining = True
+        if not self.sessions.by_number:
+            self.loop.stop()
+        return {"ok": {"sessions": len(self.sessions.by_number)}}
+
+    def exited(self, number: int, code: int | None, limits: list[str]) -> None:
+        """A session was reaped."""
+        self.sessions.exited(number, code, limits)
+        if self.draining and not self.sessions.by_number:
+            self.loop.stop()
+
+    def _verdict(self, peer: Peer, name: str) -> Verdict:
+        server = self.servers.get(name)
+        return admit.admit(
+            server.entry if server else None,
+            name,
+            uid=peer.uid,
+            gid=peer.gid,
+            peer_sessions=len(peer.sessions),
+            user_sessions=sum(len(each.sessions) for each in self.peers if each.uid == peer.uid),
+        )
+
+    def _opened(
+        self, number: int, ready: Plan, session: Session, failure: LaunchFailed | None, fds: list[int]
+    ) -> None:
+        if failure:
+            session.peer.send({"id": number, "error": dispatch.failure(failure)})
+            return
+        spec = ready.spec
+        answer: wire.Message = {
+            "session": session.number,
+            "spec": spec.digest,
+            "profile": spec.profile,
+            "accepted": list(spec.accepted),
+            "summary": ready.summary[:4096],
+            "start": spec.session.start,
+            "grace": spec.session.grace,
+            "output_line": spec.limits.output_line,
+            "stderr": spec.limits.stderr,
+        }
+        session.peer.send({"id": number, "ok": answer}, fds)
+        if session.peer.closed:
+            self._hang_up(session.peer)
+
+    def _readable(self, peer: Peer) -> None:
+        try:
+            received = wire.receive(peer.socket)
+            if received:
+                dispatch.handle(self, peer, received[0])
+            else:
+                peer.closed = True
+        except BlockingIOError:
+            return
+        except WireError as error:
+            print(f"supervisor: uid {peer.uid} pid {peer.pid}: {error}; connection closed", file=sys.stderr)
+            peer.closed = True
+        except ConnectionError:
+            peer.closed = True
+        if peer.closed:
+            self._hang_up(peer)
+
+    def _hang_up(self, peer: Peer) -> None:
+        """A connection is over, and every session it opened with it."""
+        if peer not in self.peers:
+            return
+        peer.closed = True
+        self.peers.discard(peer)
+        self.loop.forget(peer.socket.fileno())
+        peer.socket.close()
+        for number in list(peer.sessions):
+            self.sessions.kill(number, "its connection was closed")
+        if self.personal:
+            self.loop.stop()
