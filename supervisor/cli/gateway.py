@@ -125,7 +125,7 @@ def _account(gateway: object) -> None:
 class _Uncounted:
     """Nobody counts."""
 
-    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None:
+    def called(self, server: str, tool: str, seconds: float, *, outcome: str) -> None:
         """Not counted."""
 
     def refused(self, rule: str) -> None:
