@@ -94,6 +94,21 @@ def _parser() -> argparse.ArgumentParser:
     daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
     daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
     serve = commands.add_parser("serve", help="one MCP endpoint for all registered servers")
+    serve.add_argument(
+        "--http",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="HOST:PORT or unix:PATH instead of standard input and output: /mcp, and /servers/NAME/mcp for each",
+    )
+    for name, what in (("host", "NAME"), ("origin", "ORIGIN")):
+        serve.add_argument(
+            f"--allow-{name}",
+            metavar=what,
+            action="append",
+            default=[],
+            help=f"a {name} besides this machine's own",
+        )
     pin = commands.add_parser("pin", help="review what a server lists, and write it down")
     pin.add_argument("name", metavar="NAME", help="a registered server")
     pin.add_argument("-y", "--yes", action="store_true", help="write it without asking")

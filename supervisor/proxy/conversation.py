@@ -5,7 +5,7 @@ Runs unprivileged. What can be answered without a process is answered here; ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -305,6 +305,10 @@ class Conversation:
         if call.server:
             self.gateway.called(call, failed=True)
         self.outlet.deliver(line, call.key, last=True)
+
+    def mirrored(self, tool: str) -> Mapping[tuple[str, ...], bytes]:
+        """The arguments of a tool that its schema wants repeated in HTTP headers."""
+        return self.gateway.endpoint(self).mirrored.get(tool, {})
 
     def close(self) -> None:
         """The client is gone: what it asked for is cancelled, and what was its alone ends."""
