@@ -12,129 +12,8 @@ import os
 import sys
 from typing import NoReturn
 
+from supervisor.cli.options import parser
 from supervisor.errors import ConfigError, SupervisorError
-
-VERSION = "0.1.0"
-_EPILOG = """exit status: the command's own for run and exec; otherwise
-  0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
-
-
-def _sandbox_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", metavar="NAME", help="a shipped profile, or the path of one of your own")
-    parser.add_argument("--param", metavar="K=V", action="append", default=[], help="fill a param of the profile")
-    parser.add_argument(
-        "--ro", metavar="PATH[:DST]", action="append", default=[], help="show a file or folder, read-only"
-    )
-    parser.add_argument("--rw", metavar="PATH[:DST]", action="append", default=[], help="... and writable")
-    parser.add_argument(
-        "--env",
-        metavar="K[=V]",
-        action="append",
-        default=[],
-        help="set a variable, or pass on the caller's; nothing else of the environment goes in",
-    )
-    parser.add_argument(
-        "--allow",
-        metavar="HOST:PORT",
-        action="append",
-        default=[],
-        help="let it reach a host; *.HOST:PORT, http:HOST:PORT, tcp:HOST:PORT and ADDRESS:PORT as in profiles",
-    )
-    parser.add_argument(
-        "--accept-missing",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="run although this host lacks the named layer (comma-separated); it is printed and recorded",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="supervisor",
-        description="A hardened runtime for MCP servers.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"supervisor {VERSION}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    run = commands.add_parser("run", help="run an MCP server on this terminal's stdio")
-    run.add_argument("server", nargs="?", help="a server registered with the host's daemon")
-    run.epilog = "after --: the server's command; without it, the profile's own server"
-    exec_ = commands.add_parser("exec", help="run any command in a sandbox, as in a CI job")
-    exec_.epilog = "after --: the command"
-    call = commands.add_parser("call", help="call one tool and print the answer")
-    call.add_argument("tool", nargs="?", help="the tool's name; without it, the tools are listed")
-    call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
-    call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
-    call.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each answer")
-    call.add_argument("--json", action="store_true", help="print the whole result as JSON")
-    explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")
-    explain.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
-    explain.add_argument("--diff", metavar="NAME", help="only what the profile grants that NAME does not, and back")
-    for each in (run, exec_, call, explain):
-        _sandbox_options(each)
-    run.add_argument("--config", metavar="FILE", help="servers.toml, for a registered server without a daemon")
-    for each in (run, call):
-        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-
-    daemon = commands.add_parser("daemon", help="serve registered servers to this host's users")
-    daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
-    daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
-    serve = commands.add_parser("serve", help="one MCP endpoint for all registered servers")
-    serve.add_argument(
-        "--http",
-        metavar="ADDRESS",
-        action="append",
-        default=[],
-        help="HOST:PORT or unix:PATH instead of standard input and output: /mcp, and /servers/NAME/mcp for each",
-    )
-    for name, what in (("host", "NAME"), ("origin", "ORIGIN")):
-        serve.add_argument(
-            f"--allow-{name}",
-            metavar=what,
-            action="append",
-            default=[],
-            help=f"a {name} besides this machine's own",
-        )
-    pin = commands.add_parser("pin", help="review what a server lists, and write it down")
-    pin.add_argument("name", metavar="NAME", help="a registered server")
-    pin.add_argument("-y", "--yes", action="store_true", help="write it without asking")
-    pin.add_argument("--json", action="store_true", help="print JSON")
-    for each in (serve, pin):
-        each.add_argument("--config", metavar="FILE", help="servers.toml, for a tree of its own")
-        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-        each.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
-    listing = commands.add_parser("list", help="the servers that the daemon would run for you")
-    admin = commands.add_parser("admin", help="the operator's requests to the daemon")
-    admin.add_argument("request", choices=["inspect", "kill", "reload", "drain"])
-    admin.add_argument("session", nargs="?", type=int, help="for kill")
-    for each in (listing, admin):
-        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-        each.add_argument("--json", action="store_true", help="print JSON")
-    selftest = commands.add_parser("selftest", help="prove from inside that a profile holds on this host")
-    _sandbox_options(selftest)
-    selftest.add_argument("--json", action="store_true", help="print JSON")
-    check = commands.add_parser("check", help="what this host can and cannot enforce")
-    check.add_argument("--json", action="store_true", help="print JSON")
-    profile = commands.add_parser("profile", help="the profiles there are")
-    profile.add_argument("action", choices=["list", "show", "diff"])
-    profile.add_argument("name", nargs="?", help="for show and diff")
-    profile.add_argument("other", nargs="?", help="for diff: the one that may grant more")
-    profile.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 def _start(options: argparse.Namespace, tail: list[str]) -> int:
@@ -207,7 +86,7 @@ def main() -> None:
             _end("supervisor: nothing follows --", 2)
     try:
         _standard_streams()
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")
         sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
