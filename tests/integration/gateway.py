@@ -151,14 +151,13 @@ def give(caller: Caller, folder: Path) -> None:
         shutil.chown(path, caller.plot.uid, caller.plot.gid)
 
 
-def conformance_entry(caller: Caller, servers: Path, *options: str) -> Entry:
-    """The conformance server, in a copy that this caller can read."""
-    target = caller.project / "copy" / "tests" / "conformance"
+def copied(caller: Caller, server: str) -> Path:
+    """A server of the tests (a folder of `tests/`), copied to where this caller can read it: what starts it."""
+    target = caller.project / "copy" / "tests" / server
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(CHECKOUT / "tests" / "conformance", target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CHECKOUT / "tests" / server, target, ignore=shutil.ignore_patterns("__pycache__"))
     give(caller, caller.project / "copy")
-    command = (f"{servers}/python/bin/python", str(target / "start.py"), "--stdio", *options)
-    return Entry("conformance", command)
+    return target / "start.py"
 
 
 def free_port() -> int:
