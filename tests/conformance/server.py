@@ -1,7 +1,7 @@
 """An MCP server on the official SDK with everything that the official conformance suites ask for, of both eras.
 
 `--stdio` serves one client on standard input and output, `--http PORT` many on loopback; what it does is the same.
-`--era legacy` (only on stdio) is a server that knows no revision after 2025-11-25.
+`--era` (only on stdio) makes it a server that knows one era of the protocol and nothing of the other.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import anyio
 import uvicorn
 from mcp import MCPError
 from mcp.server.caching import CacheHint
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
@@ -27,6 +28,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types import (
     INVALID_PARAMS,
+    UNSUPPORTED_PROTOCOL_VERSION,
     CallToolRequestParams,
     CallToolResult,
     CompleteRequestParams,
@@ -45,6 +47,7 @@ from mcp_types import (
     ReadResourceResult,
     RequestParams,
 )
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from tests.conformance import contents
 from tests.conformance.calls import Call, Context, InputNeeded
@@ -190,6 +193,13 @@ def build() -> Everything:
     return made
 
 
+async def no_handshake(ctx: Context, call_next: CallNext) -> HandlerResult:
+    """What a server without the old era answers."""
+    if ctx.method == "initialize":
+        raise MCPError(UNSUPPORTED_PROTOCOL_VERSION, "no handshake", {"supported": list(MODERN_PROTOCOL_VERSIONS)})
+    return await call_next(ctx)
+
+
 async def on_stdio(server: Everything, *, legacy: bool) -> None:
     """Serve one client; the era of its first request is the connection's, unless there is only one."""
     options = server.create_initialization_options()
@@ -215,9 +225,12 @@ def main(argv: Sequence[str]) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--stdio", action="store_true")
     where.add_argument("--http", type=int, metavar="PORT")
-    parser.add_argument("--era", choices=("both", "legacy"), default="both")
+    parser.add_argument("--era", choices=("both", "legacy", "modern"), default="both")
     chosen = parser.parse_args(argv)
+    server = build()
+    if chosen.era == "modern":
+        server.middleware.append(no_handshake)
     if chosen.http is not None:
-        on_http(build(), chosen.http)
+        on_http(server, chosen.http)
     else:
-        anyio.run(functools.partial(on_stdio, build(), legacy=chosen.era == "legacy"))
+        anyio.run(functools.partial(on_stdio, server, legacy=chosen.era == "legacy"))
