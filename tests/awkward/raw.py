@@ -40,6 +40,18 @@ def members(text: str) -> dict[str, str]:
     return {key: text[begin:end] for key, begin, end in spans(text)}
 
 
+def elements(text: str) -> list[str]:
+    """The elements of an array, each as it was written."""
+    position, found = _skip(text, 1), []
+    while text[position] != "]":
+        _, end = DECODER.raw_decode(text, position)
+        found.append(text[position:end])
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return found
+
+
 def find(text: str, *path: str) -> tuple[int, int] | None:
     """Where the value at a path of keys stands in the text, or None."""
     position, end = 0, len(text)

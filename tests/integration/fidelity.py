@@ -136,6 +136,7 @@ TOKENS: tuple[Keys, ...] = (
     ("params", "_meta", SUBSCRIPTION_KEY),
     ("result", "_meta", SUBSCRIPTION_KEY),
 )
+ITEMS = ("tools", "prompts", "resources", "resourceTemplates")
 NAMES: tuple[Keys, ...] = (("params", "name"), ("params", "ref", "name"))
 
 
@@ -233,3 +234,18 @@ def changed(direct: Tape, through: Tape, *, own: Collection[str] = ()) -> list[s
             if before != after and (not after or same(before or "null") != same(after)):
                 found.append(f"{'.'.join(path)}: {before} became {after}: {first[:200]}")
     return found
+
+
+def listed(tape: Tape, method: str, prefix: str = "") -> list[dict[str, str]]:
+    """The items of every answer to a list method that the client got, as they were written, without the prefix."""
+    asked = {same(each["id"]) for each in map(raw.members, tape.sent) if _named(each) == method}
+    items = []
+    for line in tape.got:
+        if raw.find(line, "method") is None and same(raw.value(line, "id") or "null") in asked:
+            for key, begin, end in raw.spans(line, (raw.find(line, "result") or (0, 0))[0]):
+                if key in ITEMS:
+                    items += [raw.members(each) for each in raw.elements(line[begin:end])]
+    for item in items:
+        if item.get("name", "").startswith(f'"{prefix}') and method in ("tools/list", "prompts/list"):
+            item["name"] = f'"{item["name"].removeprefix(chr(34) + prefix)}'
+    return items

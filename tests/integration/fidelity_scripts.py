@@ -39,7 +39,10 @@ TOKENS = ("0", '"0"', '"t \\u00e9"', "9007199254740993")
 
 
 class Script:
-    """Lines with ids of its own; `prefix` stands before the names of tools and prompts."""
+    """Lines with ids of its own; `prefix` stands before the names of tools and prompts.
+
+    Where there is a prefix there are several servers, and nothing is said that names none of them.
+    """
 
     def __init__(self, *, modern: bool, prefix: str = "") -> None:
         self.modern = modern
@@ -75,7 +78,6 @@ class Script:
     def lists(self) -> Iterator[Step]:
         for method in LISTS:
             yield self.ask(method, '"x-list":1.0')
-            yield self.ask(method, '"cursor":"page \\u2192 1"')
 
     def calls(self) -> Iterator[Step]:
         """Tools that answer at once, in every size and spelling."""
@@ -84,7 +86,7 @@ class Script:
             yield self.call(name)
         yield self.call("huge", '{"bytes":4194304}')
         yield self.call("echo", LARGE)
-        yield self.call("echo", more=',"task":{"ttl":1.0}' if not self.modern else "")
+        yield self.call("echo", '{"as":"task"}') if self.modern else self.call("echo", more=',"task":{"ttl":1.0}')
         for token in TOKENS:
             yield self.call("notify", '{"times":2.0}', meta=f'"progressToken":{token},"x-meta":{{"n":1.0}}')
 
@@ -92,7 +94,8 @@ class Script:
         """Many at once, answered out of order, with ids of every kind."""
         params = self.tool("backwards", f'{{"of":{len(IDS)},"name":"c"}}')
         yield Step(tuple(self.line(each, "tools/call", params) for each in IDS), IDS)
-        yield Step(tuple(self.line(each, "vendor/echo", f'"n":{each}') for each in MORE), MORE)
+        params = f'"arguments":{{"who":1.0}},"name":"{self.prefix}greet"'
+        yield Step(tuple(self.line(each, "prompts/get", params) for each in MORE), MORE)
 
     def rest(self) -> Iterator[Step]:
         """Everything that is not a tool."""
@@ -105,8 +108,9 @@ class Script:
         yield self.ask(
             "completion/complete", f'"ref":{template},"argument":{{"name":"id","value":""}},"context":{{}}'
         )
-        yield self.ask("vendor/echo", f'"any":{ODD}')
-        yield self.ask("vendor/unknown", '"n":1.0')
+        if not self.prefix:
+            yield self.ask("vendor/echo", f'"any":{ODD}')
+            yield self.ask("vendor/unknown", '"n":1.0')
         yield self.ask("tasks/get", '"taskId":"task \\u0031","x":1.0')
         yield self.ask("tasks/cancel", '"taskId":"task 1"')
 
@@ -126,6 +130,14 @@ def surrogates(prefix: str = "") -> Iterator[Step]:
     yield script.tell("notifications/initialized", "")
     yield script.call("surrogates")
     yield script.call("echo", '{"cut":"\\ud83d","\\ude00":"\\ud800 \\ud800"}')
+
+
+def pages(prefix: str = "") -> Iterator[Step]:
+    """Lists in pages; the cursor is spelled otherwise than the server spelled it."""
+    script = Script(modern=True, prefix=prefix)
+    for method in LISTS:
+        yield script.ask(method)
+        yield script.ask(method, '"cursor":"p\\u0061ge \\u2192 1","x-page":1.0')
 
 
 def legacy(prefix: str = "") -> Iterator[Step]:
@@ -149,7 +161,8 @@ def legacy(prefix: str = "") -> Iterator[Step]:
     yield script.ask("tasks/list")
     yield script.ask("tasks/result", '"taskId":"task 1"')
     yield script.tell("notifications/roots/list_changed", '"x":1.0')
-    yield script.tell("notifications/vendor/\\u00e9vent", '"n":[1.0,1e3]')
+    if not prefix:
+        yield script.tell("notifications/vendor/\\u00e9vent", '"n":[1.0,1e3]')
     yield from script.cancelling()
 
 

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ POLL = 0.02
 
 @dataclass(frozen=True)
 class Entry:
-    """One server of the configuration."""
+    """One server of the configuration; `rules` are further keys, their values written as in TOML."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -35,6 +35,7 @@ class Entry:
     env: Mapping[str, str] = field(default_factory=dict)
     ro: tuple[str, ...] = ()
     rw: tuple[str, ...] = ()
+    rules: Mapping[str, str] = field(default_factory=dict)
 
     def toml(self, accept_missing: Sequence[str]) -> str:
         """The table of `servers.toml`; JSON's strings and lists are TOML's as well."""
@@ -45,6 +46,7 @@ class Entry:
             if table:
                 pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in table.items())
                 lines.append(f"{key} = {{ {pairs} }}")
+        lines += [f"{key} = {text}" for key, text in self.rules.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -98,6 +100,10 @@ class Gateway:
     def command(self, *words: str) -> list[str]:
         """`supervisor serve`, on standard input and output if nothing else is said."""
         return self.caller.command("serve", "--config", self.config, *words)
+
+    def run(self, name: str) -> list[str]:
+        """One server on standard input and output, its names unchanged."""
+        return self.caller.command("run", name, "--config", self.config, "-q")
 
     def start(self) -> None:
         """Start it and wait until its port answers."""
@@ -160,6 +166,13 @@ def copied(caller: Caller, server: str) -> Path:
     return target / "start.py"
 
 
+def conformance_entries(caller: Caller, servers: Path) -> list[Entry]:
+    """The conformance server three times: of both eras, of the old one only, of the new one only."""
+    command = (f"{servers}/python/bin/python", str(copied(caller, "conformance")), "--stdio")
+    eras = {"conformance": "both", "old": "legacy", "new": "modern"}
+    return [Entry(name, (*command, "--era", era)) for name, era in eras.items()]
+
+
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -172,3 +185,14 @@ def listening(port: int) -> bool:
     """Whether somebody accepts connections on it."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def processes(command: Path) -> list[int]:
+    """The processes of the host that were started with that file, by their numbers outside."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                found += [int(entry.name)] if bytes(command) in words[:6] and b"supervisor" not in words[0] else []
+    return found

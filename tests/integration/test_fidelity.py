@@ -9,10 +9,10 @@ import pytest
 
 from tests.integration import fidelity_scripts
 from tests.integration.caller import Caller
-from tests.integration.fidelity import Step, Tape, changed, different, play, unfaithful
+from tests.integration.fidelity import Step, Tape, changed, different, listed, play, unfaithful
 from tests.integration.gateway import copied
 
-Script = Callable[[], Iterator[Step]]
+Script = Callable[[str], Iterator[Step]]
 SCRIPTS: dict[str, Script] = {"legacy": fidelity_scripts.legacy, "modern": fidelity_scripts.modern}
 ERAS = pytest.mark.parametrize("era", SCRIPTS)
 PYTHON = ("/usr/bin/python3", "-I", "-S")
@@ -27,18 +27,18 @@ class Session:
         self.record = caller.plot.scope / "record"
 
     def server(self, *options: str) -> list[str]:
-        return [*PYTHON, str(self.start), "--pages", "1", "--record", str(self.record), *options]
+        return [*PYTHON, str(self.start), "--record", str(self.record), *options]
 
-    def through(self) -> list[str]:
+    def through(self, *options: str) -> list[str]:
         """`supervisor run` with the server's command line."""
-        options = ["--profile", "none", "--rw", str(self.record.parent), *self.caller.start_options()]
-        return self.caller.command("run", *options, "--", *self.server())
+        words = ["--profile", "none", "--rw", str(self.record.parent), *self.caller.start_options()]
+        return self.caller.command("run", *words, "--", *self.server(*options))
 
-    def play(self, argv: Sequence[str], script: Script) -> Tape:
+    def play(self, argv: Sequence[str], script: Script, prefix: str = "") -> Tape:
         def start() -> subprocess.Popen[bytes]:
             return self.caller.process(argv, stdin=subprocess.PIPE)
 
-        return play(start, script(), fidelity_scripts.REPLIES, self.record)
+        return play(start, script(prefix), fidelity_scripts.REPLIES, self.record)
 
 
 @pytest.fixture
@@ -61,9 +61,21 @@ def test_nothing_is_changed_where_nothing_stands_between(era: str, session: Sess
     assert different(tape.got, tape.got[1:])
 
 
+def test_items_of_lists_are_read_as_they_were_written(session: Session) -> None:
+    tape = session.play(session.server("--pages", "1"), fidelity_scripts.pages)
+    assert [len(listed(tape, method)) for method in fidelity_scripts.LISTS] == [2, 2, 2, 2]
+    assert listed(tape, "tools/list")[0]["title"] == '"The \\u0074ool"'
+
+
 @ERAS
 def test_run_changes_nothing(era: str, session: Session) -> None:
     direct, through = session.play(session.server(), SCRIPTS[era]), session.play(session.through(), SCRIPTS[era])
     assert unfaithful(through) == []
     assert changed(direct, through) == []
     assert through.heard == direct.heard
+
+
+def test_run_changes_no_page_of_a_list(session: Session) -> None:
+    through = session.play(session.through("--pages", "1"), fidelity_scripts.pages)
+    assert unfaithful(through) == []
+    assert len(through.got) == 2 * len(fidelity_scripts.LISTS)
