@@ -234,10 +234,11 @@ class Front:
             return
         stream = session.expect(key)
         conversation.receive(body.line)
-        json_too, events = http_headers.accepts(headers)
+        _, events = http_headers.accepts(headers)
         more = [(http_headers.SESSION, name.encode())] if name else []
-        primed = conversation.protocol >= "2025-11-25"
-        await stream_answer(reply, stream, events=events, whole=json_too, more=more, primed=primed)
+        # as the official servers do it: a stream wherever the client takes one
+        primed = events and conversation.protocol >= "2025-11-25"
+        await stream_answer(reply, stream, events=events, whole=not events, more=more, primed=primed)
 
     async def _unanswered(
         self, reply: Reply, session: Session, conversation: Conversation, body: Posted, key: bytes | None

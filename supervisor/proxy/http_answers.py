@@ -14,8 +14,9 @@ from supervisor.proxy import message
 from supervisor.proxy.http_streams import Stream, event, priming
 
 JSON = "application/json"
-# seconds until a client that waits is sent the beginning of a stream, and between signs of life on one
-_PATIENCE, _ALIVE = 0.25, 15.0
+# seconds: until we look whether a client that waits is still there, until it is sent the beginning of a stream, and
+# between signs of life on one
+_PATIENCE, _LONG, _ALIVE = 0.25, 10.0, 15.0
 # milliseconds after which a client whose stream broke may come back
 _RETRY = 1000
 # the statuses of errors that came alone (transports, 2026-07-28)
@@ -110,30 +111,42 @@ async def stream_answer(
     `whole`: JSON will do if the answer comes alone. `primed`: a stream begins with an event to come back to.
     """
     stream.read = True
-    handle = asyncio.get_running_loop().call_later(_PATIENCE, stream.wake) if whole else None
     watcher: asyncio.Task[None] | None = None
     try:
-        first = await stream.get() if whole else None
-        if handle:
-            handle.cancel()
-        if first is not None and stream.ended:
-            await reply.whole(_status(first[1]) if modern else 200, first[1].rstrip(b"\n"), more=more)
-            return
-        if first is None and stream.ended:
-            await reply.whole(202, b"", "", more)
-            return
-        watcher = asyncio.create_task(_watch(reply, stream))
-        if not events:
+        first = await _within(stream, _PATIENCE) if whole else None
+        if first is None and not stream.ended:
+            watcher = asyncio.create_task(_watch(reply, stream))
+            if whole:
+                first = await _within(stream, _LONG)
+        if whole and stream.ended:
+            await _alone(reply, first, modern, more)
+        elif not events:
             await _last_only(reply, stream, first, more)
-            return
-        await reply.begin(more or [])
-        if primed:
-            await reply.part(priming(f"{stream.number}-0", _RETRY))
-        await _events(reply, stream, first, watcher)
+        else:
+            await reply.begin(more or [])
+            if primed:
+                await reply.part(priming(f"{stream.number}-0", _RETRY))
+            await _events(reply, stream, first, watcher or asyncio.create_task(_watch(reply, stream)))
     finally:
         stream.read = False
         if watcher:
             watcher.cancel()
+
+
+async def _within(stream: Stream, seconds: float) -> tuple[int, bytes] | None:
+    """The next message, if there is one so soon."""
+    handle = asyncio.get_running_loop().call_later(seconds, stream.wake)
+    found = await stream.get()
+    handle.cancel()
+    return found
+
+
+async def _alone(reply: Reply, found: tuple[int, bytes] | None, modern: bool, more: list[Header] | None) -> None:
+    """An answer that came alone, or none at all: the request was cancelled."""
+    if found is None:
+        await reply.whole(202, b"", "", more)
+    else:
+        await reply.whole(_status(found[1]) if modern else 200, found[1].rstrip(b"\n"), more=more)
 
 
 async def _events(

@@ -36,8 +36,8 @@ def test_both_directions_mirror_each_other() -> None:
 
 
 def test_explain_shows_the_same_difference(capsys: pytest.CaptureFixture[str]) -> None:
-    from supervisor.cli import inspect, main
+    from supervisor.cli import inspect
 
-    options = options.parser().parse_args(["explain", "--profile", "fs-readonly", "--diff", "none"])
-    assert inspect.explain(options, []) == 0
+    asked = options.parser().parse_args(["explain", "--profile", "fs-readonly", "--diff", "none"])
+    assert inspect.explain(asked, []) == 0
     assert capsys.readouterr().out.startswith("+ read ${root} at /data\n")
