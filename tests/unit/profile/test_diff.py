@@ -36,7 +36,7 @@ def test_both_directions_mirror_each_other() -> None:
 
 
 def test_explain_shows_the_same_difference(capsys: pytest.CaptureFixture[str]) -> None:
-    from supervisor.cli import inspect
+    from supervisor.cli import inspect, options
 
     asked = options.parser().parse_args(["explain", "--profile", "fs-readonly", "--diff", "none"])
     assert inspect.explain(asked, []) == 0
