@@ -20,6 +20,7 @@ from functools import partial
 
 Row = tuple[str, str, bool, str]
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 LAST_CALL = 470
 # x86_64 and aarch64 share the numbers from 424 on; the rest by machine
 _CALLS = {
@@ -256,21 +257,22 @@ def forks(limit: int) -> bool:
 
 
 def answered() -> list[int]:
-    """The numbers of system calls that do not answer EPERM or ENOSYS to arguments that are all wrong."""
-    found = []
-    for number in range(LAST_CALL):
-        pid = os.fork()
-        if pid == 0:
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # vfork ends in a complaint
-            try:
-                call(number, -1, -1, -1, -1, -1, -1)
-            except OSError as error:
-                os._exit(1 if error.errno in (errno.EPERM, errno.ENOSYS) else 0)
-            os._exit(0)
-        if os.waitpid(pid, 0)[1] != 256:
-            found.append(number)
-    return found
+    """The numbers of system calls that are not refused both with arguments that are all wrong and with zeros."""
+    return [number for number in range(LAST_CALL) if reached(number, -1) or reached(number, 0)]
+
+
+def reached(number: int, word: int) -> bool:
+    """Whether a call does not answer EPERM or ENOSYS; made in a child, which it may end or keep."""
+    pid = os.fork()
+    if pid == 0:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # vfork ends in a complaint
+        try:
+            call(number, *[word] * 6)
+        except OSError as error:
+            os._exit(1 if error.errno in (errno.EPERM, errno.ENOSYS) else 0)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] != 256
 
 
 def main() -> None:
