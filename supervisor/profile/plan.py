@@ -25,7 +25,7 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import explain, granted, load, network, program, seccomp, sources, toml
+from supervisor.profile import explain, granted, kept, load, network, program, seccomp, sources, toml
 
 UID = 1000
 _HOLE = re.compile(r"\$\{([^}]*)\}")
@@ -64,6 +64,7 @@ class Planner:
         profile = self.profile
         self._profile_mounts()
         self._operator_mounts()
+        self._keep()
         found = self._program()
         reach, grants = network.plan(self.chain, self.entry)
         self.grants += grants
@@ -153,6 +154,14 @@ class Planner:
                 )
                 mount = mount.model_copy(update={"mode": mode, "noexec": False})
                 self._add(mount, "the operator's own grant", self.entry.origin)
+
+    def _keep(self) -> None:
+        origin = self.chain.origin("writable", "keep")
+        for each in kept.kept(self.mounts, self.profile.writable.keep):
+            self.mounts.append(each)
+            if each.mode == "ro":
+                what = f"{each.target} stays as it is"
+                self.grants.append(Grant(what=what, why="tools of the host obey it unasked", origin=origin))
 
     def _add(self, mount: Mount, why: str, origin: str) -> None:
         self.mounts = sources.merge(self.mounts, mount, origin)
