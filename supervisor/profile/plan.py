@@ -28,6 +28,8 @@ from supervisor.model import (
 from supervisor.profile import explain, granted, kept, load, network, program, seccomp, sources, toml
 
 UID = 1000
+# the sandbox gets its mounts in one message
+MAX_MOUNTS = 64
 _HOLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -70,6 +72,11 @@ class Planner:
         self.grants += grants
         for each in network.authorities() if reach.mode != "none" else []:
             self._add(each, "certificate authorities, for TLS", "network")
+        if len(self.mounts) > MAX_MOUNTS:
+            raise ConfigError(
+                f"{self.entry.origin}: {len(self.mounts)} mounts, over the limit of {MAX_MOUNTS}: "
+                "grant a folder that holds several"
+            )
         spec = SandboxSpec(
             profile=profile.name,
             argv=found.argv,

@@ -111,6 +111,15 @@ def test_a_grant_of_the_path_itself_opens_what_would_stay_as_it_is(tmp_path: Pat
     assert (modes["/.git/config"], modes["/.git/hooks"]) == ("rw", "ro")
 
 
+def test_more_mounts_than_a_sandbox_can_get_are_an_error(tmp_path: Path) -> None:
+    folders = [str(number) for number in range(plan.MAX_MOUNTS)]
+    for name in folders:
+        (tmp_path / name).mkdir()
+    assert len(make(tmp_path, ro=folders).spec.mounts) == plan.MAX_MOUNTS
+    with pytest.raises(ConfigError, match="over the limit of 64"):
+        make(tmp_path, ro=[*folders, "."])
+
+
 def test_a_granted_working_directory_is_kept_inside(tmp_path: Path) -> None:
     assert make(tmp_path, rw=["."]).spec.cwd == str(tmp_path)
 
