@@ -25,9 +25,11 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import explain, granted, load, network, program, root, seccomp, sources, toml
+from supervisor.profile import explain, granted, kept, load, network, program, root, seccomp, sources, toml
 
 UID = 1000
+# the sandbox gets its mounts in one message
+MAX_MOUNTS = 64
 _HOLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -64,11 +66,17 @@ class Planner:
         profile = self.profile
         self._profile_mounts()
         self._operator_mounts()
+        self._keep()
         found = self._program()
         reach, grants = network.plan(self.chain, self.entry)
         self.grants += grants
         for each in network.authorities() if reach.mode != "none" else []:
             self._add(each, "certificate authorities, for TLS", "network")
+        if len(self.mounts) > MAX_MOUNTS:
+            raise ConfigError(
+                f"{self.entry.origin}: {len(self.mounts)} mounts, over the limit of {MAX_MOUNTS}: "
+                "grant a folder that holds several"
+            )
         env, hostname = self._env(found), _set(profile.process.hostname)
         spec = SandboxSpec(
             profile=profile.name,
@@ -155,6 +163,14 @@ class Planner:
                 )
                 mount = mount.model_copy(update={"mode": mode, "noexec": False})
                 self._add(mount, "the operator's own grant", self.entry.origin)
+
+    def _keep(self) -> None:
+        origin = self.chain.origin("writable", "keep")
+        for each in kept.kept(self.mounts, self.profile.writable.keep):
+            self.mounts.append(each)
+            if each.mode == "ro":
+                what = f"{each.target} stays as it is"
+                self.grants.append(Grant(what=what, why="tools of the host obey it unasked", origin=origin))
 
     def _add(self, mount: Mount, why: str, origin: str) -> None:
         self.mounts = sources.merge(self.mounts, mount, origin)

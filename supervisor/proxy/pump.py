@@ -11,9 +11,11 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from supervisor.proxy.link import Exited, Link, Opened
+from supervisor.proxy.terminal import Screen
 
 _CHUNK = 64 * 1024
 
@@ -50,29 +52,36 @@ def write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
 
 
+def shown(sink: int) -> Callable[[bytes], bytes]:
+    """What of a stranger's bytes is written to `sink`: all of them, unless that is a terminal."""
+    return Screen().feed if os.isatty(sink) else bytes
+
+
 def copy(source: int, sink: int, *, close: bool = False) -> None:
     """Copy to the end of `source` or until `sink` is gone; with `close`, pass that end on to the other side."""
+    show = shown(sink)
     with contextlib.suppress(OSError):
         while data := os.read(source, _CHUNK):
             try:
-                write_all(sink, data)
+                write_all(sink, show(data))
             except OSError:
                 if not close:
                     # whoever writes gets SIGPIPE, as without us between
                     os.close(source)
                 raise
+        write_all(sink, show(b""))
     if close:
         os.close(sink)
 
 
 def errors(source: int, limit: int) -> None:
     """Copy a server's standard error to ours; past `limit` bytes, or when ours is gone, read on and drop."""
-    total, gone = 0, False
+    total, gone, show = 0, False, shown(2)
     while data := os.read(source, _CHUNK):
         total += len(data)
         if total <= limit and not gone:
             try:
-                write_all(2, data)
+                write_all(2, show(data))
             except OSError:
                 gone = True
         elif total - len(data) <= limit:
