@@ -27,6 +27,7 @@ class Reached:
 
     def __init__(self, sock: socket.socket, tree: personal.Tree | None) -> None:
         self.socket = sock
+        self.monitor = 0
         self._tree = tree
 
     def close(self) -> None:
@@ -54,10 +55,26 @@ def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
     reached = reach(options)
     try:
         identity.drop()
-        Link(reached.socket).hello()
+        reached.monitor = Link(reached.socket).hello()
         yield reached
     finally:
         reached.close()
+
+
+class _Self:
+    """Who typed this, and the socket on which this process tells that person of itself; made while we may."""
+
+    def __init__(self) -> None:
+        from supervisor.proxy import control
+
+        self.uid = os.getuid()
+        self.socket = control.bind()
+
+    async def tell(self, gateway: Gateway, monitor: int) -> None:
+        """Answer on it, until cancelled."""
+        from supervisor.proxy.control import Control
+
+        await Control(gateway, owner=self.uid, monitor=monitor).serve(self.socket)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -66,12 +83,11 @@ def serve(options: argparse.Namespace) -> int:
 
     from supervisor.proxy import gateway, stdio  # noqa: F401 - what is imported now need not be opened later
 
-    principal = f"uid:{os.getuid()}"
-    server = _bound(options.http)
+    me, server = _Self(), _bound(options.http)
     with _dropped(options) as reached:
         if server:
-            return uvloop.run(_serve_http(reached, options, server))
-        return uvloop.run(_serve(reached, options, principal, None)) or 0
+            return uvloop.run(_serve_http(reached, options, me, server))
+        return uvloop.run(_serve(reached, options, me, None)) or 0
 
 
 def _bound(addresses: list[str]) -> Prepared | None:
@@ -90,7 +106,7 @@ def _bound(addresses: list[str]) -> Prepared | None:
     return http_server.Prepared(sockets)
 
 
-async def _serve_http(reached: Reached, options: argparse.Namespace, server: Prepared) -> int:
+async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, server: Prepared) -> int:
     from supervisor.proxy import pump
     from supervisor.proxy.http import Anybody, Front
     from supervisor.proxy.http_headers import Visitors
@@ -99,6 +115,7 @@ async def _serve_http(reached: Reached, options: argparse.Namespace, server: Pre
     visitors = Visitors(tuple(options.allow_host), tuple(options.allow_origin))
     front = Front(gateway, Anybody(), visitors, {})
     gateway.start()
+    gateway.spawn(me.tell(gateway, reached.monitor))
     gateway.spawn(front.watch())
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -121,9 +138,9 @@ def run(options: argparse.Namespace) -> int:
 
     from supervisor.proxy import gateway, pump, relay, stdio  # noqa: F401
 
-    principal = f"uid:{os.getuid()}"
+    me = _Self()
     with _dropped(options) as reached:
-        status = uvloop.run(_serve(reached, options, principal, options.server))
+        status = uvloop.run(_serve(reached, options, me, options.server))
         if status is not None:
             return status
         reached.socket.setblocking(True)
@@ -131,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
         return relay.run(link, link.open(options.server))
 
 
-async def _serve(reached: Reached, options: argparse.Namespace, principal: str, only: str | None) -> int | None:
+async def _serve(reached: Reached, options: argparse.Namespace, me: _Self, only: str | None) -> int | None:
     from supervisor.proxy import lines, pump
     from supervisor.proxy.principal import Principal
     from supervisor.proxy.stdio import Stdio
@@ -143,8 +160,9 @@ async def _serve(reached: Reached, options: argparse.Namespace, principal: str, 
     if os.isatty(0) and not options.quiet:
         pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
     gateway.start()
+    gateway.spawn(me.tell(gateway, reached.monitor))
     with lines.as_they_were(0, 1):
-        front = Stdio(gateway, Principal(principal))
+        front = Stdio(gateway, Principal(f"uid:{me.uid}"))
         gateway.channel.gone = lambda: front.stop(1)
         try:
             return await front.run()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 
 from supervisor import wire
 from supervisor.cli import entry
@@ -38,7 +40,7 @@ def listing(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(servers, indent=2))
     for each in [] if options.json else servers:
-        print(f"{each['name']!s:24} {each['profile']}")
+        print(f"{each['name']!s:24} {each['profile']!s:16} {'pinned' if each['manifest'] else 'not pinned'}")
     return 0
 
 
@@ -46,20 +48,39 @@ def admin(options: argparse.Namespace) -> int:
     """One request on admin.sock, its answer printed."""
     if (options.request == "kill") != (options.session is not None):
         raise ConfigError("admin kill takes the number of a session (supervisor admin inspect shows them)")
+    message: wire.Message = {"req": options.request}
+    if options.session is not None:
+        message["session"] = options.session
+    answer = request(options, message)
+    if options.json or options.request == "inspect":
+        print(json.dumps(answer, indent=2))
+    return 0
+
+
+def request(options: argparse.Namespace, message: wire.Message) -> object:
+    """One request of the operator's, and its answer."""
+    with _connected(options) as sock:
+        _ask(sock, {"id": 1, "req": "hello", "version": 1})
+        return _ask(sock, {"id": 2} | message)
+
+
+def inspect(options: argparse.Namespace) -> tuple[int, wire.Message]:
+    """The daemon's pid, and what runs in it."""
+    with _connected(options) as sock:
+        hello, found = _ask(sock, {"id": 1, "req": "hello", "version": 1}), _ask(sock, {"id": 2, "req": "inspect"})
+    pid = hello.get("pid") if isinstance(hello, dict) else 0
+    return int(str(pid)), found if isinstance(found, dict) else {}
+
+
+@contextlib.contextmanager
+def _connected(options: argparse.Namespace) -> Iterator[socket.socket]:
     path = f"{entry.runtime_folder(options)}/admin.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         try:
             sock.connect(path)
         except OSError as error:
             raise SupervisorError(f"{path}: {error.strerror or error}") from None
-        _ask(sock, {"id": 1, "req": "hello", "version": 1})
-        request: wire.Message = {"id": 2, "req": options.request}
-        if options.session is not None:
-            request["session"] = options.session
-        answer = _ask(sock, request)
-    if options.json or options.request == "inspect":
-        print(json.dumps(answer, indent=2))
-    return 0
+        yield sock
 
 
 def _ask(sock: socket.socket, request: wire.Message) -> object:

@@ -54,7 +54,7 @@ def _selftest(options: argparse.Namespace, tail: list[str]) -> int:
 def _host(options: argparse.Namespace, _tail: list[str]) -> int:
     from supervisor.cli import host
 
-    table = {"daemon": host.daemon, "list": host.listing, "admin": host.admin}
+    table = {"daemon": host.daemon, "admin": host.admin}
     return table[options.command](options)
 
 
@@ -65,14 +65,31 @@ def _gateway(options: argparse.Namespace, _tail: list[str]) -> int:
     return table[options.command](options)
 
 
+def _servers(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import servers
+
+    steer = dict.fromkeys(("start", "stop", "kill"), servers.steer)
+    table = {"add": servers.add, "remove": servers.remove, "list": servers.listing} | steer
+    return table[options.command](options, tail)
+
+
+def _watch(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import watch
+
+    table = {"ps": watch.ps, "logs": watch.logs}
+    return table[options.command](options, tail)
+
+
 _COMMANDS = {
+    **dict.fromkeys(("add", "remove", "list", "start", "stop", "kill"), _servers),
+    **dict.fromkeys(("ps", "logs"), _watch),
     **dict.fromkeys(("serve", "pin"), _gateway),
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
-    **dict.fromkeys(("daemon", "list", "admin"), _host),
+    **dict.fromkeys(("daemon", "admin"), _host),
     "selftest": _selftest,
 }
-_WITH_COMMAND = ("run", "exec", "call", "explain")
+_WITH_COMMAND = ("run", "exec", "call", "explain", "add")
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"supervisor {VERSION}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (_personal, _daemon, _gateway, _operator, _look):
+    for group in (_personal, _daemon, _gateway, _registry, _operator, _look):
         group(commands)
     return made
 
@@ -124,12 +124,45 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _operator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    listing = commands.add_parser("list", help="the servers that the daemon would run for you")
-    admin = commands.add_parser("admin", help="the operator's requests to the daemon")
+    admin = commands.add_parser("admin", help="the operator's other requests to the daemon")
     admin.add_argument("request", choices=["inspect", "kill", "reload", "drain"])
     admin.add_argument("session", nargs="?", type=int, help="for kill")
-    for each in (listing, admin):
+    helps = {
+        "start": "let a server that was stopped be started again",
+        "stop": "open no more of a server, and end what runs in order",
+        "kill": "end every process of a server at once, and stop it",
+    }
+    steered = [commands.add_parser(name, help=said) for name, said in helps.items()]
+    for each in steered:
+        each.add_argument("name", metavar="NAME", help="a server of the daemon's")
+    ps = commands.add_parser("ps", help="what runs now: state, memory, processor, calls")
+    for each in (admin, ps, *steered):
         each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+        each.add_argument("--json", action="store_true", help="print JSON")
+    logs = commands.add_parser("logs", help="what a server has written on its standard error")
+    logs.add_argument("name", metavar="NAME", help="a server of a gateway that runs")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as more comes")
+
+
+def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = commands.add_parser("add", help="register a server")
+    add.epilog = "after --: the server's command; without it, the profile's own server"
+    add.add_argument("name", metavar="NAME", help="what it is called from now on")
+    add.add_argument("--summary", metavar="TEXT", help="a line for whoever lists it")
+    add.add_argument(
+        "--user",
+        metavar="USER",
+        action="append",
+        default=[],
+        help="of a daemon's: who may open it; @GROUP for a group",
+    )
+    _sandbox_options(add)
+    remove = commands.add_parser("remove", help="forget a registered server, and what was pinned of it")
+    remove.add_argument("name", metavar="NAME")
+    listing = commands.add_parser("list", help="the servers that you may use")
+    listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+    for each in (add, remove, listing):
+        each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
         each.add_argument("--json", action="store_true", help="print JSON")
 
 

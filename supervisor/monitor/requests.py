@@ -273,6 +273,7 @@ class Monitor:
         spec = ready.spec
         answer: wire.Message = {
             "session": session.number,
+            "pid": session.pid,
             "spec": spec.digest,
             "profile": spec.profile,
             "accepted": list(spec.accepted),

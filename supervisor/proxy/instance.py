@@ -196,6 +196,11 @@ class Instance:
         return any(each.is_work for each in self.pending.values())
 
     @property
+    def count(self) -> int:
+        """How many requests it has had."""
+        return self._number
+
+    @property
     def next_id(self) -> bytes:
         """The id that the next request gets."""
         return b"%d" % (self._number + 1)

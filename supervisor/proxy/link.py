@@ -38,6 +38,7 @@ class Opened(NamedTuple):
     """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
 
     session: int
+    pid: int
     stdin: int
     stdout: int
     stderr: int
@@ -76,9 +77,10 @@ class Link:
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> None:
-        """Greet; Denied carries what was wrong with the one server of personal mode."""
-        self._ask("hello", version=1)
+    def hello(self) -> int:
+        """Greet; the monitor's pid. Denied carries what was wrong with the servers of personal mode."""
+        answer, _ = self._ask("hello", version=1)
+        return int(str(answer["pid"]))
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""
@@ -181,6 +183,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         raise WireError("open: four descriptors expected")
     return Opened(
         session=int(str(answer["session"])),
+        pid=int(str(answer["pid"])),
         stdin=fds[0],
         stdout=fds[1],
         stderr=fds[2],

@@ -64,6 +64,7 @@ class Server:
         self.manifest = manifest
         self.state: lifecycle.State = "COLD"
         self.stopped = False
+        self.profile = ""
         self.failures = 0
         self.last_error = ""
         self.drift: list[Change] = []
