@@ -69,7 +69,10 @@ class Conversation:
 
     def receive(self, line: bytes) -> None:
         """One message of the client's."""
-        fields = message.fields(line)
+        self.take(line, message.fields(line))
+
+    def take(self, line: bytes, fields: Fields | None) -> None:
+        """The same, for a front that has looked at its members already."""
         if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"':
             self._malformed(line, fields)
             return
