@@ -47,7 +47,7 @@ def check(registered: Registered, facts: HostFacts) -> Server:
     entry, ready = registered.entry, registered.plan
     for mount in ready.spec.mounts:
         granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
-    spec = native.check(ready.spec, facts, entry.accept_missing)
+    spec = native.check(ready, facts, entry.accept_missing)
     return Server(entry, ready.model_copy(update={"spec": spec}), native.document(spec, facts))
 
 
