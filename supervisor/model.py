@@ -55,9 +55,9 @@ class Tmp(Frozen):
 
 
 class Limits(Frozen):
-    """What one session may use. `output_line` and `stderr` are held by the proxy, the rest by the kernel;
-
-    `disk` (bytes) and `disk_files`, what it may add to folders that it can write, by the monitor.
+    """What one session may use. HELD_BY_PROXY is held by the proxy, the rest by the kernel, but for `disk` (bytes)
+    and `disk_files`: what may be added to folders that it can write, which a watcher of the monitor's looks at.
+    `output` is of a session's life, `output_rate` of a second.
     """
 
     memory: int = Field(gt=0)
@@ -68,7 +68,12 @@ class Limits(Frozen):
     disk: int = Field(gt=0)
     disk_files: int = Field(gt=0)
     output_line: int = Field(gt=0)
+    output: int = Field(gt=0)
+    output_rate: int = Field(gt=0)
     stderr: int = Field(gt=0)
+
+
+HELD_BY_PROXY = ("output_line", "output", "output_rate", "stderr")
 
 
 class SessionRules(Frozen):

@@ -18,7 +18,7 @@ from itertools import islice
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
-from supervisor.model import HostFacts, Plan, Registered, ServerEntry, Verdict
+from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Registered, ServerEntry, Verdict
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
@@ -191,9 +191,8 @@ class Monitor:
             "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
-            "output_line": spec.limits.output_line,
-            "stderr": spec.limits.stderr,
         }
+        answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
         session.peer.send({"id": number, "ok": answer}, fds)
         if session.peer.closed:
             self._hang_up(session.peer)

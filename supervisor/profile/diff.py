@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supervisor.profile import load, seccomp
 
-_UNITS = dict.fromkeys(("memory", "file_size", "disk", "output_line", "stderr"), 1 << 20)
+_UNITS = dict.fromkeys(("memory", "file_size", "disk", "output_line", "output", "output_rate", "stderr"), 1 << 20)
 _NAMES = {
     "memory": "MiB of memory",
     "millicpus": "thousandths of a processor",
@@ -15,6 +15,8 @@ _NAMES = {
     "disk": "MiB added to the folders that it may write",
     "disk_files": "files added to the folders that it may write",
     "output_line": "MiB a message",
+    "output": "MiB of standard output",
+    "output_rate": "MiB of standard output a second",
     "stderr": "MiB of standard error",
 }
 

@@ -127,6 +127,8 @@ class LimitsText(Frozen):
     disk: Size | None = None
     disk_files: Count | None = None
     output_line: Size | None = None
+    output: Size | None = None
+    output_rate: Size | None = None
     stderr: Size | None = None
 
 

@@ -242,6 +242,8 @@ class Planner:
             disk=_set(text.disk),
             disk_files=_set(text.disk_files),
             output_line=_set(text.output_line),
+            output=_set(text.output),
+            output_rate=_set(text.output_rate),
             stderr=_set(text.stderr),
         )
 
