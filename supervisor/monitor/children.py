@@ -37,6 +37,13 @@ class Started:
     pid: int
     socket: socket.socket
 
+    def end(self, loop: Loop) -> None:
+        """Kill it, if it has not ended, and leave nothing of it."""
+        loop.forget(self.socket.fileno())
+        self.socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
 
 def start(code: str) -> Started:
     """Execute a fresh interpreter with nothing of ours but one wire socket."""

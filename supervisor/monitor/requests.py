@@ -14,7 +14,7 @@ from itertools import islice
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
-from supervisor.model import HostFacts, Plan, Planned, Registered, ServerEntry, Verdict
+from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered, ServerEntry, Verdict
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
@@ -45,7 +45,7 @@ def check(registered: Registered, facts: HostFacts) -> Server:
     entry, ready = registered.entry, registered.plan
     for mount in ready.spec.mounts:
         granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
-    spec = native.check(ready.spec, facts, entry.accept_missing)
+    spec = native.check(ready, facts, entry.accept_missing)
     return Server(entry, ready.model_copy(update={"spec": spec}), native.document(spec, facts), registered)
 
 
@@ -280,9 +280,8 @@ class Monitor:
             "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
-            "output_line": spec.limits.output_line,
-            "stderr": spec.limits.stderr,
         }
+        answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
         session.peer.send({"id": number, "ok": answer}, fds)
         if session.peer.closed:
             self._hang_up(session.peer)

@@ -63,7 +63,7 @@ def open_source(spec: MountSpec) -> int:
     A link that was put there since (ELOOP) or another kind of file (ENOTDIR, EINVAL) is refused.
     """
     flags = os.O_PATH | (0 if spec.is_file else os.O_DIRECTORY)
-    fd = sc.openat2(spec.source, flags, sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_MAGICLINKS)
+    fd = sc.openat2(spec.source, flags)
     if spec.is_file and not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(22, "not a regular file")

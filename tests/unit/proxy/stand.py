@@ -94,6 +94,8 @@ class Stand:
             0.2,
             1 << 24,
             1 << 20,
+            1 << 40,
+            1 << 30,
         )
 
     async def _wait(self, number: int, process: asyncio.subprocess.Process) -> None:
