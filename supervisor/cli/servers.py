@@ -166,10 +166,15 @@ def listing(options: argparse.Namespace, _command: list[str]) -> int:
 
 
 def steer(options: argparse.Namespace, _command: list[str]) -> int:
-    """start, stop, kill: a request to the daemon about one server."""
-    answer = host.request(options, {"req": options.command, "server": options.name})
+    """start, stop, kill: requests to the daemon about one server."""
+    host.request(options, {"req": "start" if options.command == "start" else "stop", "server": options.name})
+    if options.command == "kill":
+        # nothing of it is opened any more: these are all
+        for session in host.sessions(options, options.name):
+            with contextlib.suppress(ConfigError):  # it has ended meanwhile
+                host.request(options, {"req": "kill", "session": session})
     if options.json:
-        print(json.dumps(answer, indent=2))
+        print(json.dumps({"server": options.name, "done": options.command}))
     else:
         done = {"start": "may be started again", "stop": "is stopping", "kill": "was killed"}[options.command]
         print(f"{options.name} {done}")

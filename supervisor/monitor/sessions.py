@@ -55,7 +55,6 @@ class Session:
     reason: str = ""
     running: bool = False
     pid: int = 0
-    group: str = ""
     since: float = field(default_factory=time.time)
 
 
@@ -104,7 +103,7 @@ class Sessions:
         def verify(pid: int, group: str) -> list[str]:
             if not group.startswith(self._groups):
                 return [f"its cgroup is named {group}"]
-            session.pid, session.group = pid, group
+            session.pid = pid
             reader = posture.Reader(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
             try:
