@@ -20,6 +20,7 @@ from tests.awkward.wire import SUBSCRIPTION_KEY
 from tests.escape.arena import end
 
 SECONDS = 30
+PYTHON = ("/usr/bin/python3", "-I", "-S")  # all that the awkward server needs
 Start = Callable[[], "subprocess.Popen[bytes]"]
 
 

@@ -53,10 +53,10 @@ class Entry:
 class Gateway:
     """`supervisor serve`, started by a caller."""
 
-    def __init__(self, caller: Caller, entries: Sequence[Entry]) -> None:
+    def __init__(self, caller: Caller, entries: Sequence[Entry], name: str = "gateway") -> None:
         self.caller = caller
         self.entries = tuple(entries)
-        self.folder = caller.project / "gateway"
+        self.folder = caller.project / name
         self.config = self.folder / "servers.toml"
         self.port = free_port()
         self.log = self.folder / "log"
@@ -139,9 +139,9 @@ class Gateway:
 
 
 @contextmanager
-def serving(caller: Caller, entries: Sequence[Entry]) -> Iterator[Gateway]:
-    """A gateway with these servers, all of them pinned."""
-    made = Gateway(caller, entries)
+def serving(caller: Caller, entries: Sequence[Entry], name: str = "gateway") -> Iterator[Gateway]:
+    """A gateway with these servers, all of them pinned; its files lie in a folder of that name."""
+    made = Gateway(caller, entries, name)
     made.write()
     made.pin()
     try:
