@@ -202,10 +202,17 @@ class Registered(Frozen):
 
 
 class Planned(Frozen):
-    """The planner's answer. `watched` is every file and folder it read: (path, time of its last change in ns)."""
+    """The planner's answer, or what is wrong with its exit status.
 
-    servers: tuple[Registered, ...]
+    `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
+    call filter for whoever speaks on proxy.sock.
+    """
+
+    servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
+    proxy: str = ""
+    error: str = ""
+    status: int = 0
 
 
 class HostFacts(Frozen):

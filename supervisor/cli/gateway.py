@@ -55,7 +55,8 @@ def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
     reached = reach(options)
     try:
         identity.drop()
-        reached.monitor = Link(reached.socket).hello()
+        reached.monitor, program = Link(reached.socket).hello()
+        identity.confine(program)
         yield reached
     finally:
         reached.close()

@@ -10,21 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 import supervisor
 from supervisor.errors import SupervisorError
-from supervisor.model import Frozen, Planned
+from supervisor.model import Planned
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
-
-
-class _Failure(Frozen):
-    status: int
-    message: str
-
-
-_answer = TypeAdapter(dict[str, Planned | _Failure])
 
 
 class Unplanned(SupervisorError):
@@ -38,14 +30,12 @@ class Unplanned(SupervisorError):
 def read(data: bytes) -> Planned:
     """The planner's answer; Unplanned with its message."""
     try:
-        answer = _answer.validate_json(data, strict=False)
+        planned = Planned.model_validate_json(data, strict=False)
     except ValidationError:
         raise SupervisorError("the planner ended without a plan; its own message is above") from None
-    for each in answer.values():
-        if isinstance(each, _Failure):
-            raise Unplanned(each.message, each.status)
-        return each
-    raise SupervisorError("the planner answered with nothing")
+    if planned.error:
+        raise Unplanned(planned.error, planned.status)
+    return planned
 
 
 def ask(question: dict[str, object]) -> Planned:

@@ -79,10 +79,10 @@ class Link:
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> int:
-        """Greet; the monitor's pid. Denied carries what was wrong with the servers of personal mode."""
+    def hello(self) -> tuple[int, str]:
+        """Greet; the monitor's pid, the filter for identity.confine. Denied: what was wrong in personal mode."""
         answer, _ = self._ask("hello", version=1)
-        return int(str(answer["pid"]))
+        return int(str(answer["pid"])), str(answer["filter"])
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""
