@@ -11,7 +11,8 @@ from supervisor.errors import ConfigError
 NAME = "personal"
 
 
-def _pairs(written: list[str], flag: str) -> dict[str, str]:
+def pairs(written: list[str], flag: str) -> dict[str, str]:
+    """Options like name=value as a table."""
     found = {}
     for each in written:
         key, sign, value = each.partition("=")
@@ -75,7 +76,7 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "name": NAME,
         "profile": profile,
         "command": command,
-        "params": _pairs(options.param, "--param"),
+        "params": pairs(options.param, "--param"),
         "ro": options.ro,
         "rw": options.rw,
         "env": _environment(options.env),

@@ -1,4 +1,4 @@
-"""`daemon`, `list`, `admin`: the host's daemon, and what one asks of it."""
+"""`daemon`, `admin`: the host's daemon, and what one asks of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from supervisor import wire
 from supervisor.cli import entry
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.proxy.link import connect, denied
+from supervisor.proxy.link import denied
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -30,18 +30,6 @@ def daemon(options: argparse.Namespace) -> int:
     except OSError as error:
         raise SupervisorError(f"{folder}: {error.strerror}") from None
     return monitor.daemon(options.config, os.path.abspath(folder))
-
-
-def listing(options: argparse.Namespace) -> int:
-    """The servers this user may run."""
-    link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
-    link.hello()
-    servers = link.servers()
-    if options.json:
-        print(json.dumps(servers, indent=2))
-    for each in [] if options.json else servers:
-        print(f"{each['name']!s:24} {each['profile']!s:16} {'pinned' if each['manifest'] else 'not pinned'}")
-    return 0
 
 
 def admin(options: argparse.Namespace) -> int:
@@ -86,7 +74,8 @@ def _connected(options: argparse.Namespace) -> Iterator[socket.socket]:
         try:
             sock.connect(path)
         except OSError as error:
-            raise SupervisorError(f"{path}: {error.strerror or error}") from None
+            reason = (error.strerror or str(error)).lower()
+            raise SupervisorError(f"{path}: no daemon that you administer answers there ({reason})") from None
         yield sock
 
 

@@ -1,104 +1,37 @@
-"""`add`, `remove`, `list`, `start`, `stop`, `kill`: the registry, as its owner edits and steers it."""
+"""`add`, `remove`, `list`, `start`, `stop`, `kill`: the registry, as its owner edits and steers it.
+
+Runs as whoever types it. The planner, which can only read, says whether a server can be registered so.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shutil
 
-import tomlkit
-from tomlkit.exceptions import TOMLKitError
-
-from supervisor.cli import entry, host
-from supervisor.errors import ConfigError, SupervisorError
+from supervisor.cli import entry, files, host
+from supervisor.errors import ConfigError
+from supervisor.model import ServerEntry
 from supervisor.monitor import planning
+from supervisor.profile import host as machine
+from supervisor.profile import load, toml
+from supervisor.profile.links import absolute
+from supervisor.proxy.link import connect
+from supervisor.registry import catalog, written
+from supervisor.runtimes import native
 
 _FIRST = """# Servers that `supervisor serve`, `run NAME` and the daemon offer. See `supervisor add --help`.
 """
-
-
-@contextlib.contextmanager
-def edited(path: str) -> Iterator[tomlkit.TOMLDocument]:
-    """The registry file, to be changed; nothing is written unless the whole of it can be planned.
-
-    Two who edit at once take turns. The new file takes the old one's place in one step, with its mode and owner.
-    """
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            with open(path, encoding="utf-8") as file:
-                before, info = file.read(), os.fstat(file.fileno())
-        except FileNotFoundError:
-            before, info = _FIRST, None
-        try:
-            document = tomlkit.parse(before)
-        except (TOMLKitError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from None
-        yield document
-        _replace(path, tomlkit.dumps(document), info)
-    finally:
-        os.close(lock)
-
-
-def _replace(path: str, text: str, info: os.stat_result | None) -> None:
-    new = f"{path}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if info is not None:
-                os.fchmod(fd, info.st_mode & 0o777)
-                if os.geteuid() == 0:
-                    os.fchown(fd, info.st_uid, info.st_gid)
-            os.fsync(fd)
-        try:
-            planning.ask({"catalog": new})
-        except SupervisorError as error:
-            raise planning.Unplanned(str(error).replace(new, path), error.exit_status) from None
-        os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
-
-
-def _table(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
-    """The registry's words for the options of a command line; relative paths are meant from here."""
-    here = os.getcwd()
-    built = entry.build(options, command)
-    words: dict[str, object] = {"profile": built["profile"]}
-    if command:
-        program = command[0]
-        words["command"] = [os.path.join(here, program) if "/" in program else program, *command[1:]]
-    if options.summary:
-        words["summary"] = options.summary
-    for key in ("params", "env"):
-        if built[key]:
-            words[key] = built[key]
-    for key in ("ro", "rw"):
-        listed = built[key]
-        if isinstance(listed, list) and listed:
-            words[key] = [os.path.join(here, each) for each in listed]
-    for key in ("allow", "accept_missing"):
-        if built[key]:
-            words[key] = built[key]
-    if options.user:
-        words["users"] = options.user
-    return words
+_SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".jar", ".rb", ".sh")
+Row = dict[str, object]
 
 
 def add(options: argparse.Namespace, command: list[str]) -> int:
     """Register a server."""
     path = entry.catalog(options)
-    register(path, {options.name: _table(options, command)})
+    register(path, {options.name: _table(options, command, path)})
     if options.json:
         print(json.dumps({"name": options.name, "file": path}))
     else:
@@ -106,63 +39,174 @@ def add(options: argparse.Namespace, command: list[str]) -> int:
     return 0
 
 
-def register(path: str, tables: dict[str, dict[str, object]]) -> None:
-    """Write servers into a registry, all or none."""
-    with edited(path) as document:
-        servers = document.setdefault("server", tomlkit.table(is_super_table=True))
-        for name, words in tables.items():
-            if name in servers:
-                raise ConfigError(f'{path}: server "{name}" is registered already; supervisor remove {name}')
-            table = tomlkit.table()
-            for key, value in words.items():
-                inline = tomlkit.inline_table()
-                table[key] = value
-                if isinstance(value, dict):
-                    inline.update(value)
-                    table[key] = inline
-            servers[name] = table
+def register(path: str, tables: dict[str, written.Fields], *, comment: str = "") -> None:
+    """Write servers into a registry, all or none: nothing is written unless each can be planned and enforced."""
+    with files.locked(os.path.dirname(path)):
+        before, text = text_of(path)
+        made = with_tables(path, text, tables, comment=comment)
+        for name in tables:
+            try_out(path, made, name)
+        files.replace(os.path.realpath(path), made.encode(), before=before)
+
+
+def text_of(path: str) -> tuple[bytes | None, str]:
+    """A registry file as it is (None: not there) and as text, checked to be ours and to be TOML."""
+    if not os.path.lexists(path):
+        return None, _FIRST
+    text = toml.read(path).text
+    return text.encode(), text
+
+
+def with_tables(path: str, text: str, tables: dict[str, written.Fields], *, comment: str = "") -> str:
+    """A registry's text with servers that it does not have yet."""
+    for name, fields in tables.items():
+        if name in written.servers(text):
+            where = f"{path}:{toml.line_of(text, ('server', name))}"
+            raise ConfigError(f'{where}: server "{name}" is registered already; supervisor remove {name}')
+        try:
+            text = written.add(text, name, fields, comment=comment)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return text
+
+
+def try_out(path: str, text: str, name: str) -> None:
+    """Plan one server of a registry that is to have this text; raises what would be wrong with it."""
+    planned = planning.ask({"catalog": path, "text": text, "only": name})
+    facts = machine.probe()
+    for each in planned.servers:
+        native.check(each.plan.spec, facts, each.entry.accept_missing)
+
+
+def _table(options: argparse.Namespace, command: list[str], path: str) -> written.Fields:
+    """The registry's words for the options of a command line; relative paths are meant from here."""
+    built = entry.build(options, command)
+    here = str(built["cwd"])
+    known = load.load(str(built["profile"]), beside=path).profile.params
+    params = {
+        key: _absolute(value, here) if key in known and known[key].type == "path" else value
+        for key, value in entry.pairs(options.param, "--param").items()
+    }
+    words: written.Fields = {
+        "summary": options.summary,
+        "profile": built["profile"],
+        "command": [*_program(command[:1], here), *(_argument(each, here) for each in command[1:])],
+        "params": params,
+        "ro": [_absolute(each, here) for each in options.ro],
+        "rw": [_absolute(each, here) for each in options.rw],
+        "env": built["env"],
+        "allow": options.allow,
+        "users": options.user,
+        "accept_missing": built["accept_missing"],
+    }
+    return {key: value for key, value in words.items() if value}
+
+
+def _absolute(written_path: str, here: str) -> str:
+    path, sign, place = written_path.partition(":")
+    return os.path.normpath(os.path.join(here, path)) + sign + place
+
+
+def _program(word: list[str], here: str) -> list[str]:
+    """The command as it is found from here: a registry has neither this folder nor this PATH."""
+    if not word or "/" in word[0]:
+        return [absolute(os.path.join(here, each)) for each in word]
+    registry_path = str(ServerEntry.model_fields["search_path"].default)
+    found = shutil.which(word[0])
+    return [found] if found and found != shutil.which(word[0], path=registry_path) else word
+
+
+def _argument(word: str, here: str) -> str:
+    """An argument that names a file from here names it from anywhere."""
+    option, sign, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+    spelled = value in (".", "..") or value.startswith(("./", "../"))
+    if value and (spelled or "/" in value or value.endswith(_SCRIPTS)) and (option or not word.startswith("-")):
+        path = absolute(os.path.join(here, value))
+        if os.path.exists(path):
+            return option + sign + path
+    return word
 
 
 def remove(options: argparse.Namespace, _command: list[str]) -> int:
     """Forget a server, and what was pinned of it."""
     path = entry.catalog(options)
-    with edited(path) as document:
-        servers = document.get("server", {})
-        if options.name not in servers:
-            listed = ", ".join(servers) or "none"
-            raise ConfigError(f'{path}: no server "{options.name}" here; there are: {listed}')
-        del servers[options.name]
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(os.path.dirname(path), "pins", f"{options.name}.json"))
-    if not options.json:
+    with files.locked(os.path.dirname(path), make=False):
+        unregister(path, options.name)
+    if options.json:
+        print(json.dumps({"name": options.name, "file": path}))
+    else:
         print(f"{options.name} is no longer registered")
     return 0
 
 
+def unregister(path: str, name: str) -> None:
+    """Take a server out of the file of a registry in which it stands, and its manifest away."""
+    known: list[str] = []
+    for each in catalog.files(path):
+        text = toml.read(each).text
+        if name in written.servers(text):
+            try:
+                made = written.remove(text, name)
+            except ConfigError as error:
+                raise ConfigError(f"{each}: {error}") from None
+            files.replace(os.path.realpath(each), made.encode(), before=text.encode())
+            break
+        known += written.servers(text)
+    else:
+        raise ConfigError(f'{path}: no server "{name}" here; there are: {", ".join(known) or "none"}')
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(os.path.dirname(path), "pins", f"{name}.json"))
+
+
 def listing(options: argparse.Namespace, _command: list[str]) -> int:
     """The servers that one may use: the daemon's, or those of one's own registry."""
-    folder = entry.runtime_folder(options)
-    if options.config is None and (options.runtime_dir or os.path.exists(f"{folder}/proxy.sock")):
-        return host.listing(options)
-    path = entry.catalog(options)
-    if not os.path.exists(path):
-        raise ConfigError(f"{path}: there is no registry yet; supervisor add makes one")
-    planned = planning.ask({"catalog": path}).servers
-    rows = [
-        {
-            "name": each.entry.name,
-            "profile": each.entry.profile,
-            "pinned": bool(each.digest),
-            "summary": json.loads(each.gateway).get("summary", ""),
-        }
-        for each in planned
-    ]
+    rows = _of_daemon(options) if _has_daemon(options) else _of_file(entry.catalog(options))
     if options.json:
         print(json.dumps(rows, indent=2))
     for row in [] if options.json else rows:
-        state = "pinned" if row["pinned"] else "not pinned"
-        print(f"{row['name']!s:24} {row['profile']!s:16} {state:12} {row['summary']}".rstrip())
+        pinned = "pinned" if row["pinned"] else "not pinned"
+        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {row['state']!s:10} {row['summary']}".rstrip())
     return 0
+
+
+def _has_daemon(options: argparse.Namespace) -> bool:
+    """Whether to ask one: --runtime-dir says so, or its socket is there and nothing says otherwise."""
+    if options.config is not None:
+        return False
+    return bool(options.runtime_dir) or os.path.exists(f"{entry.runtime_folder(options)}/proxy.sock")
+
+
+def _of_daemon(options: argparse.Namespace) -> list[Row]:
+    link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
+    link.hello()
+    rows = []
+    for each in link.servers():
+        told = link.describe(str(each["name"]))
+        rows.append(_row(str(each["name"]), str(each["profile"]), bool(each["manifest"]), str(told["gateway"])))
+        rows[-1]["state"] = "stopped" if told["stopped"] else "registered"
+    return rows
+
+
+def _of_file(path: str) -> list[Row]:
+    if not os.path.exists(path):
+        raise ConfigError(f"{path}: there is no registry yet; supervisor add makes one")
+    found = catalog.load_catalog(path)
+    rows = [
+        _row(name, each.entry.profile, bool(each.digest), each.gateway) | {"state": state}
+        for state, group in (("registered", found.servers), ("disabled", found.disabled))
+        for name, each in group.items()
+    ]
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _row(name: str, profile: str, pinned: bool, gateway: str) -> Row:
+    return {
+        "name": name,
+        "profile": profile,
+        "pinned": pinned,
+        "state": "",
+        "summary": json.loads(gateway).get("summary", ""),
+    }
 
 
 def steer(options: argparse.Namespace, _command: list[str]) -> int:
@@ -177,5 +221,6 @@ def steer(options: argparse.Namespace, _command: list[str]) -> int:
         print(json.dumps({"server": options.name, "done": options.command}))
     else:
         done = {"start": "may be started again", "stop": "is stopping", "kill": "was killed"}[options.command]
-        print(f"{options.name} {done}")
+        again = "" if options.command == "start" else f"; supervisor start {options.name} lets it be started again"
+        print(f"{options.name} {done}{again}")
     return 0

@@ -90,6 +90,13 @@ class Link:
         found = answer.get("servers")
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
+    def describe(self, server: str) -> wire.Message:
+        """What the registry says of a server; its manifest is not looked at."""
+        answer, fds = self._ask("describe", server=server)
+        for fd in fds:
+            os.close(fd)
+        return answer
+
     def open(self, server: str) -> Opened:
         """Start a session, or raise Denied with the reason."""
         return opened(*self._ask("open", server=server))
