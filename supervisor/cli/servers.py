@@ -75,7 +75,7 @@ def try_out(path: str, text: str, name: str) -> None:
     planned = planning.ask({"catalog": path, "text": text, "only": name})
     facts = machine.probe()
     for each in planned.servers:
-        native.check(each.plan.spec, facts, each.entry.accept_missing)
+        native.check(each.plan, facts, each.entry.accept_missing)
 
 
 def _table(options: argparse.Namespace, command: list[str], path: str) -> written.Fields:
