@@ -179,9 +179,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("", 130)
     except OSError as error:
-        # what is still in the buffer would be tried again at exit
+        # what is still in the buffer would be tried again at exit; no file can be opened any more
         with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.pipe()[1], 1)
         name = f"{error.filename}: " if error.filename else ""
         _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {name}{error.strerror or error}", 1)
 

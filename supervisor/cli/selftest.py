@@ -63,7 +63,7 @@ def _inside(asked: dict[str, object]) -> dict[str, list[list[object]]]:
     identity.drop()
     link = Link(tree.monitor)
     try:
-        link.hello()
+        identity.confine(link.hello())
         opened = link.open(entry.NAME)
         pump.start_errors(opened)
         with open(opened.stdout, "rb") as file:

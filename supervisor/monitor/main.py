@@ -60,18 +60,19 @@ class Monitor:
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
+        self.filter = ""
         self.sessions = Sessions(loop, spawner)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
 
-    def adopt(self, planned: list[Registered]) -> None:
+    def adopt(self, planned: planning.Planned) -> None:
         """Make these the servers, all or nothing."""
-        ready = [check(each, self.facts) for each in planned]
+        ready = [check(each, self.facts) for each in planned.servers]
         for server in ready:
             self.spawner.load(server.plan.spec.digest, server.document)
         self.spawner.keep([server.plan.spec.digest for server in ready])
-        self.servers = {server.entry.name: server for server in ready}
+        self.servers, self.filter = {server.entry.name: server for server in ready}, planned.proxy
 
     def accept(self, sock: socket.socket, *, admin: bool) -> None:
         """Serve one more connection, or close it: nobody may take all our descriptors."""
@@ -87,7 +88,7 @@ class Monitor:
         """Greet; in personal mode say here what was wrong with the one server."""
         if self.failed:
             raise self.failed
-        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()}}
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid(), "filter": self.filter}}
 
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
@@ -252,6 +253,7 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     loop.run()
     spawner.close()
     monitor.sessions.egress.close()
+    monitor.sessions.disk.close()
     if lost:
         _sweep(f"{cgroup.PREFIX}{spawner.pid}-")
     return 1 if lost else 0

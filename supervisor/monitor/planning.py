@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 import supervisor
 from supervisor.errors import SupervisorError
@@ -24,7 +24,12 @@ class _Failure(Frozen):
     message: str
 
 
-_answer = TypeAdapter(dict[str, list[Registered] | _Failure])
+class Planned(Frozen):
+    """The servers, and the system call filter for whoever speaks for them on proxy.sock."""
+
+    servers: tuple[Registered, ...] = ()
+    proxy: str = ""
+    error: _Failure | None = None
 
 
 class Unplanned(SupervisorError):
@@ -35,20 +40,18 @@ class Unplanned(SupervisorError):
         self.exit_status = status
 
 
-def read(data: bytes) -> list[Registered]:
-    """The planned servers in the planner's answer; Unplanned with its message."""
+def read(data: bytes) -> Planned:
+    """The planner's answer; Unplanned with its message."""
     try:
-        answer = _answer.validate_json(data, strict=False)
+        planned = Planned.model_validate_json(data, strict=False)
     except ValidationError:
         raise SupervisorError("the planner ended without a plan; its own message is above") from None
-    for each in answer.values():
-        if isinstance(each, _Failure):
-            raise Unplanned(each.message, each.status)
-        return each
-    raise SupervisorError("the planner answered with nothing")
+    if planned.error:
+        raise Unplanned(planned.error.message, planned.error.status)
+    return planned
 
 
-def ask(question: dict[str, object]) -> list[Registered]:
+def ask(question: dict[str, object]) -> Planned:
     """Run a planner to its end. Blocks the monitor meanwhile (start and reload only; 60 s at most)."""
     root = str(Path(supervisor.__file__).resolve().parent.parent)
     try:

@@ -267,8 +267,7 @@ class Planner:
             code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
         except OSError:
             # libseccomp asks the kernel first what it knows
-            reason = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
-            raise Unenforceable({"seccomp": reason}, runtime="native", optional=set()) from None
+            raise Unenforceable({"seccomp": seccomp.MISSING}, runtime="native", optional=set()) from None
         return Seccomp(groups=names, program=b64encode(code).decode())
 
 

@@ -78,9 +78,9 @@ class Link:
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> None:
-        """Greet; Denied carries what was wrong with the one server of personal mode."""
-        self._ask("hello", version=1)
+    def hello(self) -> str:
+        """Greet; the system call filter for identity.confine. Denied: what was wrong with a personal server."""
+        return str(self._ask("hello", version=1)[0]["filter"])
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""

@@ -3,7 +3,7 @@
 Profiles, servers.toml, shebangs, pyvenv.cfg and package.json are read here. Started by root it runs as nobody with
 one capability, to read what its owner alone may read (CAP_DAC_READ_SEARCH); started by a user it is that user.
 It can write nothing and start nothing. Standard input: one entry, or the path of a registry file. Standard
-output: {"servers": [{entry, plan}]}, or {"error": {status, message}}.
+output: {"servers": [{entry, plan}], "proxy": its filter}, or {"error": {status, message}}.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Registered, ServerEntry
-from supervisor.profile import load, plan
+from supervisor.profile import load, plan, seccomp
 from supervisor.registry import catalog
 from supervisor.sandbox import syscalls
 
@@ -50,16 +50,17 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
 
 
 def answer(question: dict[str, object]) -> dict[str, object]:
-    """`{"entry": {...}}` or `{"catalog": path}` -> what standard output gets."""
+    """`{"entry": {...}}` or `{"catalog": path}` -> standard output (supervisor.monitor.planning.Planned)."""
     try:
         if "entry" in question:
             servers = register([ServerEntry.model_validate(question["entry"], strict=False)], None)
         else:
             path = str(question["catalog"])
             servers = register(list(catalog.load(path).values()), path)
+        proxy = seccomp.own("proxy")
     except SupervisorError as error:
         return {"error": {"status": error.exit_status, "message": str(error)}}
-    return {"servers": [each.model_dump(mode="json") for each in servers]}
+    return {"servers": [each.model_dump(mode="json") for each in servers], "proxy": proxy}
 
 
 def main() -> None:
