@@ -194,7 +194,7 @@ async def _gateway(reached: Reached, options: argparse.Namespace, only: str | No
 class _Uncounted:
     """Nobody counts."""
 
-    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None:
+    def called(self, server: str, tool: str, seconds: float, *, outcome: str) -> None:
         """Not counted."""
 
     def refused(self, rule: str) -> None:

@@ -55,6 +55,11 @@ class Disk:
         if watcher := self._watchers.pop(number, None):
             watcher.end(self._loop)
 
+    def close(self) -> None:
+        """Every session has ended."""
+        for number in list(self._watchers):
+            self.remove(number)
+
     def _heard(self, number: int, watcher: children.Started) -> None:
         try:
             received = wire.receive(watcher.socket)

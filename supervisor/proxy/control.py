@@ -132,7 +132,7 @@ def _server(server: Server) -> dict[str, object]:
                 "user": each.principal,
                 "era": "modern" if each.modern else "legacy",
                 "ready": each.ready,
-                "calls": each.count,
+                "calls": each.requests,
                 "in_flight": sum(isinstance(waiter, Call) for waiter in each.pending.values()),
                 "idle": round(now - each.used, 1),
             }

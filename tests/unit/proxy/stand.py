@@ -125,8 +125,8 @@ class Meter:
     def __init__(self) -> None:
         self.counted: list[tuple[object, ...]] = []
 
-    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None:
-        self.counted.append(("called", server, tool, failed))
+    def called(self, server: str, tool: str, seconds: float, *, outcome: str) -> None:
+        self.counted.append(("called", server, tool, outcome))
 
     def refused(self, rule: str) -> None:
         self.counted.append(("refused", rule))
