@@ -181,7 +181,10 @@ async def _gateway(reached: Reached, options: argparse.Namespace, only: str | No
     channel = Channel(reached.socket)
     channel.start()
     gateway = Gateway(channel, _Uncounted(), Journal(quiet=options.quiet), only)
-    for each in await gateway.load():
+    problems = await gateway.load()
+    if only and problems and not options.quiet:
+        pump.note(f'"{only}" is not pinned: its lists come live, reviewed by nobody; supervisor pin {only}')
+    for each in problems if only is None else []:
         pump.note(each)
     if only is None and not gateway.servers:
         raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")

@@ -26,7 +26,7 @@ from supervisor.runtimes import native
 # of one user's, to proxy.sock
 MAX_CONNECTIONS = 256
 # of sessions in one answer of at most 64 KiB
-MAX_SHOWN = 150
+MAX_SHOWN = 200
 # seconds: between looks at the files that were read, and for gateways to end what they have in flight
 WATCH, DRAIN = 1.0, 6.0
 
@@ -175,7 +175,7 @@ class Monitor:
                         "session": session.number,
                         "server": session.server,
                         "uid": session.peer.uid,
-                        "spec": session.spec.digest,
+                        "spec": session.spec.digest[:16],
                         "profile": session.spec.profile,
                         "running": session.running,
                         "pid": session.pid,
