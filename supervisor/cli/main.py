@@ -27,7 +27,7 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     if server is not None and options.command == "run":
         from supervisor.cli import gateway
 
-        return _flushed(gateway.run(options))
+        os._exit(_flushed(gateway.run(options)))
     tree = personal.start(entry.build(options, tail)) if server is None else None
     # only now, while planner and monitor get ready
     from supervisor.cli import start
@@ -62,7 +62,9 @@ def _gateway(options: argparse.Namespace, _tail: list[str]) -> int:
     from supervisor.cli import gateway
 
     table = {"serve": gateway.serve, "pin": gateway.pin}
-    return table[options.command](options)
+    status = _flushed(table[options.command](options))
+    # as in _start: without the interpreter's own clean-up, which confined threads do not survive
+    os._exit(status)
 
 
 def _servers(options: argparse.Namespace, tail: list[str]) -> int:
