@@ -164,13 +164,19 @@ def gather(node: Object, names: set[str], text: str, member: str) -> list[Splice
     Without a `member` all of them are taken out.
     """
     gone = [each for each in node.members if each.key in names]
+    if not gone:
+        return []
     found = [(gone[0].start, gone[0].value.end, member)] if member else []
     removed = gone[1:] if member else gone
     found += [cut(text, each) for each in removed]
-    kept = [each for each in node.members if each not in removed]
-    if kept and removed and node.members[-1] is removed[-1] and removed[-1].comma < 0:
+    kept, last = [each for each in node.members if each not in removed], node.members[-1]
+    if kept and removed and last is removed[-1] and last.comma < 0:
         # no comma may stay in front of the end
-        found.append((kept[-1].comma, kept[-1].comma + 1, ""))
+        comma = kept[-1].comma
+        if text[comma + 1 : last.start].strip(" \t"):
+            found.append((comma, comma + 1, ""))
+        else:
+            found[-1] = (comma, last.value.end, "")
     return found
 
 
