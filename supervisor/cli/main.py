@@ -82,7 +82,14 @@ def _watch(options: argparse.Namespace, tail: list[str]) -> int:
     return table[options.command](options, tail)
 
 
+def _clients(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import adopt, release
+
+    return (adopt.adopt if options.command == "adopt" else release.release)(options, tail)
+
+
 _COMMANDS = {
+    **dict.fromkeys(("adopt", "release"), _clients),
     **dict.fromkeys(("add", "remove", "list", "start", "stop", "kill"), _servers),
     **dict.fromkeys(("ps", "logs"), _watch),
     **dict.fromkeys(("serve", "pin"), _gateway),

@@ -33,6 +33,11 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="let it reach a host; *.HOST:PORT, http:HOST:PORT, tcp:HOST:PORT and ADDRESS:PORT as in profiles",
     )
+    _accept_missing(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
+
+
+def _accept_missing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-missing",
         metavar="NAME",
@@ -40,7 +45,6 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="run although this host lacks the named layer (comma-separated); it is printed and recorded",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
 
 
 def _seconds(text: str) -> float:
@@ -63,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"supervisor {VERSION}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (_personal, _daemon, _gateway, _registry, _operator, _look):
+    for group in (_personal, _daemon, _gateway, _registry, _clients, _operator, _look):
         group(commands)
     return made
 
@@ -163,6 +167,28 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
     for each in (add, remove, listing):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+        each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    adopt = commands.add_parser("adopt", help="put the servers of an MCP client's configuration behind supervisor")
+    adopt.description = (
+        "Registers every server that the client starts itself, with a profile suggested from its command line, and "
+        "has the client start it through supervisor under the name that it has. Nothing else in the file changes."
+    )
+    adopt.epilog = "exit status: 1 when one of the servers stays as it is"
+    adopt.add_argument("--gateway", action="store_true", help="one entry for all of them: supervisor serve")
+    adopt.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    adopt.add_argument("-y", "--yes", action="store_true", help="do it without asking")
+    _accept_missing(adopt)
+    release = commands.add_parser("release", help="undo adopt: the configuration as it was")
+    release.description = (
+        "Puts back what adopt replaced, byte for byte, and forgets the servers that it registered."
+    )
+    for each in (adopt, release):
+        each.add_argument("file", metavar="FILE", help="such as ~/.cursor/mcp.json, .mcp.json or .vscode/mcp.json")
+        each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
         each.add_argument("--json", action="store_true", help="print JSON")
 
 

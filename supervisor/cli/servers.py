@@ -9,22 +9,18 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 
 from supervisor.cli import entry, files, host
 from supervisor.errors import ConfigError
-from supervisor.model import ServerEntry
 from supervisor.monitor import planning
 from supervisor.profile import host as machine
 from supervisor.profile import load, toml
-from supervisor.profile.links import absolute
 from supervisor.proxy.link import connect
-from supervisor.registry import catalog, written
+from supervisor.registry import catalog, commands, written
 from supervisor.runtimes import native
 
 _FIRST = """# Servers that `supervisor serve`, `run NAME` and the daemon offer. See `supervisor add --help`.
 """
-_SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".jar", ".rb", ".sh")
 Row = dict[str, object]
 
 
@@ -87,10 +83,11 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
         key: _absolute(value, here) if key in known and known[key].type == "path" else value
         for key, value in entry.pairs(options.param, "--param").items()
     }
+    program = [commands.program(each, here, str(built["search_path"])) for each in command[:1]]
     words: written.Fields = {
         "summary": options.summary,
         "profile": built["profile"],
-        "command": [*_program(command[:1], here), *(_argument(each, here) for each in command[1:])],
+        "command": [*program, *(commands.argument(each, here) for each in command[1:])],
         "params": params,
         "ro": [_absolute(each, here) for each in options.ro],
         "rw": [_absolute(each, here) for each in options.rw],
@@ -105,26 +102,6 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
 def _absolute(written_path: str, here: str) -> str:
     path, sign, place = written_path.partition(":")
     return os.path.normpath(os.path.join(here, path)) + sign + place
-
-
-def _program(word: list[str], here: str) -> list[str]:
-    """The command as it is found from here: a registry has neither this folder nor this PATH."""
-    if not word or "/" in word[0]:
-        return [absolute(os.path.join(here, each)) for each in word]
-    registry_path = str(ServerEntry.model_fields["search_path"].default)
-    found = shutil.which(word[0])
-    return [found] if found and found != shutil.which(word[0], path=registry_path) else word
-
-
-def _argument(word: str, here: str) -> str:
-    """An argument that names a file from here names it from anywhere."""
-    option, sign, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
-    spelled = value in (".", "..") or value.startswith(("./", "../"))
-    if value and (spelled or "/" in value or value.endswith(_SCRIPTS)) and (option or not word.startswith("-")):
-        path = absolute(os.path.join(here, value))
-        if os.path.exists(path):
-            return option + sign + path
-    return word
 
 
 def remove(options: argparse.Namespace, _command: list[str]) -> int:

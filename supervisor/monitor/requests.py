@@ -167,6 +167,7 @@ class Monitor:
         """What runs, for the operator: the oldest sessions, and how many there are."""
         return {
             "ok": {
+                "config": self.config,
                 "total": len(self.sessions.by_number),
                 "servers": sorted(self.servers),
                 "stopped": sorted(self.stopped),
