@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import re
 import resource
+import socket
+import sys
 from collections.abc import Iterator
 
 from supervisor.model import SandboxSpec
@@ -151,6 +153,16 @@ class Reader:
                 if self.text(file, folder).strip() != said:
                     yield f"{file} is {self.text(file, folder).strip()}, not {said}"
 
+    def sockets(self) -> Iterator[str]:
+        """In its network namespace are the sockets of the egress broker, and no other."""
+        for kind, asked in (("udp", self.spec.network.udp), ("tcp", self.spec.network.tcp)):
+            # without IPv6 there is no second table
+            tables = [name for name in (kind, f"{kind}6") if os.path.exists(f"{self.base}/net/{name}")]
+            lines = [line for name in tables for line in self.text(f"net/{name}").splitlines()[1:]]
+            found = sorted(_place(line.split()[1]) for line in lines)
+            if found != sorted(asked):
+                yield f"{kind} sockets are {found}, not {sorted(asked)}"
+
     def descriptors(self) -> Iterator[str]:
         """Nothing is open but pipes and sockets of ours."""
         for number in os.listdir(f"{self.base}/fd"):
@@ -163,6 +175,14 @@ def _unescape(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
+def _place(field: str) -> tuple[str, int]:
+    """Address and port of a line of /proc/net: the address is printed as 32-bit numbers of this machine."""
+    address, port = field.split(":")
+    words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
+    raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    return socket.inet_ntop(socket.AF_INET6 if len(words) > 1 else socket.AF_INET, raw), int(port, 16)
+
+
 def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[str]:
     """Every way in which the session is not what was asked for; empty when it is."""
     try:
@@ -173,6 +193,7 @@ def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[
             *reader.mounts(),
             *reader.limits(),
             *reader.groups(hierarchy, name),
+            *reader.sockets(),
             *reader.descriptors(),
         ]
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
