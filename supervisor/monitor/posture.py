@@ -27,18 +27,16 @@ Document = dict[str, object]
 
 
 class Reader:
-    """The files of one process below `proc`, and what they should say."""
+    """The files of one process in /proc, and what they should say."""
 
-    def __init__(self, pid: int, spec: SandboxSpec, document: Document, *, proc: str = "/proc") -> None:
+    def __init__(self, pid: int, spec: SandboxSpec, document: Document) -> None:
         self.pid = pid
         self.spec = spec
         self.document = document
-        self.proc = proc
-        self.base = f"{proc}/{pid}"
-        root = os.geteuid() == 0
-        self.uid = FIRST_UID + pid if root else os.geteuid()
-        self.gid = FIRST_UID + pid if root else os.getegid()
-        self.root = root
+        self.base = f"/proc/{pid}"
+        self.root = os.geteuid() == 0
+        own = FIRST_UID + pid
+        self.uid, self.gid = (own, own) if self.root else (os.geteuid(), os.getegid())
 
     def text(self, name: str, base: str | None = None) -> str:
         """A whole file."""
@@ -64,7 +62,7 @@ class Reader:
 
     def privileges(self) -> Iterator[str]:
         """Capabilities, no_new_privs, filters (ours may be filtered too, and the session inherits that)."""
-        status, own = self.fields(), self.fields(f"{self.proc}/self")
+        status, own = self.fields(), self.fields("/proc/self")
         for name in _CAPABILITIES:
             if int(status[name], 16):
                 yield f"{name} is {status[name]}, not empty"
@@ -77,7 +75,7 @@ class Reader:
     def namespaces(self) -> Iterator[str]:
         """Every namespace is another than ours; ids are mapped one to one; only `lo`, and it is up."""
         for name in _NAMESPACES:
-            if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"{self.proc}/self/ns/{name}"):
+            if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
                 yield f"the {name} namespace is the host's"
         for name, number in (("uid_map", self.uid), ("gid_map", self.gid)):
             if self.text(name).split() != [str(self.spec.uid), str(number), "1"]:
