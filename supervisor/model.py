@@ -133,8 +133,6 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
-    landlock: bool
-    write_execute: bool
     accepted: tuple[str, ...] = ()
 
     @property

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 from supervisor import wire
-from supervisor.errors import WireError
 from supervisor.model import COUNTING
 from supervisor.monitor import children
 from supervisor.monitor.loop import Loop
@@ -61,10 +60,7 @@ class Disk:
             self.remove(number)
 
     def _heard(self, number: int, watcher: children.Started) -> None:
-        try:
-            received = wire.receive(watcher.socket)
-        except (OSError, WireError):
-            received = None
+        received = wire.hear(watcher.socket)
         self.remove(number)
         said = received[0].get("over") if received else "its folders cannot be watched any more (limits.disk)"
         self._over(number, f"killed: {said}")

@@ -79,10 +79,7 @@ class Egress:
             self._lost(number, "the egress broker ended unexpectedly")
 
     def _readable(self) -> None:
-        try:
-            received = wire.receive(self._broker.socket) if self._broker else None
-        except (OSError, WireError):
-            received = None
+        received = wire.hear(self._broker.socket) if self._broker else None
         if received is None:
             self._gone()
             return

@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from pydantic import ValidationError
 
-import supervisor
 from supervisor.errors import SupervisorError
 from supervisor.model import Planned
+from supervisor.monitor import children
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
 
@@ -40,10 +39,9 @@ def read(data: bytes) -> Planned:
 
 def ask(question: dict[str, object]) -> Planned:
     """Run a planner to its end. Blocks the monitor meanwhile (start and reload only; 60 s at most)."""
-    root = str(Path(supervisor.__file__).resolve().parent.parent)
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", _CODE, root],
+            [sys.executable, "-I", "-c", _CODE, children.ROOT],
             input=json.dumps(question).encode(),
             stdout=subprocess.PIPE,
             # no package that lies beside it gets to change what pydantic accepts

@@ -229,8 +229,8 @@ class Monitor:
     def exited(self, number: int, code: int | None, limits: list[str]) -> None:
         """A session was reaped."""
         self.sessions.exited(number, code, limits)
-        if self.draining and not self.sessions.by_number:
-            self.loop.stop()
+        if self.draining:
+            self.drain()
 
     def _verdict(self, peer: Peer, name: str) -> Verdict:
         server = self.servers.get(name)

@@ -105,8 +105,6 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
-            landlock=True,
-            write_execute=_set(profile.process.write_execute),
         )
         return Plan(
             spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)

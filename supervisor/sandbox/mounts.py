@@ -78,9 +78,7 @@ def detached(spec: MountSpec, session_uid: int | None) -> int:
     """
     source = open_source(spec)
     try:
-        tree = sc.open_tree(
-            source, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC
-        )
+        tree = sc.copy_tree(source)
         owner = os.fstat(source)
     finally:
         os.close(source)

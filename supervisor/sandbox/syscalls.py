@@ -152,6 +152,11 @@ def openat2(path: str, flags: int, directory: int = AT_FDCWD) -> int:
     return _openat2(directory, os.fsencode(path), how, len(how))
 
 
+def copy_tree(tree: int) -> int:
+    """A detached copy of a mount and of everything mounted below it."""
+    return open_tree(tree, b"", AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
+
+
 def mount_setattr(tree: int, *, attributes: int, userns: int = 0, recursive: bool = True) -> None:
     """Add `MOUNT_ATTR_*` to a mount, by default with everything mounted below it, and make it private."""
     attr = struct.pack("QQQQ", attributes, 0, MS_PRIVATE, userns)
