@@ -11,7 +11,8 @@ from supervisor.errors import ConfigError
 NAME = "personal"
 
 
-def _pairs(written: list[str], flag: str) -> dict[str, str]:
+def pairs(written: list[str], flag: str) -> dict[str, str]:
+    """Options like name=value as a table."""
     found = {}
     for each in written:
         key, sign, value = each.partition("=")
@@ -31,14 +32,15 @@ def _environment(written: list[str]) -> dict[str, str]:
     return found
 
 
-def _home() -> str:
-    home = os.environ.get("HOME", "")
-    if not home.startswith("/"):
+def home() -> str:
+    """This user's home, by its real path."""
+    found = os.environ.get("HOME", "")
+    if not found.startswith("/"):
         try:
-            home = pwd.getpwuid(os.getuid()).pw_dir
+            found = pwd.getpwuid(os.getuid()).pw_dir
         except KeyError:
-            home = "/nonexistent"
-    return os.path.realpath(home)
+            found = "/nonexistent"
+    return os.path.realpath(found)
 
 
 def _is_utf8(text: str) -> bool:
@@ -75,13 +77,13 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "name": NAME,
         "profile": profile,
         "command": command,
-        "params": _pairs(options.param, "--param"),
+        "params": pairs(options.param, "--param"),
         "ro": options.ro,
         "rw": options.rw,
         "env": _environment(options.env),
         "allow": options.allow,
         "cwd": cwd,
-        "home": _home(),
+        "home": home(),
         "search_path": os.environ.get("PATH", os.defpath),
         "personal": True,
         "accept_missing": [name for each in options.accept_missing for name in each.split(",")],
@@ -95,7 +97,7 @@ def catalog(options: argparse.Namespace) -> str:
         return os.path.abspath(str(options.config))
     if os.geteuid() == 0:
         return "/etc/supervisor/servers.toml"
-    own = os.environ.get("XDG_CONFIG_HOME") or os.path.join(_home(), ".config")
+    own = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home(), ".config")
     return f"{own}/supervisor/servers.toml"
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from supervisor.cli import entry, personal
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import Link, connect
+
+if TYPE_CHECKING:
+    from supervisor.proxy.gateway import Gateway
+    from supervisor.proxy.http_server import Prepared
 
 
 class Reached:
@@ -20,6 +27,7 @@ class Reached:
 
     def __init__(self, sock: socket.socket, tree: personal.Tree | None) -> None:
         self.socket = sock
+        self.monitor = 0
         self._tree = tree
 
     def close(self) -> None:
@@ -47,21 +55,82 @@ def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
     reached = reach(options)
     try:
         identity.drop()
-        Link(reached.socket).hello()
+        reached.monitor, program = Link(reached.socket).hello()
+        identity.confine(program)
         yield reached
     finally:
         reached.close()
 
 
+class _Self:
+    """Who typed this, and the socket on which this process tells that person of itself; made while we may."""
+
+    def __init__(self) -> None:
+        from supervisor.proxy import control
+
+        self.uid = os.getuid()
+        self.socket = control.bind()
+
+    async def tell(self, gateway: Gateway, monitor: int) -> None:
+        """Answer on it, until cancelled."""
+        from supervisor.proxy.control import Control
+
+        await Control(gateway, owner=self.uid, monitor=monitor).serve(self.socket)
+
+
 def serve(options: argparse.Namespace) -> int:
-    """One endpoint for all servers, on this process's standard streams."""
+    """One endpoint for all servers: on this process's standard streams, or over HTTP."""
     import uvloop
 
     from supervisor.proxy import gateway, stdio  # noqa: F401 - what is imported now need not be opened later
 
-    principal = f"uid:{os.getuid()}"
+    me, server = _Self(), _bound(options.http)
     with _dropped(options) as reached:
-        return uvloop.run(_serve(reached, options, principal, None)) or 0
+        if server:
+            return uvloop.run(_serve_http(reached, options, me, server))
+        return uvloop.run(_serve(reached, options, me, None)) or 0
+
+
+def _bound(addresses: list[str]) -> Prepared | None:
+    """A server with its sockets, made while we may; nobody but this machine without authentication."""
+    if not addresses:
+        return None
+    from supervisor.proxy import http_server
+
+    sockets = [http_server.bind(each) for each in addresses]
+    for address, sock in zip(addresses, sockets, strict=True):
+        if not http_server.is_local(sock):
+            raise ConfigError(
+                f"--http {address}: others than this machine would reach it, without authentication; "
+                "listen on 127.0.0.1 or on unix:PATH"
+            )
+    return http_server.Prepared(sockets)
+
+
+async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, server: Prepared) -> int:
+    from supervisor.proxy import pump
+    from supervisor.proxy.http import Anybody, Front
+    from supervisor.proxy.http_headers import Visitors
+
+    gateway = await _gateway(reached, options, None)
+    visitors = Visitors(tuple(options.allow_host), tuple(options.allow_origin))
+    front = Front(gateway, Anybody(), visitors, {})
+    gateway.start()
+    gateway.spawn(me.tell(gateway, reached.monitor))
+    gateway.spawn(front.watch())
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, ended.set)
+    gateway.channel.gone = ended.set
+    serving = asyncio.create_task(server.serve(front))
+    if not options.quiet:
+        pump.note("listening on " + ", ".join(options.http))
+    await asyncio.wait({serving, asyncio.create_task(ended.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    front.close()
+    await gateway.close()
+    server.stop()
+    await serving
+    return 1 if gateway.channel.lost else 0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,9 +139,9 @@ def run(options: argparse.Namespace) -> int:
 
     from supervisor.proxy import gateway, pump, relay, stdio  # noqa: F401
 
-    principal = f"uid:{os.getuid()}"
+    me = _Self()
     with _dropped(options) as reached:
-        status = uvloop.run(_serve(reached, options, principal, options.server))
+        status = uvloop.run(_serve(reached, options, me, options.server))
         if status is not None:
             return status
         reached.socket.setblocking(True)
@@ -80,46 +149,49 @@ def run(options: argparse.Namespace) -> int:
         return relay.run(link, link.open(options.server))
 
 
-async def _serve(reached: Reached, options: argparse.Namespace, principal: str, only: str | None) -> int | None:
+async def _serve(reached: Reached, options: argparse.Namespace, me: _Self, only: str | None) -> int | None:
     from supervisor.proxy import lines, pump
-    from supervisor.proxy.channel import Channel
-    from supervisor.proxy.gateway import Gateway
-    from supervisor.proxy.journal import Journal
     from supervisor.proxy.principal import Principal
     from supervisor.proxy.stdio import Stdio
 
-    channel = Channel(reached.socket)
-    channel.start()
-    gateway = Gateway(channel, _Uncounted(), Journal(quiet=options.quiet), only)
-    problems = await gateway.load()
-    for each in problems:
-        pump.note(each)
+    gateway = await _gateway(reached, options, only)
     if only and not gateway.servers:
-        channel.release()
+        gateway.channel.release()
         return None
-    if not gateway.servers:
-        raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")
-    if not options.quiet:
-        _account(gateway)
+    if os.isatty(0) and not options.quiet:
+        pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
     gateway.start()
+    gateway.spawn(me.tell(gateway, reached.monitor))
     with lines.as_they_were(0, 1):
-        front = Stdio(gateway, Principal(principal))
-        channel.gone = lambda: front.stop(1)
+        front = Stdio(gateway, Principal(f"uid:{me.uid}"))
+        gateway.channel.gone = lambda: front.stop(1)
         try:
             return await front.run()
         finally:
             await gateway.close()
 
 
-def _account(gateway: object) -> None:
+async def _gateway(reached: Reached, options: argparse.Namespace, only: str | None) -> Gateway:
+    """A gateway with its servers loaded; what cannot be offered is told."""
     from supervisor.proxy import pump
+    from supervisor.proxy.channel import Channel
     from supervisor.proxy.gateway import Gateway
+    from supervisor.proxy.journal import Journal
 
-    if isinstance(gateway, Gateway):
+    channel = Channel(reached.socket)
+    channel.start()
+    gateway = Gateway(channel, _Uncounted(), Journal(quiet=options.quiet), only)
+    problems = await gateway.load()
+    if only and problems and not options.quiet:
+        pump.note(f'"{only}" is not pinned: its lists come live, reviewed by nobody; supervisor pin {only}')
+    for each in problems if only is None else []:
+        pump.note(each)
+    if only is None and not gateway.servers:
+        raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")
+    if gateway.servers and not options.quiet:
         names = ", ".join(gateway.servers)
         pump.note(f"serving {len(gateway.servers)} servers, each started by its first call: {names}")
-    if os.isatty(0):
-        pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
+    return gateway
 
 
 class _Uncounted:

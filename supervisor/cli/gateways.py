@@ -35,21 +35,6 @@ class Gateway(NamedTuple):
     name: str
 
 
-class Row(NamedTuple):
-    """A server of a gateway, or one process of it; `session` is the monitor's number, None without a process."""
-
-    gateway: int
-    server: str
-    state: str
-    session: int | None
-    era: str
-    principal: str
-    calls: int
-    in_flight: int
-    idle: float | None
-    last_error: str
-
-
 def gateways() -> list[Gateway]:
     """Those that this user may ask: his own, and for root all."""
     found = {}
@@ -107,38 +92,14 @@ def status(gateway: Gateway) -> dict[str, object]:
     return found
 
 
-def rows() -> list[Row]:
-    """Every server of every gateway, a row for each of its processes; gateways that end meanwhile are left out."""
-    found: list[Row] = []
-    for gateway in gateways():
-        try:
-            servers = status(gateway)["servers"]
-        except SupervisorError:
-            continue
-        for name, server in servers.items() if isinstance(servers, dict) else ():
-            found.extend(_rows(gateway.pid, name, server))
-    return found
+def statuses() -> Iterator[dict[str, object]]:
+    """What every gateway says of itself; one that is just ending says nothing."""
+    for each in gateways():
+        with contextlib.suppress(SupervisorError):
+            yield status(each)
 
 
-def _rows(gateway: int, name: str, server: dict[str, object]) -> Iterator[Row]:
-    processes = server["processes"]
-    state, error = str(server["state"]), str(server["last_error"])
-    if not isinstance(processes, list) or not processes:
-        yield Row(gateway, name, state, None, "", "", int(str(server["calls"])), 0, None, error)
-        return
-    for each in processes:
-        shown = state if each["state"] == "ready" else str(each["state"])
-        numbers = each["requests"], each["in_flight"], each["idle"]
-        yield Row(gateway, name, shown, each["session"], each["era"], each["principal"], *numbers, error)
-
-
-def log_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `logs`."""
-    parser.add_argument("name", metavar="NAME", help="a server of a gateway that is running")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as it writes more")
-
-
-def logs(options: argparse.Namespace) -> int:
+def logs(options: argparse.Namespace, _command: list[str]) -> int:
     """What a server wrote on its standard error, as far as its gateways have kept it."""
     found = [each for each in gateways() if _has(each, options.name)]
     if not found:
@@ -161,7 +122,7 @@ def _has(gateway: Gateway, server: str) -> bool:
         servers = status(gateway)["servers"]
     except SupervisorError:
         return False  # it has ended meanwhile
-    return isinstance(servers, dict) and server in servers
+    return isinstance(servers, list) and any(each["name"] == server for each in servers)
 
 
 class _Reader:

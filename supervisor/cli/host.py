@@ -1,16 +1,18 @@
-"""`daemon`, `list`, `admin`: the host's daemon, and what one asks of it."""
+"""`daemon`, `admin`: the host's daemon, and what one asks of it."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 
 from supervisor import wire
 from supervisor.cli import entry
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.proxy.link import connect, denied
+from supervisor.proxy.link import denied
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -30,36 +32,51 @@ def daemon(options: argparse.Namespace) -> int:
     return monitor.daemon(options.config, os.path.abspath(folder))
 
 
-def listing(options: argparse.Namespace) -> int:
-    """The servers this user may run."""
-    link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
-    link.hello()
-    servers = link.servers()
-    if options.json:
-        print(json.dumps(servers, indent=2))
-    for each in [] if options.json else servers:
-        print(f"{each['name']!s:24} {each['profile']}")
-    return 0
-
-
 def admin(options: argparse.Namespace) -> int:
     """One request on admin.sock, its answer printed."""
     if (options.request == "kill") != (options.session is not None):
         raise ConfigError("admin kill takes the number of a session (supervisor admin inspect shows them)")
+    message: wire.Message = {"req": options.request}
+    if options.session is not None:
+        message["session"] = options.session
+    answer = request(options, message)
+    if options.json or options.request == "inspect":
+        print(json.dumps(answer, indent=2))
+    return 0
+
+
+def request(options: argparse.Namespace, message: wire.Message) -> object:
+    """One request of the operator's, and its answer."""
+    with _connected(options) as sock:
+        _ask(sock, {"id": 1, "req": "hello", "version": 1})
+        return _ask(sock, {"id": 2} | message)
+
+
+def inspect(options: argparse.Namespace) -> tuple[int, wire.Message]:
+    """The daemon's pid, and what runs in it."""
+    with _connected(options) as sock:
+        hello, found = _ask(sock, {"id": 1, "req": "hello", "version": 1}), _ask(sock, {"id": 2, "req": "inspect"})
+    pid = hello.get("pid") if isinstance(hello, dict) else 0
+    return int(str(pid)), found if isinstance(found, dict) else {}
+
+
+def sessions(options: argparse.Namespace, server: str) -> list[int]:
+    """The sessions of one server."""
+    listed = inspect(options)[1].get("sessions")
+    found = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [int(str(each["session"])) for each in found if each["server"] == server]
+
+
+@contextlib.contextmanager
+def _connected(options: argparse.Namespace) -> Iterator[socket.socket]:
     path = f"{entry.runtime_folder(options)}/admin.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         try:
             sock.connect(path)
         except OSError as error:
-            raise SupervisorError(f"{path}: {error.strerror or error}") from None
-        _ask(sock, {"id": 1, "req": "hello", "version": 1})
-        request: wire.Message = {"id": 2, "req": options.request}
-        if options.session is not None:
-            request["session"] = options.session
-        answer = _ask(sock, request)
-    if options.json or options.request == "inspect":
-        print(json.dumps(answer, indent=2))
-    return 0
+            reason = (error.strerror or str(error)).lower()
+            raise SupervisorError(f"{path}: no daemon that you administer answers there ({reason})") from None
+        yield sock
 
 
 def _ask(sock: socket.socket, request: wire.Message) -> object:

@@ -12,114 +12,8 @@ import os
 import sys
 from typing import NoReturn
 
+from supervisor.cli.options import parser
 from supervisor.errors import ConfigError, SupervisorError
-
-VERSION = "0.1.0"
-_EPILOG = """exit status: the command's own for run and exec; otherwise
-  0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
-
-
-def _sandbox_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", metavar="NAME", help="a shipped profile, or the path of one of your own")
-    parser.add_argument("--param", metavar="K=V", action="append", default=[], help="fill a param of the profile")
-    parser.add_argument(
-        "--ro", metavar="PATH[:DST]", action="append", default=[], help="show a file or folder, read-only"
-    )
-    parser.add_argument("--rw", metavar="PATH[:DST]", action="append", default=[], help="... and writable")
-    parser.add_argument(
-        "--env",
-        metavar="K[=V]",
-        action="append",
-        default=[],
-        help="set a variable, or pass on the caller's; nothing else of the environment goes in",
-    )
-    parser.add_argument(
-        "--allow",
-        metavar="HOST:PORT",
-        action="append",
-        default=[],
-        help="let it reach a host; *.HOST:PORT, http:HOST:PORT, tcp:HOST:PORT and ADDRESS:PORT as in profiles",
-    )
-    parser.add_argument(
-        "--accept-missing",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="run although this host lacks the named layer (comma-separated); it is printed and recorded",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
-    return value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="supervisor",
-        description="A hardened runtime for MCP servers.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"supervisor {VERSION}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    run = commands.add_parser("run", help="run an MCP server on this terminal's stdio")
-    run.add_argument("server", nargs="?", help="a server registered with the host's daemon")
-    run.epilog = "after --: the server's command; without it, the profile's own server"
-    exec_ = commands.add_parser("exec", help="run any command in a sandbox, as in a CI job")
-    exec_.epilog = "after --: the command"
-    call = commands.add_parser("call", help="call one tool and print the answer")
-    call.add_argument("tool", nargs="?", help="the tool's name; without it, the tools are listed")
-    call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
-    call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
-    call.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each answer")
-    call.add_argument("--json", action="store_true", help="print the whole result as JSON")
-    explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")
-    explain.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
-    explain.add_argument("--diff", metavar="NAME", help="only what the profile grants that NAME does not, and back")
-    for each in (run, exec_, call, explain):
-        _sandbox_options(each)
-    run.add_argument("--config", metavar="FILE", help="servers.toml, for a registered server without a daemon")
-    for each in (run, call):
-        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-
-    daemon = commands.add_parser("daemon", help="serve registered servers to this host's users")
-    daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
-    daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
-    serve = commands.add_parser("serve", help="one MCP endpoint for all registered servers")
-    pin = commands.add_parser("pin", help="review what a server lists, and write it down")
-    pin.add_argument("name", metavar="NAME", help="a registered server")
-    pin.add_argument("-y", "--yes", action="store_true", help="write it without asking")
-    pin.add_argument("--json", action="store_true", help="print JSON")
-    for each in (serve, pin):
-        each.add_argument("--config", metavar="FILE", help="servers.toml, for a tree of its own")
-        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-        each.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
-    listing = commands.add_parser("list", help="the servers that the daemon would run for you")
-    admin = commands.add_parser("admin", help="the operator's requests to the daemon")
-    admin.add_argument("request", choices=["inspect", "kill", "reload", "drain"])
-    admin.add_argument("session", nargs="?", type=int, help="for kill")
-    for each in (listing, admin):
-        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-        each.add_argument("--json", action="store_true", help="print JSON")
-    selftest = commands.add_parser("selftest", help="prove from inside that a profile holds on this host")
-    _sandbox_options(selftest)
-    selftest.add_argument("--json", action="store_true", help="print JSON")
-    check = commands.add_parser("check", help="what this host can and cannot enforce")
-    check.add_argument("--json", action="store_true", help="print JSON")
-    profile = commands.add_parser("profile", help="the profiles there are")
-    profile.add_argument("action", choices=["list", "show", "diff"])
-    profile.add_argument("name", nargs="?", help="for show and diff")
-    profile.add_argument("other", nargs="?", help="for diff: the one that may grant more")
-    profile.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 def _start(options: argparse.Namespace, tail: list[str]) -> int:
@@ -133,7 +27,7 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     if server is not None and options.command == "run":
         from supervisor.cli import gateway
 
-        return _flushed(gateway.run(options))
+        os._exit(_flushed(gateway.run(options)))
     tree = personal.start(entry.build(options, tail)) if server is None else None
     # only now, while planner and monitor get ready
     from supervisor.cli import start
@@ -160,7 +54,7 @@ def _selftest(options: argparse.Namespace, tail: list[str]) -> int:
 def _host(options: argparse.Namespace, _tail: list[str]) -> int:
     from supervisor.cli import host
 
-    table = {"daemon": host.daemon, "list": host.listing, "admin": host.admin}
+    table = {"daemon": host.daemon, "admin": host.admin}
     return table[options.command](options)
 
 
@@ -168,17 +62,43 @@ def _gateway(options: argparse.Namespace, _tail: list[str]) -> int:
     from supervisor.cli import gateway
 
     table = {"serve": gateway.serve, "pin": gateway.pin}
-    return table[options.command](options)
+    status = _flushed(table[options.command](options))
+    # as in _start: without the interpreter's own clean-up, which confined threads do not survive
+    os._exit(status)
+
+
+def _servers(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import servers
+
+    steer = dict.fromkeys(("start", "stop", "kill"), servers.steer)
+    table = {"add": servers.add, "remove": servers.remove, "list": servers.listing} | steer
+    return table[options.command](options, tail)
+
+
+def _watch(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import gateways, watch
+
+    table = {"ps": watch.ps, "logs": gateways.logs}
+    return table[options.command](options, tail)
+
+
+def _clients(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import adopt, release
+
+    return (adopt.adopt if options.command == "adopt" else release.release)(options, tail)
 
 
 _COMMANDS = {
+    **dict.fromkeys(("adopt", "release"), _clients),
+    **dict.fromkeys(("add", "remove", "list", "start", "stop", "kill"), _servers),
+    **dict.fromkeys(("ps", "logs"), _watch),
     **dict.fromkeys(("serve", "pin"), _gateway),
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
-    **dict.fromkeys(("daemon", "list", "admin"), _host),
+    **dict.fromkeys(("daemon", "admin"), _host),
     "selftest": _selftest,
 }
-_WITH_COMMAND = ("run", "exec", "call", "explain")
+_WITH_COMMAND = ("run", "exec", "call", "explain", "add")
 
 
 def main() -> None:
@@ -192,7 +112,7 @@ def main() -> None:
             _end("supervisor: nothing follows --", 2)
     try:
         _standard_streams()
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")
         sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
@@ -201,9 +121,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("", 130)
     except OSError as error:
-        # what is still in the buffer would be tried again at exit
+        # what is still in the buffer would be tried again at exit; no file can be opened any more
         with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.pipe()[1], 1)
         name = f"{error.filename}: " if error.filename else ""
         _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {name}{error.strerror or error}", 1)
 

@@ -1,8 +1,9 @@
 """The program that `supervisor selftest` runs inside a sandbox: it tries each boundary and tells what happened.
 
 Runs inside, as the server would; standard library only, on its own. One JSON object on standard output:
-{"probes": [[boundary, what was tried, held, what happened]], "calls": [numbers that were answered]}.
-A probe holds when the attempt failed. Nothing here can hurt a host on which it succeeds.
+{"probes": [[boundary, what was tried, held, what happened]], "calls": [numbers that were answered],
+"reach": [[host, "answers" | "silent" | "refused" | "pattern", what happened]]}. A probe holds when the attempt
+failed; an allowed host that is down is no boundary. Nothing here can hurt a host on which it succeeds.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 
 Row = tuple[str, str, bool, str]
+Target = tuple[str, str, int]
+NOBODY = "not-allowed.invalid"
+# longer than whoever dials outside takes to give up
+PATIENCE = 14.0
+QUIET = 6.0
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 LAST_CALL = 470
 # x86_64 and aarch64 share the numbers from 424 on; the rest by machine
 _CALLS = {
@@ -176,6 +185,85 @@ def network(allowed: bool) -> list[Row]:
     return rows
 
 
+def beyond(targets: list[Target]) -> list[Row]:
+    """What the hosts that are allowed do not lead to: other names, other ports, other names at the same address."""
+    rows = [attempt("network", "find a name that is not allowed", partial(socket.getaddrinfo, NOBODY, 443))]
+    for host, port in [(host, port) for kind, host, port in targets if kind == "tls"][:1]:
+        closed = min(set(range(1, 1024)) - {number for _, name, number in targets if name == host})
+        what = f"connect to {host} at a port that is not allowed"
+        rows.append(attempt("network", what, partial(socket.create_connection, (host, closed), 2)))
+        rows.append(attempt("network", f"say another name to {host}", partial(secure, host, port, NOBODY)))
+    return rows
+
+
+def secure(host: str, port: int, name: str) -> str:
+    """A TLS handshake; nobody's certificate is looked at, because nothing is said afterwards."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    raw = socket.create_connection((host, port), PATIENCE)
+    with raw, context.wrap_socket(raw, server_hostname=name) as sock:
+        return str(sock.version())
+
+
+def reach(targets: list[Target]) -> list[list[str]]:
+    """Every allowed host, dialled at once: [where, how it went, what was seen]."""
+    found: list[list[str]] = [[] for _ in targets]
+
+    def dial(index: int, kind: str, host: str, port: int) -> None:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        found[index] = [where, *answer(kind, host, port)]
+
+    threads = [threading.Thread(target=dial, args=(index, *each)) for index, each in enumerate(targets)]
+    for start in range(0, len(threads), 16):
+        for thread in threads[start : start + 16]:
+            thread.start()
+        for thread in threads[start : start + 16]:
+            thread.join()
+    return found
+
+
+def answer(kind: str, host: str, port: int) -> tuple[str, str]:
+    """How one went. The broker says in the protocol of the client that it refused, or reached nobody."""
+    if kind == "pattern":
+        return "pattern", "stands for many names; name one to try it"
+    try:
+        if kind == "tls":
+            return "answers", secure(host, port, host)
+        with socket.create_connection((host, port), PATIENCE) as sock:
+            return plain(sock, host) if kind == "http" else stays(sock)
+    except ssl.SSLError as error:
+        reason = error.reason or type(error).__name__
+        kinds = {"TLSV1_ALERT_INTERNAL_ERROR": "silent", "TLSV1_ALERT_ACCESS_DENIED": "refused"}
+        # an alert of any other kind was the host's own word
+        return kinds.get(reason, "silent" if "EOF" in reason else "answers"), reason
+    except socket.gaierror as error:
+        return "refused", str(error.strerror)
+    except OSError as error:
+        return "silent", error.strerror or type(error).__name__
+
+
+def plain(sock: socket.socket, host: str) -> tuple[str, str]:
+    """One plain request, or what the broker says in its place."""
+    sock.sendall(f"GET / HTTP/1.1\r\nHost: {host}:{sock.getpeername()[1]}\r\nConnection: close\r\n\r\n".encode())
+    said = b""
+    while len(said) < 4096 and (more := sock.recv(4096)):
+        said += more
+    line = said.split(b"\r\n", 1)[0].decode(errors="replace")[:60]
+    if b"\r\n\r\nsupervisor: " in said:
+        return ("refused" if b" 403 " in said[:20] else "silent"), line
+    return ("answers", line) if said else ("silent", "closed")
+
+
+def stays(sock: socket.socket) -> tuple[str, str]:
+    """Anything goes: the host speaks first, or is still there when whoever dialled would have given up."""
+    sock.settimeout(QUIET)
+    try:
+        said = sock.recv(60)
+    except TimeoutError:
+        return "answers", "waits for the client to speak"
+    return ("answers", f"{said!r}") if said else ("silent", "closed")
+
+
 def inheritance(expected: list[str]) -> list[Row]:
     """No descriptor and no variable of whoever started it."""
     opened = sorted(int(name) for name in os.listdir("/proc/self/fd"))
@@ -256,29 +344,35 @@ def forks(limit: int) -> bool:
 
 
 def answered() -> list[int]:
-    """The numbers of system calls that do not answer EPERM or ENOSYS to arguments that are all wrong."""
-    found = []
-    for number in range(LAST_CALL):
-        pid = os.fork()
-        if pid == 0:
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # vfork ends in a complaint
-            try:
-                call(number, -1, -1, -1, -1, -1, -1)
-            except OSError as error:
-                os._exit(1 if error.errno in (errno.EPERM, errno.ENOSYS) else 0)
-            os._exit(0)
-        if os.waitpid(pid, 0)[1] != 256:
-            found.append(number)
-    return found
+    """The numbers of system calls that are not refused both with arguments that are all wrong and with zeros."""
+    return [number for number in range(LAST_CALL) if reached(number, -1) or reached(number, 0)]
+
+
+def reached(number: int, word: int) -> bool:
+    """Whether a call does not answer EPERM or ENOSYS; made in a child, which it may end or keep."""
+    pid = os.fork()
+    if pid == 0:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # vfork ends in a complaint
+        try:
+            call(number, *[word] * 6)
+        except OSError as error:
+            os._exit(1 if error.errno in (errno.EPERM, errno.ENOSYS) else 0)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] != 256
 
 
 def main() -> None:
     """Try everything; the question is the one argument, as JSON."""
     asked = json.loads(sys.argv[1])
     rows = [*inheritance(asked["environment"]), *files(asked["granted"]), *processes(), *privilege(), *kernel()]
-    rows += [*network(asked["network"]), *limits(asked["bounds"])]
-    print(json.dumps({"probes": rows, "calls": answered()}))
+    targets: list[Target] = [(kind, host, port) for kind, host, port in asked["targets"]]
+    rows += network(asked["network"])
+    rows += beyond(targets) if targets else []
+    # before what uses descriptors and processes up
+    reached = reach(targets)
+    rows += limits(asked["bounds"])
+    print(json.dumps({"probes": rows, "calls": answered(), "reach": reached}))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,20 @@ from collections import defaultdict
 from pathlib import Path
 
 from supervisor.cli import entry, personal
+from supervisor.egress import match
 from supervisor.errors import FAILED, SupervisorError
 from supervisor.model import SandboxSpec, ServerEntry
 from supervisor.profile import diff, load, plan, seccomp
 from supervisor.proxy import identity, pump
 from supervisor.proxy.link import Link
+
+Answer = dict[str, list[list[object]]]
+_STATES = {
+    "answers": "answers",
+    "silent": "does not answer (the host, not the sandbox)",
+    "refused": "is allowed, and was refused",
+    "pattern": "was not tried",
+}
 
 
 def run(options: argparse.Namespace, _tail: list[str]) -> int:
@@ -29,7 +38,7 @@ def run(options: argparse.Namespace, _tail: list[str]) -> int:
     groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", spec.seccomp.groups)
     expected = seccomp.reachable(groups)
     allowed = [said for said in sorted(diff.words(chain.profile)) if not said.startswith("call ")]
-    answer = _inside(asked | {"command": command})
+    answer, refusals = _inside(asked | {"command": command})
     calls = len(answer["calls"])
     rows = [
         *answer["probes"],
@@ -38,11 +47,16 @@ def run(options: argparse.Namespace, _tail: list[str]) -> int:
     failed = [row for row in rows if not row[2]]
     if options.json:
         shown = [dict(zip(("boundary", "tried", "held", "seen"), row, strict=True)) for row in rows]
-        print(json.dumps({"profile": spec.profile, "held": not failed, "calls": calls, "probes": shown}, indent=2))
+        reach = [dict(zip(("host", "state", "seen"), row, strict=True)) for row in _reach(answer, refusals)]
+        result = {"profile": spec.profile, "held": not failed, "calls": calls, "probes": shown, "reach": reach}
+        print(json.dumps(result, indent=2))
     else:
         print(f"{spec.profile}: {chain.profile.summary}")
         _print(rows)
-        print(f"  {calls} system calls are answered\nallowed on purpose:")
+        print(f"  {calls} system calls are answered")
+        for where, state, seen in _reach(answer, refusals):
+            print(f"  {where} {_STATES[state]}: {pump.printable(seen)}")
+        print("allowed on purpose:")
         for said in allowed:
             print(f"  {said}")
     return FAILED if failed else 0
@@ -55,15 +69,41 @@ def _question(spec: SandboxSpec, accepted: tuple[str, ...]) -> dict[str, object]
     system = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "dev", "proc", "tmp", "etc", ".sealed")
     granted = [*(mount.target for mount in spec.mounts), *(f"/{name}" for name in system)]
     names = [spec.hostname, *sorted(spec.env), "LC_CTYPE"]
-    return {"environment": names, "granted": granted, "bounds": bounds, "network": "network" in spec.seccomp.groups}
+    asked = {"environment": names, "granted": granted, "bounds": bounds, "targets": _targets(spec)}
+    return asked | {"network": "network" in spec.seccomp.groups}
 
 
-def _inside(asked: dict[str, object]) -> dict[str, list[list[object]]]:
+def _targets(spec: SandboxSpec) -> list[tuple[str, str, int]]:
+    found = [match.parse(each) for each in spec.network.allow]
+    return [
+        (
+            "pattern" if each.labels else each.kind,
+            f"{'*' * each.labels}{'.' * bool(each.labels)}{each.host}",
+            each.port,
+        )
+        for each in found
+    ]
+
+
+def _reach(answer: Answer, refusals: list[str]) -> list[tuple[str, str, str]]:
+    """What was dialled, with the broker's own reason where it gave one."""
+    rows = []
+    for where, state, seen in answer["reach"]:
+        told = [
+            said.removeprefix(f"egress: {where}: ") for said in refusals if said.startswith(f"egress: {where}: ")
+        ]
+        rows.append((str(where), str(state), told[0] if told and state != "answers" else str(seen)))
+    return rows
+
+
+def _inside(asked: dict[str, object]) -> tuple[Answer, list[str]]:
+    refusals: list[str] = []
     tree = personal.start(asked)
     identity.drop()
     link = Link(tree.monitor)
+    link.refused = refusals.append
     try:
-        link.hello()
+        identity.confine(link.hello()[1])
         opened = link.open(entry.NAME)
         pump.start_errors(opened)
         with open(opened.stdout, "rb") as file:
@@ -72,11 +112,11 @@ def _inside(asked: dict[str, object]) -> dict[str, list[list[object]]]:
     finally:
         tree.close()
     try:
-        found: dict[str, list[list[object]]] = json.loads(text)
+        found: Answer = json.loads(text)
     except ValueError:
         why = ended.reason if ended else "the monitor ended"
         raise SupervisorError(f"the probes did not finish: {why}") from None
-    return found
+    return found, refusals
 
 
 def _print(rows: list[list[object]]) -> None:

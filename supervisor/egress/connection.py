@@ -305,6 +305,8 @@ class Connection:
         finally:
             answers.cancel()
             asking.cancel()
+            # only when they have let go of the sockets may those be closed: another connection gets their numbers
+            await asyncio.gather(answers, asking, return_exceptions=True)
         if asking.done() and not asking.cancelled():
             asking.result()
 

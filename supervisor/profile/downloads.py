@@ -33,7 +33,7 @@ VALUED = {*PACKAGE[NODE], *PACKAGE[PYTHON], *FOLDER, "--python"}
 
 def refuse(argv: Sequence[str], cwd: str) -> None:
     """Refused if the command fetches its program when it starts, with the command to write instead."""
-    key, command, options, rest = _parse(argv)
+    key, command, options, rest = parse(argv)
     if key not in DOWNLOADERS:
         return
     folder, install = DOWNLOADERS[key]
@@ -43,7 +43,7 @@ def refuse(argv: Sequence[str], cwd: str) -> None:
             "give the image itself to supervisor (see `supervisor image --help`)"
         )
     packages = [value for name, value in options if name in PACKAGE[folder] and value]
-    program = command if packages or key == "uv run" else _program(command, folder, cwd)
+    program = command if packages or key == "uv run" else program_of(command, folder, cwd)
     start = next((value for name, value in options if name in FOLDER), "")
     bin_folder = join(start, folder)
     words = [join(bin_folder, program)]
@@ -62,7 +62,7 @@ def refuse(argv: Sequence[str], cwd: str) -> None:
     )
 
 
-def _parse(argv: Sequence[str]) -> tuple[str, str, list[tuple[str, str]], list[str]]:
+def parse(argv: Sequence[str]) -> tuple[str, str, list[tuple[str, str]], list[str]]:
     """(downloader, what it would run, its options with their values, the arguments of what it runs)."""
     key, command, rest = basename(argv[0]), "", list(argv[1:])
     options: list[tuple[str, str]] = []
@@ -79,7 +79,7 @@ def _parse(argv: Sequence[str]) -> tuple[str, str, list[tuple[str, str]], list[s
     return key, command, options, rest
 
 
-def _program(package: str, folder: str, cwd: str) -> str:
+def program_of(package: str, folder: str, cwd: str) -> str:
     """The command that a package brings: as its package.json says if it is here, else the usual name."""
     if folder == PYTHON:
         return re.split(r"[@=<>~!\[ ]", package)[0]

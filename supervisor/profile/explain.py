@@ -11,7 +11,14 @@ from supervisor.sandbox import enter, mounts
 
 def summary(spec: SandboxSpec) -> str:
     """Files, network and limits, on two lines."""
-    shown = [f"{each.source} {each.mode} at {each.target}" for each in spec.mounts if each.per_session]
+    people = [each for each in spec.mounts if each.per_session]
+    # what is kept in a writable folder is told by explain
+    folders = [f"{each.target}/" for each in people if each.mode == "rw" and not each.is_file]
+    shown = [
+        f"{each.source} {each.mode} at {each.target}"
+        for each in people
+        if not any(each.target.startswith(folder) for folder in folders)
+    ]
     limits = spec.limits
     return (
         f"files: {'; '.join(shown) or 'none of yours'}; /usr read-only; private /tmp of {spec.tmp.size >> 20} MiB\n"

@@ -88,6 +88,21 @@ class MountText(Frozen):
     origin: str = ""
 
 
+def _relative(value: object) -> object:
+    if not isinstance(value, str) or value.startswith("/") or os.path.normpath(value) != value or value[:2] == "..":
+        raise ValueError(f'a path below a writable folder, like ".git/hooks", not {value!r}')
+    return value
+
+
+Below = Annotated[str, BeforeValidator(_relative), Field(min_length=1, max_length=255)]
+
+
+class Writable(Frozen):
+    """Of every writable folder; `keep`: what is read-only in it, where it is there."""
+
+    keep: tuple[Below, ...] = Field(default=(), strict=False)
+
+
 class Process(Frozen):
     hostname: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,30}$")] | None = None
     cwd: _Text | None = None
@@ -124,7 +139,11 @@ class LimitsText(Frozen):
     pids: Count | None = None
     files: Count | None = None
     file_size: Size | None = None
+    disk: Size | None = None
+    disk_files: Count | None = None
     output_line: Size | None = None
+    output: Size | None = None
+    output_rate: Size | None = None
     stderr: Size | None = None
 
 
@@ -147,6 +166,7 @@ class Profile(Frozen):
     params: dict[str, Param] = {}
     server: Server | None = None
     mount: tuple[MountText, ...] = Field(default=(), strict=False)
+    writable: Writable = Writable()
     process: Process = Process()
     seccomp: SeccompText = SeccompText()
     network: NetworkText = NetworkText()

@@ -25,9 +25,23 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import explain, granted, load, network, program, root, seccomp, sources, toml
+from supervisor.profile import (
+    explain,
+    granted,
+    kept,
+    load,
+    network,
+    program,
+    root,
+    seccomp,
+    sources,
+    toml,
+    writable,
+)
 
 UID = 1000
+# the sandbox gets its mounts in one message
+MAX_MOUNTS = 64
 _HOLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -64,11 +78,17 @@ class Planner:
         profile = self.profile
         self._profile_mounts()
         self._operator_mounts()
+        self._keep()
         found = self._program()
         reach, grants = network.plan(self.chain, self.entry)
         self.grants += grants
         for each in network.authorities() if reach.mode != "none" else []:
             self._add(each, "certificate authorities, for TLS", "network")
+        if len(self.mounts) > MAX_MOUNTS:
+            raise ConfigError(
+                f"{self.entry.origin}: {len(self.mounts)} mounts, over the limit of {MAX_MOUNTS}: "
+                "grant a folder that holds several"
+            )
         env, hostname = self._env(found), _set(profile.process.hostname)
         spec = SandboxSpec(
             profile=profile.name,
@@ -85,10 +105,10 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
-            landlock=True,
-            write_execute=_set(profile.process.write_execute),
         )
-        return Plan(spec=spec, grants=tuple(self.grants), summary=explain.summary(spec))
+        return Plan(
+            spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)
+        )
 
     def fill(self, text: str, origin: str) -> str:
         """`text` with its `${param}` holes filled."""
@@ -155,6 +175,14 @@ class Planner:
                 )
                 mount = mount.model_copy(update={"mode": mode, "noexec": False})
                 self._add(mount, "the operator's own grant", self.entry.origin)
+
+    def _keep(self) -> None:
+        origin = self.chain.origin("writable", "keep")
+        for each in kept.kept(self.mounts, self.profile.writable.keep):
+            self.mounts.append(each)
+            if each.mode == "ro":
+                what = f"{each.target} stays as it is"
+                self.grants.append(Grant(what=what, why="tools of the host obey it unasked", origin=origin))
 
     def _add(self, mount: Mount, why: str, origin: str) -> None:
         self.mounts = sources.merge(self.mounts, mount, origin)
@@ -237,7 +265,11 @@ class Planner:
             pids=_set(text.pids),
             files=_set(text.files),
             file_size=_set(text.file_size),
+            disk=_set(text.disk),
+            disk_files=_set(text.disk_files),
             output_line=_set(text.output_line),
+            output=_set(text.output),
+            output_rate=_set(text.output_rate),
             stderr=_set(text.stderr),
         )
 
@@ -261,8 +293,7 @@ class Planner:
             code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
         except OSError:
             # libseccomp asks the kernel first what it knows
-            reason = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
-            raise Unenforceable({"seccomp": reason}, runtime="native", optional=set()) from None
+            raise Unenforceable({"seccomp": seccomp.MISSING}, runtime="native", optional=set()) from None
         return Seccomp(groups=names, program=b64encode(code).decode())
 
 

@@ -20,6 +20,7 @@ _LIMIT = 1 << 20
 _LINE = 1 << 13
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
+_PART = re.compile(r""""[^"]*"|'[^']*'|[^.]+""")
 Model = TypeVar("Model", bound=BaseModel)
 Path = tuple[str | int, ...]
 
@@ -128,20 +129,25 @@ def line_of(text: str, key: Path) -> int:
     for number, line in enumerate(text.splitlines(), 1):
         header, entry = _HEADER.match(line), _KEY.match(line)
         if header:
-            name = header.group(2).strip("\"'")
-            table = [*(part.strip("\"' ") for part in name.split("."))]
+            name = header.group(2)
+            table = [*_parts(name)]
             if header.group(1) == "[[":
                 counts[name] = counts.get(name, -1) + 1
                 table.append(counts[name])
             here: list[str | int] = table
         elif entry:
-            here = [*table, *(part.strip("\"'") for part in entry.group(1).split("."))]
+            here = [*table, *_parts(entry.group(1))]
         else:
             continue
         common = _common(here, key)
         if common > depth and common in (len(here), len(key)):
             best, depth = number, common
     return best
+
+
+def _parts(key: str) -> list[str]:
+    """A dotted key in its parts."""
+    return [part.strip("\"' ") for part in _PART.findall(key)]
 
 
 def _common(here: list[str | int], key: Path) -> int:

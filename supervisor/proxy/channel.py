@@ -33,7 +33,7 @@ class Channel:
         self.refused: Callable[[int, str], None] = lambda *_: None
         self.reloaded: Callable[[], None] = lambda: None
         self.gone: Callable[[], None] = lambda: None
-        self.closed = False
+        self.closed = self.lost = False
 
     def start(self) -> None:
         """From now on the running loop reads."""
@@ -118,6 +118,7 @@ class Channel:
             wire.send(self._socket, {"id": self._next, "req": "close", "session": int(str(answer["session"]))})
 
     def _lost(self) -> None:
+        self.lost = True
         self.release()
         for future in self._waiting.values():
             if not future.done():

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -64,25 +65,24 @@ def bind() -> socket.socket:
 
 
 class Control:
-    """Answers on a socket from `bind`; `uid` is who may ask, besides root."""
+    """The answering end. `owner` is the uid that started us; `monitor` the pid of whom we open sessions from."""
 
-    def __init__(self, gateway: Gateway, sock: socket.socket, uid: int) -> None:
-        self._gateway, self._socket = gateway, sock
-        self._allowed = {0, uid}
+    def __init__(self, gateway: Gateway, *, owner: int, monitor: int) -> None:
+        self._gateway = gateway
+        self._owner, self._monitor = owner, monitor
+        self._since = int(time.time())
         self._open: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        """From now on the running loop accepts."""
-        self._server = await asyncio.start_unix_server(self._accepted, sock=self._socket, limit=MAX_REQUEST)
-
-    async def close(self) -> None:
-        """Hang up."""
-        if self._server:
-            self._server.close()
-        for each in self._open:
-            each.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+    async def serve(self, sock: socket.socket) -> None:
+        """Until it is cancelled; then whoever is connected is hung up on."""
+        server = await asyncio.start_unix_server(self._accepted, sock=sock, limit=MAX_REQUEST)
+        try:
+            await server.serve_forever()
+        finally:
+            server.close()
+            for each in self._open:
+                each.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -101,7 +101,7 @@ class Control:
             self._open.discard(task)
 
     def _may(self, writer: asyncio.StreamWriter) -> bool:
-        return wire.peer(writer.get_extra_info("socket"))[1] in self._allowed
+        return wire.peer(writer.get_extra_info("socket"))[1] in (0, self._owner)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(_SECONDS):
@@ -112,7 +112,8 @@ class Control:
             await _say(writer, {"error": f"not a request: {error}"})
             return
         if request.req == "status":
-            await _say(writer, status.status(self._gateway))
+            about = {"owner": self._owner, "monitor": self._monitor, "since": self._since}
+            await _say(writer, about | status.status(self._gateway))
         elif request.req == "logs":
             await self._logs(request, reader, writer)
         else:

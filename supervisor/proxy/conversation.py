@@ -5,7 +5,7 @@ Runs unprivileged. What can be answered without a process is answered here; ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -69,7 +69,10 @@ class Conversation:
 
     def receive(self, line: bytes) -> None:
         """One message of the client's."""
-        fields = message.fields(line)
+        self.take(line, message.fields(line))
+
+    def take(self, line: bytes, fields: Fields | None) -> None:
+        """The same, for a front that has looked at its members already."""
         if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"':
             self._malformed(line, fields)
             return
@@ -308,6 +311,10 @@ class Conversation:
         if call.server:
             self.gateway.called(call, outcome=outcome)
         self.outlet.deliver(line, call.key, last=True)
+
+    def mirrored(self, tool: str) -> Mapping[tuple[str, ...], bytes]:
+        """The arguments of a tool that its schema wants repeated in HTTP headers."""
+        return self.gateway.endpoint(self).mirrored.get(tool, {})
 
     def close(self) -> None:
         """The client is gone: what it asked for is cancelled, and what was its alone ends."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from supervisor.proxy import eras, message
+from supervisor.proxy import eras, http_headers, message
 from supervisor.proxy.manifests import KINDS
 from supervisor.proxy.message import Fields
 from supervisor.proxy.policy import Verdict
@@ -46,6 +46,7 @@ class Endpoint:
         self._templates: list[tuple[re.Pattern[str], Route]] = []
         self._schemes: dict[str, set[str]] = {}
         self._aliases: dict[tuple[str, str], str] = {}
+        self.mirrored: dict[str, dict[tuple[str, ...], bytes]] = {}
         for kind in KINDS:
             self._add(kind)
         self._pages: dict[tuple[str, bool], dict[str, bytes]] = {}
@@ -61,6 +62,8 @@ class Endpoint:
                     route = self.routes[kind].get(exposed) or self._route(kind, server, name, exposed)
                     if route.server is not server:
                         continue  # names are made so that this cannot be
+                    if kind == "tools" and (found := http_headers.mirrored(item)):
+                        self.mirrored[exposed] = found
                     if route.verdict.outcome == "allow":
                         shown.append(item if exposed == name else _renamed(kind, item, exposed))
 

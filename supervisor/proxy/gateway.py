@@ -64,12 +64,17 @@ class Gateway:
         """Ask for the servers and make the endpoints; what could not be used, a line each."""
         answer, _ = await self.channel.ask("list")
         listed = answer.get("servers")
-        names = [str(each["name"]) for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+        names = {
+            str(each["name"]): str(each["profile"])
+            for each in (listed if isinstance(listed, list) else [])
+            if isinstance(each, dict)
+        }
         found: dict[str, Server] = {}
         problems = []
-        for name in names if self._only is None else [self._only]:
+        for name in list(names) if self._only is None else [self._only]:
             try:
                 found[name] = await self._server(name)
+                found[name].profile = names.get(name, "")
             except SupervisorError as error:
                 problems.append(str(error))
         old, self.servers = self.servers, found

@@ -18,6 +18,7 @@ from supervisor.proxy import envelope, eras, lines, message, pump
 from supervisor.proxy.link import Exited, Opened
 from supervisor.proxy.manifests import KINDS, Lists
 from supervisor.proxy.message import Fields
+from supervisor.proxy.meter import Meter
 
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
@@ -122,7 +123,15 @@ class Instance:
     async def open(self) -> Opened:
         """Start the process and connect to it."""
         opened = self.opened = await self._channel.open(self.name)
-        self._reader = lines.Reader(opened.output_line, self.received, self._too_long, self._drained.set)
+        meter = Meter(opened.output, opened.output_rate)
+        self._reader = lines.Reader(
+            opened.output_line,
+            self.received,
+            self._too_long,
+            self._drained.set,
+            meter=meter,
+            over=lambda: self.end(meter.reason()),
+        )
         errors = lines.Reader(1 << 16, self.stderr, lambda: None, lambda: None)
         await self._writer.open(opened.stdin)
         await self._reader.open(opened.stdout)

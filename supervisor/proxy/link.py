@@ -38,6 +38,7 @@ class Opened(NamedTuple):
     """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
 
     session: int
+    pid: int
     stdin: int
     stdout: int
     stderr: int
@@ -50,6 +51,8 @@ class Opened(NamedTuple):
     grace: float
     output_line: int
     stderr_limit: int
+    output: int
+    output_rate: int
 
 
 class Exited(NamedTuple):
@@ -76,15 +79,23 @@ class Link:
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> None:
-        """Greet; Denied carries what was wrong with the one server of personal mode."""
-        self._ask("hello", version=1)
+    def hello(self) -> tuple[int, str]:
+        """Greet; the monitor's pid, the filter for identity.confine. Denied: what was wrong in personal mode."""
+        answer, _ = self._ask("hello", version=1)
+        return int(str(answer["pid"])), str(answer["filter"])
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""
         answer, _ = self._ask("list")
         found = answer.get("servers")
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+    def describe(self, server: str) -> wire.Message:
+        """What the registry says of a server; its manifest is not looked at."""
+        answer, fds = self._ask("describe", server=server)
+        for fd in fds:
+            os.close(fd)
+        return answer
 
     def open(self, server: str) -> Opened:
         """Start a session, or raise Denied with the reason."""
@@ -181,6 +192,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         raise WireError("open: four descriptors expected")
     return Opened(
         session=int(str(answer["session"])),
+        pid=int(str(answer["pid"])),
         stdin=fds[0],
         stdout=fds[1],
         stderr=fds[2],
@@ -193,6 +205,8 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         grace=float(str(answer["grace"])),
         output_line=int(str(answer["output_line"])),
         stderr_limit=int(str(answer["stderr"])),
+        output=int(str(answer["output"])),
+        output_rate=int(str(answer["output_rate"])),
     )
 
 
@@ -228,7 +242,8 @@ def _reason(code: int | None, hit: dict[str, int], given: str) -> str:
     if code < 0:
         # real-time signals have no names of their own
         name = signal.Signals(-code).name if -code in set(signal.Signals) else signal.strsignal(-code)
-        return f"killed by signal {-code} ({name})" + hint
+        large = ": a file would have become too large (limits.file_size)" if -code == signal.SIGXFSZ else ""
+        return f"killed by signal {-code} ({name}){large}{hint}"
     return f"exited with status {code}" + hint
 
 

@@ -64,6 +64,7 @@ class Server:
         self.manifest = manifest
         self.state: lifecycle.State = "COLD"
         self.stopped = False
+        self.profile = ""
         self.failures = 0
         self.last_error = ""
         self.drift: list[Change] = []
@@ -138,10 +139,19 @@ class Server:
         if pause > _PATIENCE:
             said = f"it is tried again in {pause:.0f} s; it failed: {self.last_error}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
+        self._make_room(principal)
+
+    def _make_room(self, principal: str) -> None:
+        """Of one principal's processes, the one that was idle the longest ends for one more."""
         most = self.settings.quota.sessions
-        if sum(each.principal == principal for each in self.instances.values()) >= most:
-            said = f"{principal} has {most} processes of it (quota.sessions, {self.settings.origin})"
+        own = [each for each in self.instances.values() if each.principal == principal and not each.ending]
+        if len(own) < most:
+            return
+        idle = [each for each in own if each.ready and not each.busy and not each.holders]
+        if not idle:
+            said = f"{principal} has {most} processes of it at work (quota.sessions, {self.settings.origin})"
             raise Unavailable(message.BUSY, f'server "{self.name}": {said}')
+        min(idle, key=lambda each: each.used).end("idle, and another client needed its place")
 
     async def _live(self, key: Key, instance: Instance) -> None:
         """One process, from its start to its end."""

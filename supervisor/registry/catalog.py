@@ -10,25 +10,31 @@ import hashlib
 import json
 import os
 import pwd
+import re
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen, Name, ServerEntry, Share
+from supervisor.model import Frozen, ServerEntry, Share
 from supervisor.profile import load, toml
 
+# what fits into one answer of the monitor's
+SERVERS = 200
 _MANIFEST = 32 << 20
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-def _joinable(name: str) -> str:
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f'"{name}": at most 64 of a-z, 0-9, ".", "_" and "-", the first a letter or a digit')
     if "__" in name or name[-1] in "_.-":
         raise ValueError(f'"{name}" holds "__" or ends in "_", "." or "-": tools are called {name}__TOOL')
     return name
 
 
-ServerName = Annotated[Name, AfterValidator(_joinable)]
+ServerName = Annotated[str, AfterValidator(_named)]
 
 
 class PatternsText(Frozen):
@@ -107,9 +113,10 @@ class Listed(NamedTuple):
 
 
 class Catalog(NamedTuple):
-    """Every enabled server by name, and every file and folder that was read: what changes is read again."""
+    """Every server by name, those not enabled apart, and every file and folder that was read."""
 
     servers: dict[str, Listed]
+    disabled: dict[str, Listed]
     files: tuple[str, ...]
 
 
@@ -125,24 +132,29 @@ def files(path: str) -> list[str]:
     return [path, *(os.path.join(folder, name) for name in names)]
 
 
-def load_catalog(path: str) -> Catalog:
-    """The servers of a registry by name; ConfigError or Refused name file and line."""
+def load_catalog(path: str, text: str | None = None) -> Catalog:
+    """The servers of a registry by name; ConfigError or Refused name file and line.
+
+    `text` is what the file is to be: it is read instead.
+    """
     path = os.path.abspath(path)
     found: dict[str, Listed] = {}
+    disabled: dict[str, Listed] = {}
     where: dict[str, str] = {}
     folder = os.path.dirname(path)
     listed = files(path)
     for each in listed:
-        source = toml.read(each)
-        for name, text in source.validate(CatalogText).server.items():
+        source = toml.read(each) if text is None or each != path else toml.parse(each, text.encode())
+        for name, table in source.validate(CatalogText).server.items():
             origin = f"{each}:{toml.line_of(source.text, ('server', name))}"
             if name in where:
                 raise ConfigError(f'{origin}: server "{name}" is defined at {where[name]} already')
             where[name] = origin
-            if text.enabled:
-                found[name] = _listed(name, text, source, origin, folder)
+            if len(where) > SERVERS:
+                raise ConfigError(f"{origin}: more than {SERVERS} servers")
+            (found if table.enabled else disabled)[name] = _listed(name, table, source, origin, folder)
     watched = (*listed, f"{folder}/servers.d", f"{folder}/pins", *(each.manifest for each in found.values()))
-    return Catalog(found, tuple(each for each in watched if each))
+    return Catalog(found, disabled, tuple(each for each in watched if each))
 
 
 def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folder: str) -> Listed:

@@ -1,4 +1,4 @@
-"""What a program inherits: descriptors, environment variables, signal settings, the terminal.
+"""What a program inherits: descriptors, environment variables, signal settings.
 
 Unlike the other batches these programs are given on the command line, because standard input is part of what
 is tried.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 from pathlib import Path
 
@@ -52,29 +51,6 @@ found["blocked"] = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 found["cwd"] = os.getcwd()
 found["umask"] = os.umask(0o22)
 os.write(2, b"REPORT " + json.dumps(found).encode() + b"\n")
-"""
-PUSH = r"""
-import fcntl, os, sys
-done = []
-for name, code, value in (("TIOCSTI", 0x5412, b"x"), ("TIOCSTI with high bits", 0x7FFF_FFFF_0000_5412, b"x"),
-                          ("TIOCSCTTY", 0x540E, 0), ("TIOCSETD", 0x5423, b"\0\0\0\0")):
-    for fd in (0, 1, 2):
-        try:
-            if code > 0xFFFFFFFF:
-                import ctypes
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.syscall(16, ctypes.c_long(fd), ctypes.c_ulong(code), value):
-                    continue
-            else:
-                fcntl.ioctl(fd, code, value)
-            done.append(name)
-        except (OSError, ValueError):
-            pass
-try:
-    done.append("/dev/tty as " + str(os.open("/dev/tty", os.O_RDWR)))
-except OSError:
-    pass
-os.write(1, ("PUSHED " + repr(done) + "\n").encode())
 """
 
 
@@ -150,39 +126,3 @@ def test_a_file_as_standard_output_is_not_read(arena: Arena, profile: str, mode:
     assert found[0]["content"] == [1]
     assert found[1]["content"] == []
     assert str(log) not in str(found[1]["linked"])
-
-
-def on_a_terminal(arena: Arena, mode: str, argv: list[str]) -> str:
-    """Run with a terminal as standard input, output, error and controlling terminal; what was on the screen."""
-    plot = arena.plots[mode]
-    child, leader = pty.fork()
-    if child == 0:
-        try:
-            os.chdir(plot.home / "project")
-            if mode != "root":
-                os.setgroups([])
-                os.setresgid(plot.gid, plot.gid, plot.gid)
-                os.setresuid(plot.uid, plot.uid, plot.uid)
-            os.execve(argv[0], argv, arena.environment(mode) | {"TERM": "dumb"})
-        finally:
-            os._exit(127)
-    screen = b""
-    while True:
-        try:
-            chunk = os.read(leader, 4096)
-        except OSError:
-            break
-        if not chunk:
-            break
-        screen += chunk
-    os.waitpid(child, 0)
-    os.close(leader)
-    return screen.decode(errors="replace")
-
-
-def test_nothing_is_typed_into_the_terminal(arena: Arena, profile: str, mode: str) -> None:
-    """TIOCSTI puts bytes into the caller's keyboard buffer: a command for the shell after this one."""
-    argv = [*PYTHON, "-c", PUSH]
-    assert "TIOCSTI" in on_a_terminal(arena, mode, argv)
-    screen = on_a_terminal(arena, mode, arena.command(profile, mode, argv))
-    assert "PUSHED []" in screen, screen

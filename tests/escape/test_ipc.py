@@ -41,8 +41,10 @@ for name in ("\\0" + abstract, *paths):
     listener.bind(name)
     listener.listen(64)
     listeners.append(listener)
-datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-datagrams.bind("\\0" + abstract + "-datagrams")
+for name in ("\\0" + abstract, *paths):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(name + "-datagrams")
+    listeners.append(listener)
 print(segment, serial, flush=True)
 sys.stdin.read()
 libc.shmctl(segment, 0, None)
@@ -131,6 +133,28 @@ def send_from_a_pair_to_an_abstract_socket(bait: Bait) -> str:
     """A socket that socketpair(2) made can still send to a name."""
     left, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     return str(left.sendto(b"hello", "\0" + bait.text("abstract") + "-datagrams"))
+
+
+@hostile(profiles=FOLDER)
+def send_from_a_pair_to_a_socket_in_the_folder(bait: Bait) -> str:
+    """To a log, a bus, a service manager: neither a read-only mount nor Landlock stops a datagram."""
+    left, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return str(left.sendto(b"hello", socket.MSG_DONTWAIT, f"{bait.text('folder')}/datagrams"))
+
+
+@hostile(profiles=FOLDER)
+def send_a_descriptor_from_a_pair_to_a_socket_in_the_folder(bait: Bait) -> str:
+    """sendmsg(2) has its address behind a pointer, where no filter sees it."""
+    left, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", 0))]
+    return str(left.sendmsg([b"hello"], rights, socket.MSG_DONTWAIT, f"{bait.text('folder')}/datagrams"))
+
+
+@hostile(profiles=SCOPE)
+def connect_one_of_a_pair_to_a_socket_in_the_scope(bait: Bait) -> str:
+    left, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    left.connect(f"{bait.text('scope')}/datagrams")
+    return str(left.send(b"hello", socket.MSG_DONTWAIT))
 
 
 @hostile(profiles=FOLDER)
@@ -227,6 +251,7 @@ def bait(place: Place) -> Values:
         arena.stack.callback(shared.unlink)
     for directory, name in zip((place.plot.folder, place.plot.scope), names, strict=True):
         os.link(name, directory / "socket")
+        os.link(f"{name}-datagrams", directory / "datagrams")
     return {
         "key": key,
         "segment": segment,

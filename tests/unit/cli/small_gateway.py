@@ -20,8 +20,8 @@ async def main() -> None:
     stand = Stand(await pinned({"a": small("legacy")}))
     gateway = Gateway(stand, Meter(), Journal(quiet=True))  # type: ignore[arg-type]
     await gateway.load()
-    served = Control(gateway, control.bind(), os.getuid())
-    await served.start()
+    control_socket = control.bind()
+    serving = asyncio.ensure_future(Control(gateway, owner=os.getuid(), monitor=0).serve(control_socket))
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         word, _, rest = line.partition(" ")
@@ -32,7 +32,7 @@ async def main() -> None:
             await client.initialize()
             await client.request("tools/call", {"name": "a__echo", "arguments": {}})
         print("done", flush=True)
-    await served.close()
+    serving.cancel()
     await gateway.close()
     await stand.end()
 

@@ -70,6 +70,8 @@ def test_the_last_word_on_a_limit_is_found(tmp_path: Path) -> None:
         (HEAD + '[[mount]]\nsource = "/a"\n', 5, 'key "mount.0.target" is missing'),
         (HEAD + '[[mount]]\nsource="/a"\ntarget="/b"\nmode="ro"\norigin="x"\n', 9, "mount.0.origin"),
         (HEAD + '[[mount]]\nsource="/a"\ntarget="/b"\nmode="ro"\nflags=["suid"]\n', 9, "flags"),
+        (HEAD + '[writable]\nkeep = ["../x"]\n', 6, "a path below a writable folder"),
+        (HEAD + '[writable]\nkeep = ["/x"]\n', 6, "a path below a writable folder"),
         ("profile = 2\n" + HEAD.split("\n", 1)[1], 1, "profile"),
         (HEAD.replace("none", "nothing"), 3, 'unknown profile "nothing"'),
         (HEAD + "a = = b\n", 5, "Invalid value"),

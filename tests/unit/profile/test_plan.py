@@ -76,6 +76,50 @@ def test_a_writable_scope_is_the_working_directory_inside(tmp_path: Path) -> Non
     assert (scope.mode, scope.noexec, scope.map_owner) == ("rw", False, True)
 
 
+def test_what_the_host_obeys_unasked_stays_as_it_is_in_a_writable_folder(tmp_path: Path) -> None:
+    for name in (".git/hooks", ".vscode"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".git/config").touch()
+    (tmp_path / ".envrc").symlink_to("elsewhere")
+    made = make(tmp_path, profile="ci-runner")
+    shown = {each.target: (each.mode, each.is_file, each.source == each.target) for each in made.spec.mounts}
+    del shown["/data"]
+    assert {
+        target.removeprefix(str(tmp_path)): found for target, found in shown.items() if "/etc" not in target
+    } == {
+        "": ("rw", False, True),
+        "/.git": ("rw", False, True),
+        "/.git/config": ("ro", True, True),
+        "/.git/hooks": ("ro", False, True),
+        "/.vscode": ("ro", False, True),
+    }
+    assert f"{tmp_path}/.git/config stays as it is" in [each.what for each in made.grants]
+    assert ".git" not in made.summary
+
+
+def test_a_git_file_of_a_linked_work_tree_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".git").write_text("gitdir: elsewhere\n")
+    (mount,) = [each for each in make(tmp_path, rw=["."]).spec.mounts if each.is_file]
+    assert (mount.target, mount.mode) == (f"{tmp_path}/.git", "ro")
+
+
+def test_a_grant_of_the_path_itself_opens_what_would_stay_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".git/hooks").mkdir(parents=True)
+    (tmp_path / ".git/config").touch()
+    made = make(tmp_path, profile="fs-scoped", rw=[".git/config"]).spec.mounts
+    modes = {each.target.removeprefix(str(tmp_path)): each.mode for each in made}
+    assert (modes["/.git/config"], modes["/.git/hooks"]) == ("rw", "ro")
+
+
+def test_more_mounts_than_a_sandbox_can_get_are_an_error(tmp_path: Path) -> None:
+    folders = [str(number) for number in range(plan.MAX_MOUNTS)]
+    for name in folders:
+        (tmp_path / name).mkdir()
+    assert len(make(tmp_path, ro=folders).spec.mounts) == plan.MAX_MOUNTS
+    with pytest.raises(ConfigError, match="over the limit of 64"):
+        make(tmp_path, ro=[*folders, "."])
+
+
 def test_a_granted_working_directory_is_kept_inside(tmp_path: Path) -> None:
     assert make(tmp_path, rw=["."]).spec.cwd == str(tmp_path)
 

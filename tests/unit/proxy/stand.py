@@ -80,7 +80,22 @@ class Stand:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Opened(
-            number, theirs_in, theirs_out, theirs_err, -1, "0", "none", (), "", 10.0, 0.2, 1 << 24, 1 << 20
+            number,
+            process.pid,
+            theirs_in,
+            theirs_out,
+            theirs_err,
+            -1,
+            "0",
+            "none",
+            (),
+            "",
+            10.0,
+            0.2,
+            1 << 24,
+            1 << 20,
+            1 << 40,
+            1 << 30,
         )
 
     async def _wait(self, number: int, process: asyncio.subprocess.Process) -> None:

@@ -62,12 +62,13 @@ async def scene(uid: int) -> AsyncIterator[Scene]:
     gateway = Gateway(stand, Meter(), Journal(quiet=True))  # type: ignore[arg-type]
     assert await gateway.load() == []
     sock = control.bind()
-    made = Control(gateway, sock, uid)
-    await made.start()
+    name = sock.getsockname().decode()
+    serving = asyncio.ensure_future(Control(gateway, owner=uid, monitor=4242).serve(sock))
     try:
-        yield Scene(gateway, sock.getsockname().decode())
+        yield Scene(gateway, name)
     finally:
-        await made.close()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
         await gateway.close()
         await stand.end()
 
@@ -93,8 +94,10 @@ def test_a_name_that_somebody_took_is_no_reason_not_to_start() -> None:
 def test_status_tells_of_every_server() -> None:
     async def part(at: Scene) -> None:
         [told] = await at.ask({"req": "status"})
-        assert told["pid"] == os.getpid()
-        assert list(told["servers"]) == ["a"]  # type: ignore[call-overload]
+        assert (told["pid"], told["owner"], told["monitor"]) == (os.getpid(), os.getuid(), 4242)
+        servers = told["servers"]
+        assert isinstance(servers, list)
+        assert [each["name"] for each in servers] == ["a"]
 
     play(part)
 
@@ -124,17 +127,14 @@ def test_a_follower_gets_each_new_line_and_is_forgotten_when_it_hangs_up() -> No
 
 
 def test_a_follower_that_does_not_read_costs_a_bounded_number_of_lines() -> None:
-    async def part(at: Scene) -> None:
-        follower = control.Follower()
-        for number in range(1500):
-            follower.add(b"%d" % number)
-        first, *rest = follower.take()
-        assert first == {"dropped": 500}
-        assert rest[0] == {"line": "500"}
-        assert len(rest) == 1000
-        assert list(follower.take()) == []
-
-    play(part)
+    follower = control.Follower()
+    for number in range(1500):
+        follower.add(b"%d" % number)
+    first, *rest = follower.take()
+    assert first == {"dropped": 500}
+    assert rest[0] == {"line": "500"}
+    assert len(rest) == 1000
+    assert list(follower.take()) == []
 
 
 @pytest.mark.parametrize(

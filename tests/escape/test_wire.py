@@ -1,7 +1,8 @@
-"""A hostile peer on the daemon's proxy.sock: it loses its own connection, and nobody else anything.
+"""A taken-over proxy, as a hostile peer on proxy.sock: it loses its own connection, and nobody else anything.
 
 Root's daemon serves root and one ordinary user; the peers here are both, by the identity that the kernel sees
-when they connect.
+when they connect. Whatever they say: the monitor lives, serves the others without a pause, and starts nothing but
+what is in its table, for whom it is there.
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ import pwd
 import select
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from supervisor import wire
+from supervisor.errors import WireError
 from tests.escape.arena import Arena
+from tests.escape.peers import HELLO, OPEN, SECONDS, Peer, acting_as, datagrams, fields, relaxed, sandboxes
 from tests.integration import adversary
 from tests.integration.adversary import Daemon, Watch, receive, send, server, started
+from tests.unit.monitor.recorder import Line
 
 pytestmark = pytest.mark.timeout(100)
-
-HELLO: wire.Message = {"id": 1, "req": "hello", "version": 1}
-SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,7 @@ users = ["{name}"]
 [server.private]
 profile = "none"
 command = {command}
+env = {{ ANOTHER = "spec" }}
 """
     with adversary.daemon(folder, config) as made:
         commands = {pid: adversary.command_of(pid) for pid in adversary.below(made.process.pid)}
@@ -66,61 +71,6 @@ def another(host: Daemon) -> Iterator[list[int]]:
         assert json.loads(receive(process))["result"] == {"method": "after"}
         assert host.process.poll() is None
     host.until_idle()
-
-
-@contextmanager
-def acting_as(uid: int) -> Iterator[None]:
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-class Peer:
-    """A connection of whoever is acting."""
-
-    def __init__(self, host: Daemon, *, name: str = "proxy.sock") -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(SECONDS)
-        try:
-            self.socket.connect(str(host.folder / name))
-        except OSError:
-            self.socket.close()
-            raise
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def hello(self) -> Peer:
-        answer = self.ask(HELLO)
-        assert answer
-        assert "ok" in answer
-        return self
-
-    def ask(self, message: wire.Message) -> wire.Message | None:
-        """One request; its answer, or None when the connection was closed instead."""
-        wire.send(self.socket, message)
-        return self.next()
-
-    def next(self) -> wire.Message | None:
-        try:
-            received = wire.receive(self.socket, max_fds=4)
-        except ConnectionError:
-            return None
-        for fd in received[1] if received else []:
-            os.close(fd)
-        return received[0] if received else None
-
-    def is_closed(self) -> bool:
-        """Whether the other end hangs up, now or soon."""
-        return self.next() is None
-
-
-OPEN: wire.Message = {"id": 2, "req": "open", "server": "mine"}
 
 
 @pytest.mark.parametrize(
@@ -160,12 +110,6 @@ def test_what_is_not_in_the_table_ends_the_connection_and_its_sessions(
             while not peer.is_closed():
                 continue
             watch.assert_all_end(2)
-
-
-def sandboxes(host: Daemon, *, besides: Sequence[int] = ()) -> list[int]:
-    """The payloads that the daemon runs, without somebody's."""
-    payloads = [pid for pid in adversary.below(host.process.pid) if adversary.MARKER in adversary.command_of(pid)]
-    return [pid for pid in payloads if pid not in besides]
 
 
 @pytest.mark.parametrize("first", [OPEN, {"id": 1, "req": "list"}, {"id": 1, "req": "close", "session": 1}, {}])
@@ -209,7 +153,7 @@ def test_an_ordinary_user_sees_only_what_is_granted_and_no_operator_s_socket(hos
         with Peer(host).hello() as peer:
             assert peer.ask({"id": 2, "req": "list"}) == {
                 "id": 2,
-                "ok": {"servers": [{"name": "mine", "profile": "none"}]},
+                "ok": {"servers": [{"name": "mine", "profile": "none", "manifest": ""}]},
             }
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock, pytest.raises(PermissionError):
             sock.connect(str(host.folder / "admin.sock"))
@@ -221,26 +165,6 @@ def test_a_session_of_another_connection_s_cannot_be_closed(host: Daemon) -> Non
             answer = peer.ask({"id": number, "req": "close", "session": number})
             assert answer == {"id": number, "ok": {}}
     assert len(sandboxes(host)) == 1
-
-
-def test_a_peer_that_opens_too_much_is_refused_and_the_rest_goes_with_it(
-    host: Daemon, another: list[int], arena: Arena
-) -> None:
-    with ExitStack() as stack:
-        with acting_as(arena.plots["user"].uid):
-            peer = Peer(host).hello()
-            stack.callback(peer.socket.close)
-        for number in range(70):
-            wire.send(peer.socket, OPEN | {"id": number})
-        answers = [peer.next() for _ in range(70)]
-        refused = [each["error"] for each in answers if each and "error" in each]
-        assert len(refused) == 6
-        assert all("too many open sessions" in str(each) for each in refused)
-        payloads = sandboxes(host, besides=another)
-        assert len(payloads) == 64
-        watch = stack.enter_context(Watch(payloads))
-        peer.socket.close()
-        watch.assert_all_end(5)
 
 
 def test_thousands_of_requests_from_a_peer_that_reads_nothing_end_it(host: Daemon) -> None:
@@ -350,3 +274,110 @@ def test_an_operator_s_mistakes_are_answered_or_end_only_its_connection(host: Da
         assert "no session" in str(answer["error"])
         assert peer.ask({"id": 3, "req": "open", "server": "mine"}) is None
     assert Path(host.folder / "admin.sock").is_socket()
+
+
+def test_thousands_of_opens_start_no_more_than_the_limit_and_all_of_it_ends_with_the_peer(
+    host: Daemon, another: list[int], arena: Arena
+) -> None:
+    with acting_as(arena.plots["user"].uid):
+        peer = Peer(host).hello()
+    with peer:
+        answers = []
+        for start in range(0, 3000, 50):
+            for number in range(start, start + 50):
+                wire.send(peer.socket, OPEN | {"id": number})
+            answers += [peer.next() or {} for _ in range(50)]
+        assert sum("ok" in each for each in answers) == 64
+        assert all("ok" in each or "too many open sessions" in str(each["error"]) for each in answers)
+        payloads = sandboxes(host, besides=another)
+        assert len(payloads) == 64
+        with Watch(payloads) as watch:
+            peer.socket.close()
+            watch.assert_all_end(5)
+
+
+def test_others_are_served_at_once_while_some_flood_read_slowly_or_not_at_all(host: Daemon) -> None:
+    with ExitStack() as stack:
+        quiet = stack.enter_context(Peer(host).hello())
+        loud = [stack.enter_context(Peer(host).hello()) for _ in range(8)]
+        for each in loud:
+            each.socket.setblocking(False)
+        waited = []
+        for number in range(200):
+            for each in loud:
+                with suppress(OSError):
+                    for _ in range(100):
+                        wire.send(each.socket, {"id": number, "req": "open", "server": "nothing"})
+            # one of them reads, but a hundred times more slowly than it asks
+            with suppress(OSError):
+                loud[0].next()
+            began = time.monotonic()
+            assert quiet.ask({"id": number, "req": "list"})
+            waited.append(time.monotonic() - began)
+        assert sorted(waited)[100] < 0.2
+        assert max(waited) < 5
+        deadline = time.monotonic() + SECONDS
+        while sum(each.socket.fileno() >= 0 and not each.is_closed() for each in loud[1:]):
+            assert time.monotonic() < deadline
+
+
+@relaxed
+@given(data=datagrams, count=st.integers(0, 12), allowed=st.integers(0, 8))
+def test_any_bytes_are_one_object_or_refused_and_no_descriptor_stays(data: bytes, count: int, allowed: int) -> None:
+    here, there = wire.pair()
+    before = len(os.listdir("/proc/self/fd"))
+    with here, there:
+        socket.send_fds(here, [data], [0] * count) if count else here.send(data)
+        try:
+            received = wire.receive(there, max_fds=allowed)
+        except WireError:
+            received = None
+        for fd in received[1] if received else []:
+            os.close(fd)
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert received is None or (isinstance(received[0], dict) and len(received[1]) == count <= allowed)
+
+
+@relaxed
+@given(message=fields, admin=st.booleans(), greeted=st.booleans())
+def test_any_object_is_a_request_of_its_table_or_ends_the_peer(
+    message: wire.Message, admin: bool, greeted: bool
+) -> None:
+    line = Line(admin=admin)
+    line.peer.greeted = greeted
+    try:
+        line.says(message)
+    except WireError:
+        assert line.monitor.asked == []
+    else:
+        ((req, *arguments),) = line.monitor.asked
+        assert req == message["req"]
+        assert set(message) == {"id", "req"} | {"open": {"server"}, "hello": {"version"}}.get(str(req), set()) | (
+            {"session"} if req in ("close", "kill") else set()
+        )
+        assert all(type(each) in (int, str) for each in arguments)
+    finally:
+        line.close()
+
+
+@settings(relaxed, max_examples=150)
+@given(said=st.lists(st.tuples(datagrams, st.sampled_from([0, 0, 0, 1, 9])), max_size=5), greets=st.booleans())
+def test_whatever_a_peer_says_it_gets_what_is_in_its_table_and_the_others_are_served(
+    host: Daemon, arena: Arena, said: list[tuple[bytes, int]], greets: bool
+) -> None:
+    with ExitStack() as stack:
+        bystander = stack.enter_context(Peer(host).hello())
+        with acting_as(arena.plots["user"].uid):
+            peer = stack.enter_context(Peer(host).hello() if greets else Peer(host))
+            opened = stack.enter_context(Peer(host).hello()).ask(OPEN)
+        assert opened
+        with suppress(ConnectionError):
+            for data, count in said:
+                socket.send_fds(peer.socket, [data], [0] * count) if count else peer.socket.send(data)
+            peer.socket.shutdown(socket.SHUT_WR)
+        while answer := peer.next():
+            given_ = answer.get("ok")
+            if isinstance(given_, dict) and "spec" in given_:
+                assert given_["spec"] == dict(opened["ok"])["spec"]  # type: ignore[call-overload]
+        assert bystander.ask({"id": 2, "req": "list"})
+        assert host.process.poll() is None

@@ -1,0 +1,205 @@
+"""The options of every command, a function a group: what a person reads with --help.
+
+Runs as whoever typed it. argparse and nothing else, since every command pays for this.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+VERSION = "0.1.0"
+_EPILOG = """exit status: the command's own for run and exec; otherwise
+  0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
+
+
+def _sandbox_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", metavar="NAME", help="a shipped profile, or the path of one of your own")
+    parser.add_argument("--param", metavar="K=V", action="append", default=[], help="fill a param of the profile")
+    parser.add_argument(
+        "--ro", metavar="PATH[:DST]", action="append", default=[], help="show a file or folder, read-only"
+    )
+    parser.add_argument("--rw", metavar="PATH[:DST]", action="append", default=[], help="... and writable")
+    parser.add_argument(
+        "--env",
+        metavar="K[=V]",
+        action="append",
+        default=[],
+        help="set a variable, or pass on the caller's; nothing else of the environment goes in",
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="HOST:PORT",
+        action="append",
+        default=[],
+        help="let it reach a host; *.HOST:PORT, http:HOST:PORT, tcp:HOST:PORT and ADDRESS:PORT as in profiles",
+    )
+    _accept_missing(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
+
+
+def _accept_missing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-missing",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="run although this host lacks the named layer (comma-separated); it is printed and recorded",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """All of them."""
+    made = argparse.ArgumentParser(
+        prog="supervisor",
+        description="A hardened runtime for MCP servers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"supervisor {VERSION}")
+    commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for group in (_personal, _daemon, _gateway, _registry, _clients, _operator, _look):
+        group(commands)
+    return made
+
+
+def _personal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="run an MCP server on this terminal's stdio")
+    run.add_argument("server", nargs="?", help="a server registered with the host's daemon")
+    run.epilog = "after --: the server's command; without it, the profile's own server"
+    exec_ = commands.add_parser("exec", help="run any command in a sandbox, as in a CI job")
+    exec_.epilog = "after --: the command"
+    call = commands.add_parser("call", help="call one tool and print the answer")
+    call.add_argument("tool", nargs="?", help="the tool's name; without it, the tools are listed")
+    call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
+    call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
+    call.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each answer")
+    call.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")
+    explain.add_argument("--json", action="store_true", help="print the resolved spec as JSON")
+    explain.add_argument("--diff", metavar="NAME", help="only what the profile grants that NAME does not, and back")
+    for each in (run, exec_, call, explain):
+        _sandbox_options(each)
+    run.add_argument("--config", metavar="FILE", help="servers.toml, for a registered server without a daemon")
+    for each in (run, call):
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+
+
+def _daemon(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    daemon = commands.add_parser("daemon", help="serve registered servers to this host's users")
+    daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
+    daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
+
+
+def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser("serve", help="one MCP endpoint for all registered servers")
+    serve.add_argument(
+        "--http",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="HOST:PORT or unix:PATH instead of standard input and output: /mcp, and /servers/NAME/mcp for each",
+    )
+    for name, what in (("host", "NAME"), ("origin", "ORIGIN")):
+        serve.add_argument(
+            f"--allow-{name}",
+            metavar=what,
+            action="append",
+            default=[],
+            help=f"a {name} besides this machine's own",
+        )
+    pin = commands.add_parser("pin", help="review what a server lists, and write it down")
+    pin.add_argument("name", metavar="NAME", help="a registered server")
+    pin.add_argument("-y", "--yes", action="store_true", help="write it without asking")
+    pin.add_argument("--json", action="store_true", help="print JSON")
+    for each in (serve, pin):
+        each.add_argument("--config", metavar="FILE", help="servers.toml, for a tree of its own")
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+        each.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
+
+
+def _operator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    admin = commands.add_parser("admin", help="the operator's other requests to the daemon")
+    admin.add_argument("request", choices=["inspect", "kill", "reload", "drain"])
+    admin.add_argument("session", nargs="?", type=int, help="for kill")
+    helps = {
+        "start": "let a server that was stopped be started again",
+        "stop": "open no more of a server, and end what runs in order",
+        "kill": "end every process of a server at once, and stop it",
+    }
+    steered = [commands.add_parser(name, help=said) for name, said in helps.items()]
+    for each in steered:
+        each.add_argument("name", metavar="NAME", help="a server of the daemon's")
+    ps = commands.add_parser("ps", help="what runs now: state, memory, processor, calls")
+    for each in (admin, ps, *steered):
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+        each.add_argument("--json", action="store_true", help="print JSON")
+    logs = commands.add_parser("logs", help="what a server has written on its standard error")
+    logs.add_argument("name", metavar="NAME", help="a server of a gateway that runs")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as more comes")
+
+
+def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add = commands.add_parser("add", help="register a server")
+    add.epilog = "after --: the server's command; without it, the profile's own server"
+    add.add_argument("name", metavar="NAME", help="what it is called from now on")
+    add.add_argument("--summary", metavar="TEXT", help="a line for whoever lists it")
+    add.add_argument(
+        "--user",
+        metavar="USER",
+        action="append",
+        default=[],
+        help="of a daemon's: who may open it; @GROUP for a group",
+    )
+    _sandbox_options(add)
+    remove = commands.add_parser("remove", help="forget a registered server, and what was pinned of it")
+    remove.add_argument("name", metavar="NAME")
+    listing = commands.add_parser("list", help="the servers that you may use")
+    listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+    for each in (add, remove, listing):
+        each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+        each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    adopt = commands.add_parser("adopt", help="put the servers of an MCP client's configuration behind supervisor")
+    adopt.description = (
+        "Registers every server that the client starts itself, with a profile suggested from its command line, and "
+        "has the client start it through supervisor under the name that it has. Nothing else in the file changes."
+    )
+    adopt.epilog = "exit status: 1 when one of the servers stays as it is"
+    adopt.add_argument("--gateway", action="store_true", help="one entry for all of them: supervisor serve")
+    adopt.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    adopt.add_argument("-y", "--yes", action="store_true", help="do it without asking")
+    _accept_missing(adopt)
+    release = commands.add_parser("release", help="undo adopt: the configuration as it was")
+    release.description = (
+        "Puts back what adopt replaced, byte for byte, and forgets the servers that it registered."
+    )
+    for each in (adopt, release):
+        each.add_argument("file", metavar="FILE", help="such as ~/.cursor/mcp.json, .mcp.json or .vscode/mcp.json")
+        each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+        each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    selftest = commands.add_parser("selftest", help="prove from inside that a profile holds on this host")
+    _sandbox_options(selftest)
+    selftest.add_argument("--json", action="store_true", help="print JSON")
+    check = commands.add_parser("check", help="what this host can and cannot enforce")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    profile = commands.add_parser("profile", help="the profiles there are")
+    profile.add_argument("action", choices=["list", "show", "diff"])
+    profile.add_argument("name", nargs="?", help="for show and diff")
+    profile.add_argument("other", nargs="?", help="for diff: the one that may grant more")
+    profile.add_argument("--json", action="store_true", help="print JSON")

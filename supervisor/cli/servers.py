@@ -1,0 +1,203 @@
+"""`add`, `remove`, `list`, `start`, `stop`, `kill`: the registry, as its owner edits and steers it.
+
+Runs as whoever types it. The planner, which can only read, says whether a server can be registered so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+
+from supervisor.cli import entry, files, host
+from supervisor.errors import ConfigError
+from supervisor.monitor import planning
+from supervisor.profile import host as machine
+from supervisor.profile import load, toml
+from supervisor.proxy.link import connect
+from supervisor.registry import catalog, commands, written
+from supervisor.runtimes import native
+
+_FIRST = """# Servers that `supervisor serve`, `run NAME` and the daemon offer. See `supervisor add --help`.
+"""
+Row = dict[str, object]
+
+
+def add(options: argparse.Namespace, command: list[str]) -> int:
+    """Register a server."""
+    path = entry.catalog(options)
+    register(path, {options.name: _table(options, command, path)})
+    if options.json:
+        print(json.dumps({"name": options.name, "file": path}))
+    else:
+        print(f"{options.name} is registered in {path}; next, review what it lists: supervisor pin {options.name}")
+    return 0
+
+
+def register(path: str, tables: dict[str, written.Fields], *, comment: str = "") -> None:
+    """Write servers into a registry, all or none: nothing is written unless each can be planned and enforced."""
+    with files.locked(os.path.dirname(path)):
+        before, text = text_of(path)
+        made = with_tables(path, text, tables, comment=comment)
+        for name in tables:
+            try_out(path, made, name)
+        files.replace(os.path.realpath(path), made.encode(), before=before)
+
+
+def text_of(path: str) -> tuple[bytes | None, str]:
+    """A registry file as it is (None: not there) and as text, checked to be ours and to be TOML."""
+    if not os.path.lexists(path):
+        return None, _FIRST
+    text = toml.read(path).text
+    return text.encode(), text
+
+
+def with_tables(path: str, text: str, tables: dict[str, written.Fields], *, comment: str = "") -> str:
+    """A registry's text with servers that it does not have yet."""
+    for name, fields in tables.items():
+        if name in written.servers(text):
+            where = f"{path}:{toml.line_of(text, ('server', name))}"
+            raise ConfigError(f'{where}: server "{name}" is registered already; supervisor remove {name}')
+        try:
+            text = written.add(text, name, fields, comment=comment)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return text
+
+
+def try_out(path: str, text: str, name: str) -> None:
+    """Plan one server of a registry that is to have this text; raises what would be wrong with it."""
+    planned = planning.ask({"catalog": path, "text": text, "only": name})
+    facts = machine.probe()
+    for each in planned.servers:
+        native.check(each.plan, facts, each.entry.accept_missing)
+
+
+def _table(options: argparse.Namespace, command: list[str], path: str) -> written.Fields:
+    """The registry's words for the options of a command line; relative paths are meant from here."""
+    built = entry.build(options, command)
+    here = str(built["cwd"])
+    known = load.load(str(built["profile"]), beside=path).profile.params
+    params = {
+        key: _absolute(value, here) if key in known and known[key].type == "path" else value
+        for key, value in entry.pairs(options.param, "--param").items()
+    }
+    program = [commands.program(each, here, str(built["search_path"])) for each in command[:1]]
+    words: written.Fields = {
+        "summary": options.summary,
+        "profile": built["profile"],
+        "command": [*program, *(commands.argument(each, here) for each in command[1:])],
+        "params": params,
+        "ro": [_absolute(each, here) for each in options.ro],
+        "rw": [_absolute(each, here) for each in options.rw],
+        "env": built["env"],
+        "allow": options.allow,
+        "users": options.user,
+        "accept_missing": built["accept_missing"],
+    }
+    return {key: value for key, value in words.items() if value}
+
+
+def _absolute(written_path: str, here: str) -> str:
+    path, sign, place = written_path.partition(":")
+    return os.path.normpath(os.path.join(here, path)) + sign + place
+
+
+def remove(options: argparse.Namespace, _command: list[str]) -> int:
+    """Forget a server, and what was pinned of it."""
+    path = entry.catalog(options)
+    with files.locked(os.path.dirname(path), make=False):
+        unregister(path, options.name)
+    if options.json:
+        print(json.dumps({"name": options.name, "file": path}))
+    else:
+        print(f"{options.name} is no longer registered")
+    return 0
+
+
+def unregister(path: str, name: str) -> None:
+    """Take a server out of the file of a registry in which it stands, and its manifest away."""
+    known: list[str] = []
+    for each in catalog.files(path):
+        text = toml.read(each).text
+        if name in written.servers(text):
+            try:
+                made = written.remove(text, name)
+            except ConfigError as error:
+                raise ConfigError(f"{each}: {error}") from None
+            files.replace(os.path.realpath(each), made.encode(), before=text.encode())
+            break
+        known += written.servers(text)
+    else:
+        raise ConfigError(f'{path}: no server "{name}" here; there are: {", ".join(known) or "none"}')
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(os.path.dirname(path), "pins", f"{name}.json"))
+
+
+def listing(options: argparse.Namespace, _command: list[str]) -> int:
+    """The servers that one may use: the daemon's, or those of one's own registry."""
+    rows = _of_daemon(options) if _has_daemon(options) else _of_file(entry.catalog(options))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    for row in [] if options.json else rows:
+        pinned = "pinned" if row["pinned"] else "not pinned"
+        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {row['state']!s:10} {row['summary']}".rstrip())
+    return 0
+
+
+def _has_daemon(options: argparse.Namespace) -> bool:
+    """Whether to ask one: --runtime-dir says so, or its socket is there and nothing says otherwise."""
+    if options.config is not None:
+        return False
+    return bool(options.runtime_dir) or os.path.exists(f"{entry.runtime_folder(options)}/proxy.sock")
+
+
+def _of_daemon(options: argparse.Namespace) -> list[Row]:
+    link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
+    link.hello()
+    rows = []
+    for each in link.servers():
+        told = link.describe(str(each["name"]))
+        rows.append(_row(str(each["name"]), str(each["profile"]), bool(each["manifest"]), str(told["gateway"])))
+        rows[-1]["state"] = "stopped" if told["stopped"] else "registered"
+    return rows
+
+
+def _of_file(path: str) -> list[Row]:
+    if not os.path.exists(path):
+        raise ConfigError(f"{path}: there is no registry yet; supervisor add makes one")
+    found = catalog.load_catalog(path)
+    rows = [
+        _row(name, each.entry.profile, bool(each.digest), each.gateway) | {"state": state}
+        for state, group in (("registered", found.servers), ("disabled", found.disabled))
+        for name, each in group.items()
+    ]
+    return sorted(rows, key=lambda row: str(row["name"]))
+
+
+def _row(name: str, profile: str, pinned: bool, gateway: str) -> Row:
+    return {
+        "name": name,
+        "profile": profile,
+        "pinned": pinned,
+        "state": "",
+        "summary": json.loads(gateway).get("summary", ""),
+    }
+
+
+def steer(options: argparse.Namespace, _command: list[str]) -> int:
+    """start, stop, kill: requests to the daemon about one server."""
+    host.request(options, {"req": "start" if options.command == "start" else "stop", "server": options.name})
+    if options.command == "kill":
+        # nothing of it is opened any more: these are all
+        for session in host.sessions(options, options.name):
+            with contextlib.suppress(ConfigError):  # it has ended meanwhile
+                host.request(options, {"req": "kill", "session": session})
+    if options.json:
+        print(json.dumps({"server": options.name, "done": options.command}))
+    else:
+        done = {"start": "may be started again", "stop": "is stopping", "kill": "was killed"}[options.command]
+        again = "" if options.command == "start" else f"; supervisor start {options.name} lets it be started again"
+        print(f"{options.name} {done}{again}")
+    return 0

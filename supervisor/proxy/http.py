@@ -1,0 +1,305 @@
+"""Streamable HTTP: both eras on /mcp (all servers) and /servers/NAME/mcp (one, names unchanged).
+
+Runs unprivileged, as an ASGI application. A legacy client has a session, which is one conversation; a modern
+request is a conversation of its own. Source: the transports pages of revisions 2025-11-25 and 2026-07-28.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+import msgspec
+
+from supervisor.proxy import envelope, eras, http_headers, message
+from supervisor.proxy.conversation import Conversation
+from supervisor.proxy.gateway import Gateway
+from supervisor.proxy.http_answers import Reply, plain, stream_answer
+from supervisor.proxy.http_headers import Headers, Visitors, once
+from supervisor.proxy.http_streams import Exchange, Session
+from supervisor.proxy.message import Fields
+from supervisor.proxy.principal import Principal
+
+MAX_BODY = 16 << 20
+MAX_SESSIONS, MAX_SESSIONS_EACH = 1024, 256
+IDLE = 1800.0
+_PATH = re.compile(r"(?:/servers/([a-z0-9][a-z0-9._-]{0,63}))?/mcp")
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Denied(Exception):
+    """A request without the right to be here: status, text, and what WWW-Authenticate says."""
+
+    def __init__(self, status: int, said: str, challenge: str = "") -> None:
+        super().__init__(said)
+        self.status, self.said, self.challenge = status, said, challenge
+
+
+class Authority(Protocol):
+    """Who a request is from; Denied when that cannot be told."""
+
+    def principal(self, headers: Headers, client: str) -> Principal: ...
+
+
+class Anybody:
+    """No authentication: who reaches a loopback or Unix socket. The kernel names the user of a Unix socket."""
+
+    def principal(self, headers: Headers, client: str) -> Principal:
+        """The local user."""
+        return Principal(client if client.startswith("uid:") else "local")
+
+
+class Front:
+    """The application. `pages` are other paths (GET): the content type and a function that makes the text."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        authority: Authority,
+        visitors: Visitors,
+        pages: dict[str, tuple[str, Callable[[], bytes]]],
+    ) -> None:
+        self.gateway = gateway
+        self.authority = authority
+        self.visitors = visitors
+        self.pages = pages
+        self.sessions: dict[str, tuple[Session, Conversation]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's."""
+        if scope["type"] != "http":
+            return
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, []).append(value)
+        client = scope["client"][0] if scope["client"] else ""
+        reply = Reply(receive, send)
+        if refused := self.visitors.refused(headers, local=client.startswith("uid:")):
+            await plain(reply, 403, refused)
+            return
+        if scope["path"] in self.pages and scope["method"] == "GET":
+            kind, text = self.pages[scope["path"]]
+            await reply.whole(200, text(), kind)
+            return
+        found = _PATH.fullmatch(scope["path"])
+        if found is None:
+            await plain(reply, 404, "there is /mcp, and /servers/NAME/mcp for each server")
+            return
+        try:
+            principal = self.authority.principal(headers, client)
+        except Denied as denied:
+            more = [(b"www-authenticate", denied.challenge.encode())] if denied.challenge else []
+            await plain(reply, denied.status, denied.said, more)
+            return
+        only = found[1]
+        if only is not None and not self.gateway.knows(principal, only):
+            await plain(reply, 404, f'there is no server "{only}" here')
+            return
+        await self._route(scope["method"], headers, reply, principal, only)
+
+    async def _route(self, method: str, headers: Headers, reply: Reply, who: Principal, only: str | None) -> None:
+        if method == "POST":
+            await self._post(headers, reply, who, only)
+        elif once(headers, http_headers.VERSION) in eras.MODERN or method not in ("GET", "DELETE"):
+            await plain(reply, 405, "this revision has POST only", [(b"allow", b"POST")])
+        elif (known := self._session(headers, who)) is None:
+            given = http_headers.SESSION in headers
+            await plain(reply, 404 if given else 400, "no such session" if given else "Mcp-Session-Id is missing")
+        elif method == "DELETE":
+            self._end(once(headers, http_headers.SESSION) or "")
+            await reply.whole(204, b"", "")
+        else:
+            await self._get(headers, reply, known[0])
+
+    def _session(self, headers: Headers, who: Principal) -> tuple[Session, Conversation] | None:
+        known = self.sessions.get(once(headers, http_headers.SESSION) or "")
+        if known is None or known[0].principal != who.name:
+            return None
+        known[0].used = time.monotonic()
+        return known
+
+    def _end(self, name: str) -> None:
+        session, conversation = self.sessions.pop(name)
+        conversation.close()
+        for stream in (session.general, *session.streams.values()):
+            stream.put(b"", last=True)
+
+    async def _get(self, headers: Headers, reply: Reply, session: Session) -> None:
+        """The stream of what is not about a request; or one that broke, from behind the last event seen."""
+        if not http_headers.accepts(headers)[1]:
+            await plain(reply, 406, "Accept must have text/event-stream")
+            return
+        stream, after = session.general, None
+        if (last := once(headers, http_headers.LAST_EVENT)) is not None:
+            number, _, count = last.partition("-")
+            found = session.find(int(number)) if number.isdigit() and count.isdigit() else None
+            if found is None:
+                await plain(reply, 404, "that stream is not here any more")
+                return
+            stream, after = found, int(count)
+        if stream.read:
+            await plain(reply, 409, "that stream has a reader")
+            return
+        if after is not None:
+            stream.replay(after)
+        await stream_answer(reply, stream, events=True)
+
+    async def _post(self, headers: Headers, reply: Reply, who: Principal, only: str | None) -> None:
+        if once(headers, b"content-type") is None or not _is_json(once(headers, b"content-type") or ""):
+            await plain(reply, 415, "Content-Type must be application/json")
+            return
+        if not any(http_headers.accepts(headers)):
+            await plain(reply, 406, "Accept must have application/json or text/event-stream")
+            return
+        body = await reply.body(MAX_BODY)
+        if body is None:
+            await _refuse(reply, 413, envelope.TOO_LONG, f"a message is over the limit of {MAX_BODY} bytes")
+            return
+        line = compact(body)
+        fields = message.fields(line) if line is not None else None
+        if line is None or fields is None:
+            code = message.INVALID_REQUEST if line and message.is_batch(line) else message.PARSE_ERROR
+            await _refuse(reply, 400, code, "the body must be one JSON-RPC message")
+            return
+        params = message.fields(fields.get("params", message.EMPTY)) or {}
+        meta = message.fields(params.get("_meta", message.EMPTY)) or {}
+        if eras.VERSION in meta or once(headers, http_headers.VERSION) in eras.MODERN:
+            await self._modern(headers, reply, who, only, Posted(line, fields, params, meta))
+        else:
+            await self._legacy(headers, reply, who, only, Posted(line, fields, params, meta))
+
+    # 2026-07-28
+
+    async def _modern(self, headers: Headers, reply: Reply, who: Principal, only: str | None, body: Posted) -> None:
+        method = message.text(body.fields.get("method"))
+        key = message.identifier(body.fields["id"]) if "id" in body.fields else None
+        if key is None or method is None:
+            # a notification: the end of a request is told by closing its connection
+            await reply.whole(202, b"", "")
+            return
+        if eras.VERSION not in body.meta:
+            said = f'params._meta needs "{eras.VERSION}"'
+            await _refuse(reply, 400, message.INVALID_PARAMS, said, key)
+            return
+        exchange = Exchange()
+        conversation = self.gateway.conversation(exchange, who, only)
+        try:
+            wrong = http_headers.compare(headers, method, body.params, body.meta)
+            if wrong is None and method == "tools/call":
+                wanted = conversation.mirrored(message.text(body.params.get("name")) or "")
+                wrong = http_headers.compare_arguments(headers, wanted, body.params.get("arguments"))
+            if wrong is not None:
+                await _refuse(reply, 400, wrong.code, wrong.said, key)
+                return
+            conversation.take(body.line, body.fields)
+            json_too, events = http_headers.accepts(headers)
+            await stream_answer(reply, exchange.stream, events=events, whole=json_too, modern=True)
+        finally:
+            conversation.close()
+
+    # 2024-11-05 to 2025-11-25
+
+    async def _legacy(self, headers: Headers, reply: Reply, who: Principal, only: str | None, body: Posted) -> None:
+        version = once(headers, http_headers.VERSION)
+        key = message.identifier(body.fields["id"]) if "id" in body.fields else None
+        if http_headers.VERSION in headers and version not in eras.LEGACY:
+            data = {"supported": [*eras.LEGACY, *eras.MODERN], "requested": version}
+            said = f"protocol version {version} is not supported"
+            await reply.whole(400, message.error(key or message.NULL, message.UNSUPPORTED_VERSION, said, data))
+            return
+        method = message.text(body.fields.get("method"))
+        name = ""
+        if method == "initialize" and http_headers.SESSION not in headers:
+            name = self._begin(who, only)
+            if not name:
+                await plain(reply, 503, "too many sessions are open; end some")
+                return
+            known = self.sessions[name]
+        elif (found := self._session(headers, who)) is None:
+            given = http_headers.SESSION in headers
+            said = "no such session: initialize again" if given else "Mcp-Session-Id is missing: initialize first"
+            await _refuse(reply, 404 if given else 400, message.INVALID_REQUEST, said, key)
+            return
+        else:
+            known = found
+        session, conversation = known
+        if key is None or method is None or key in session.streams:
+            await self._unanswered(reply, session, conversation, body, key if method else None)
+            return
+        stream = session.expect(key)
+        conversation.take(body.line, body.fields)
+        _, events = http_headers.accepts(headers)
+        more = [(http_headers.SESSION, name.encode())] if name else []
+        # as the official servers do it: a stream wherever the client takes one
+        primed = events and conversation.protocol >= "2025-11-25"
+        await stream_answer(reply, stream, events=events, whole=not events, more=more, primed=primed)
+
+    async def _unanswered(
+        self, reply: Reply, session: Session, conversation: Conversation, body: Posted, key: bytes | None
+    ) -> None:
+        """A notification, an answer, or a request under an id that is in use."""
+        if key is not None:
+            await _refuse(reply, 400, message.INVALID_REQUEST, "this request id is in use", key)
+            return
+        conversation.take(body.line, body.fields)
+        await reply.whole(202, b"", "")
+
+    def _begin(self, who: Principal, only: str | None) -> str:
+        """A new session's name; empty when there are too many."""
+        self.sweep()
+        own = sum(session.principal == who.name for session, _ in self.sessions.values())
+        if len(self.sessions) >= MAX_SESSIONS or own >= MAX_SESSIONS_EACH:
+            return ""
+        name = secrets.token_urlsafe(24)
+        session = Session(who.name)
+        self.sessions[name] = session, self.gateway.conversation(session, who, only)
+        return name
+
+    def sweep(self) -> None:
+        """End the sessions that nobody has used for long."""
+        oldest = time.monotonic() - IDLE
+        for name, (session, conversation) in list(self.sessions.items()):
+            if session.used < oldest and not session.general.read and not conversation.calls:
+                self._end(name)
+
+    async def watch(self) -> None:
+        """Sweep once a minute, until it is cancelled."""
+        while True:
+            await asyncio.sleep(60)
+            self.sweep()
+
+    def close(self) -> None:
+        """End every session."""
+        for name in list(self.sessions):
+            self._end(name)
+
+
+class Posted:
+    """The body of a POST: the line, and what of it was looked at."""
+
+    def __init__(self, line: bytes, fields: Fields, params: Fields, meta: Fields) -> None:
+        self.line, self.fields, self.params, self.meta = line, fields, params, meta
+
+
+def compact(body: bytes) -> bytes | None:
+    """A body as one line, nothing but white space between its tokens changed; None when it is not JSON."""
+    if b"\n" in body or b"\r" in body:
+        try:
+            body = msgspec.json.format(body, indent=-1)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+    return body
+
+
+def _is_json(kind: str) -> bool:
+    return kind.partition(";")[0].strip().lower() == "application/json"
+
+
+async def _refuse(reply: Reply, status: int, code: int, said: str, key: bytes | None = None) -> None:
+    await reply.whole(status, message.error(key or message.NULL, code, said))
