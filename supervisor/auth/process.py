@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import encodings.idna  # noqa: F401 - of names that are looked up
 import hashlib
 import os
-import signal
 import socket
-import ssl
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from supervisor import wire
+from supervisor import outward, wire
 from supervisor.auth import file
 from supervisor.auth.denial import Denial
 from supervisor.auth.file import Oidc, Token
 from supervisor.errors import SupervisorError, WireError
-from supervisor.sandbox import syscalls
 
-_READ = 1 << 2 | 1 << 3  # LANDLOCK_ACCESS_FS_READ_FILE, _READ_DIR
 _TICK = 1.0
 _THREADS = 4
 
@@ -55,30 +49,6 @@ class Issuer(Protocol):
 
     def verifier(self, oidc: Oidc, resource: str, keys_file: str | None) -> Checker: ...
     def metadata(self, oidc: Oidc, resource: str) -> dict[str, object]: ...
-
-
-def drop(path: str, code: str) -> None:
-    """Give up everything but reading: the folder of `path`, the interpreter, certificates, the resolver's files."""
-    if os.geteuid() == 0:
-        identity = syscalls.FIRST_UID + os.getpid()
-        last = syscalls.last_capability()
-        os.setgroups([])
-        syscalls.drop_bounding(last)
-        os.setresgid(identity, identity, identity)
-        os.setresuid(identity, identity, identity)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    trust = ssl.get_default_verify_paths()
-    places = [
-        *("/etc", "/usr", "/lib", "/lib64", code, sys.prefix, sys.base_prefix, os.path.dirname(path)),
-        *(os.path.dirname(os.path.realpath("/etc/resolv.conf")), trust.cafile, trust.capath),
-    ]
-    readable = [
-        (each, _READ if os.path.isdir(each) else 1 << 2) for each in places if each and os.path.exists(each)
-    ]
-    readable.append(("/dev/null", 1 << 1 | 1 << 2))
-    syscalls.landlock_only(syscalls.landlock_abi(), readable)
 
 
 class Authenticator:
@@ -230,7 +200,7 @@ def main(descriptor: int, path: str, code: str, issuer: Callable[[], Issuer]) ->
         with open(path, "rb") as written:
             if b"oidc" in written.read(1 << 20):
                 issuer()
-        drop(path, code)
+        outward.drop(code, os.path.dirname(path))
         told: wire.Message = {"event": "ready"} | authenticator.load()
     except SupervisorError as error:
         told = {"event": "failed", "status": error.exit_status, "message": _remedy(str(error), path)}

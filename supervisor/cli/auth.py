@@ -7,71 +7,25 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import hashlib
 import os
 import secrets
-import signal
 import sys
 from typing import TYPE_CHECKING
 
-from supervisor import wire
+from supervisor.cli import child
 from supervisor.errors import ConfigError, SupervisorError
 
 if TYPE_CHECKING:
-    import socket
-
     from supervisor.auth.process import Issuer
 
 _CODE = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.cli.auth import authenticator; authenticator(sys.argv[2], sys.argv[1])"""
-_PASSED = ("LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY")
-_SECONDS = 60.0
 
 
-class Authenticator:
-    """The started process, our end of its socket, and what it said first."""
-
-    def __init__(self, sock: socket.socket, pid: int, ready: wire.Message) -> None:
-        self.socket, self.pid, self.ready = sock, pid, ready
-
-    def close(self) -> None:
-        """Hang up, and wait for its end."""
-        self.socket.close()
-        os.waitpid(self.pid, 0)
-
-
-def start(path: str) -> Authenticator:
-    """Start it, and wait until it has read the file; what is wrong with that as the error it is."""
-    import supervisor
-    from supervisor.proxy.link import denied
-
-    root = os.path.dirname(os.path.dirname(os.path.realpath(supervisor.__file__)))
-    ours, theirs = wire.pair()
-    os.set_inheritable(theirs.fileno(), True)
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
-    ]
-    env = {name: os.environ[name] for name in _PASSED if name in os.environ} | {"PYDANTIC_DISABLE_PLUGINS": "1"}
-    argv = [sys.executable, "-I", "-c", _CODE, root, os.path.abspath(path)]
-    pid = os.posix_spawn(sys.executable, argv, env, file_actions=actions, setsid=True)
-    theirs.close()
-    ours.settimeout(_SECONDS)
-    try:
-        received = wire.receive(ours)
-    except OSError:
-        received = None
-    if received is None or received[0].get("event") != "ready":
-        ours.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        if received is None:
-            raise SupervisorError("the authenticator ended unexpectedly; its own standard error says why")
-        raise denied(str(received[0]["message"]), int(str(received[0]["status"])))
-    return Authenticator(ours, pid, received[0])
+def start(path: str) -> child.Child:
+    """Start the authenticator, and wait until it has read the file; what is wrong with that as the error it is."""
+    return child.start("the authenticator", _CODE, os.path.abspath(path))
 
 
 def authenticator(path: str, root: str) -> None:

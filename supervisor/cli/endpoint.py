@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from supervisor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from supervisor.cli.auth import Authenticator
+    from supervisor.cli.child import Child
     from supervisor.proxy.authority import Authority
     from supervisor.proxy.gateway import Gateway
     from supervisor.proxy.http import Anybody
@@ -39,7 +39,7 @@ class Endpoint:
         self._authenticator = self._start() if options.auth else None
         self._server = http_server.Prepared(sockets)
 
-    def _start(self) -> Authenticator:
+    def _start(self) -> Child:
         from supervisor.cli import auth
 
         return auth.start(self._options.auth)
