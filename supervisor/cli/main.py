@@ -76,9 +76,9 @@ def _servers(options: argparse.Namespace, tail: list[str]) -> int:
 
 
 def _watch(options: argparse.Namespace, tail: list[str]) -> int:
-    from supervisor.cli import watch
+    from supervisor.cli import gateways, watch
 
-    table = {"ps": watch.ps, "logs": watch.logs}
+    table = {"ps": watch.ps, "logs": gateways.logs}
     return table[options.command](options, tail)
 
 

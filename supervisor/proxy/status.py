@@ -38,40 +38,40 @@ def looks(gateway: Gateway) -> Iterator[Look]:
 
 
 def status(gateway: Gateway) -> dict[str, object]:
-    """Everything, as JSON takes it; times in seconds."""
+    """Everything, as a table for JSON; times in seconds."""
     now = time.monotonic()
     return {
         "pid": os.getpid(),
         "clients": len(gateway.conversations),
-        "stopping": gateway.stopping,
-        "servers": {name: _server(server, now) for name, server in gateway.servers.items()},
+        "servers": [_server(server, now) for server in gateway.servers.values()],
     }
 
 
 def _server(server: Server, now: float) -> dict[str, object]:
     return {
-        "state": server.state,
-        "stopped": server.stopped,
-        "eras": sorted(server.manifest.eras),
-        "pinned": server.manifest.pinned,
-        "drift": [f"{each.kind} {each.name} {each.how}" for each in server.drift],
+        "name": server.name,
+        "state": "STOPPED" if server.stopped else server.state,
         "calls": server.calls,
         "in_flight": sum(server.load.values()),
         "waiting": server.waiting,
         "failures": server.failures,
-        "last_error": server.last_error,
-        "processes": [_process(each, now) for each in server.instances.values()],
+        "error": server.last_error,
+        "changed": [f"{each.kind[:-1]} {each.name} {each.how}" for each in server.drift],
+        "pinned": server.manifest.pinned,
+        "eras": sorted(server.manifest.eras),
+        "profile": server.profile,
+        "sessions": [_session(each, now) for each in server.instances.values()],
     }
 
 
-def _process(instance: Instance, now: float) -> dict[str, object]:
-    state = "ending" if instance.ending else "ready" if instance.ready else "starting"
+def _session(instance: Instance, now: float) -> dict[str, object]:
     return {
-        "session": instance.opened.session if instance.opened else None,
+        "session": instance.opened.session if instance.opened else 0,
+        "pid": instance.opened.pid if instance.opened else 0,
+        "user": instance.principal,
         "era": "modern" if instance.modern else "legacy",
-        "state": state,
-        "principal": instance.principal,
-        "requests": instance.requests,
+        "state": "ENDING" if instance.ending else "READY" if instance.ready else "STARTING",
+        "calls": instance.requests,
         "in_flight": sum(each.is_work for each in instance.pending.values()),
-        "idle": 0.0 if instance.busy else round(now - instance.used, 3),
+        "idle": 0.0 if instance.busy else round(now - instance.used, 1),
     }

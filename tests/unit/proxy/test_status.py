@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,13 @@ async def running(servers: dict[str, Entry]) -> AsyncIterator[Gateway]:
         await stand.end()
 
 
+def only_server(gateway: Gateway) -> dict[str, Any]:
+    """What is told of it, through JSON."""
+    [found] = json.loads(json.dumps(status.status(gateway)))["servers"]
+    assert isinstance(found, dict)
+    return found
+
+
 def counted(gateway: Gateway) -> list[tuple[object, ...]]:
     assert isinstance(gateway.meter, Meter)
     return [each for each in gateway.meter.counted if each[0] == "called"]
@@ -37,9 +45,9 @@ def test_a_cold_server_is_shown_without_a_process() -> None:
         async with running({"a": small("legacy")}) as gateway:
             look = next(status.looks(gateway))
             assert (look.server, look.state, look.ready, look.in_flight, look.sent) == ("a", "COLD", 0, 0, 0)
-            told = json.loads(json.dumps(status.status(gateway)))
-            assert told["servers"]["a"]["processes"] == []
-            assert told["servers"]["a"]["eras"] == ["legacy"]
+            told = only_server(gateway)
+            assert told["sessions"] == []
+            assert told["eras"] == ["legacy"]
 
     asyncio.run(scene())
 
@@ -55,13 +63,12 @@ def test_a_running_server_is_shown_with_its_process_calls_and_bytes() -> None:
             assert (look.state, look.ready, look.in_flight, look.waiting) == ("READY", 1, 1, 0)
             assert look.sent > 100
             assert look.received > 100
-            shown = status.status(gateway)
-            assert shown["clients"] == 1
-            server = json.loads(json.dumps(shown))["servers"]["a"]
-            assert (server["calls"], server["in_flight"], server["last_error"]) == (1, 1, "")
-            process = server["processes"][0]
-            assert (process["era"], process["state"], process["principal"]) == ("legacy", "ready", "uid:1")
-            assert (process["session"], process["in_flight"], process["idle"]) == (1, 1, 0.0)
+            assert status.status(gateway)["clients"] == 1
+            server = only_server(gateway)
+            assert (server["calls"], server["in_flight"], server["error"]) == (1, 1, "")
+            [session] = server["sessions"]
+            assert (session["era"], session["state"], session["user"]) == ("legacy", "READY", "uid:1")
+            assert (session["session"], session["in_flight"], session["idle"]) == (1, 1, 0.0)
 
     asyncio.run(scene())
 
@@ -87,9 +94,9 @@ def test_a_failure_is_shown_with_its_reason() -> None:
             assert "error" in answer
             while gateway.servers["a"].state == "READY":
                 await asyncio.sleep(0)
-            told = json.loads(json.dumps(status.status(gateway)))["servers"]["a"]
+            told = only_server(gateway)
             assert told["state"] == "DEGRADED"
-            assert "exited with status 7" in told["last_error"]
+            assert "exited with status 7" in told["error"]
             assert counted(gateway)[-1] == ("called", "a", "a__exit", "-31001")
 
     asyncio.run(scene())
