@@ -144,7 +144,8 @@ def listing(options: argparse.Namespace, _command: list[str]) -> int:
         print(json.dumps(rows, indent=2))
     for row in [] if options.json else rows:
         pinned = "pinned" if row["pinned"] else "not pinned"
-        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {row['state']!s:10} {row['summary']}".rstrip())
+        state = "" if row["state"] == "registered" else row["state"]
+        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {state!s:8} {row['summary']}".rstrip())
     return 0
 
 
