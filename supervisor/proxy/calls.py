@@ -31,28 +31,16 @@ _INPUT = b'"input_required"'
 class Call(Waiter):
     """One request that waits for its answer. `name` is what the item is called here, for people."""
 
-    __slots__ = (
-        "answers",
-        "began",
-        "conversation",
-        "fields",
-        "instance",
-        "key",
-        "meta",
-        "method",
-        "modern",
-        "name",
-        "number",
-        "outcome",
-        "params",
-        "questions",
-        "rounds",
-        "server",
-        "spelling",
-        "state",
-        "token",
-        "touched",
-    )
+    name = ""
+    server: Server | None = None
+    instance: Instance | None = None
+    number = b""
+    token: msgspec.Raw | None = None
+    # what only a call between two eras has
+    rounds = 0
+    state = ""
+    outcome: Fields | None = None
+    answers: dict[str, msgspec.Raw]
 
     def __init__(
         self,
@@ -73,17 +61,8 @@ class Call(Waiter):
         self.params = params
         self.meta = meta
         self.modern = meta is not None and eras.VERSION in meta
-        self.name = ""
-        self.server: Server | None = None
-        self.instance: Instance | None = None
-        self.number = b""
-        self.token: msgspec.Raw | None = None
         self.began = self.touched = time.monotonic()
-        self.rounds = 0
-        self.state = ""
         self.questions: dict[str, tuple[msgspec.Raw, str, msgspec.Raw]] = {}
-        self.answers: dict[str, msgspec.Raw] = {}
-        self.outcome: Fields | None = None
 
     def aim(self, route: Route, member: str) -> None:
         """Send it to where an exposed name leads, under the name that the server knows."""
@@ -109,14 +88,14 @@ class Call(Waiter):
             fields["params"] = message.raw(params)
         self.number = instance.send(self, fields)
         if self.modern or not instance.modern:
-            self._forget()
+            # it is not sent again: what it carries may be long, and its answer may take long
+            self.fields = self.params = {}
+            if self.meta is not None:
+                self._keep_meta(self.meta)
 
-    def _forget(self) -> None:
-        """What was sent is not sent again: what it carries may be long, and its answer may take long."""
-        self.fields = self.params = {}
-        if self.meta is not None:
-            kept = (eras.CAPABILITIES, eras.LOG_LEVEL)
-            self.meta = {key: value.copy() for key, value in self.meta.items() if key in kept}
+    def _keep_meta(self, meta: Fields) -> None:
+        kept = (eras.CAPABILITIES, eras.LOG_LEVEL)
+        self.meta = {key: value.copy() for key, value in meta.items() if key in kept}
 
     def _translated(self, instance: Instance, meta: Fields) -> Fields:
         if self.modern:

@@ -80,23 +80,24 @@ class Conversation:
         if self.closed:
             return
         fields = message.incoming(line)
-        if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"' or message.twisted(fields):
-            self._malformed(line, fields)
-            return
-        if "method" not in fields:
-            self._response(line, fields)
-            return
-        method = message.text(fields["method"])
-        params = message.fields(fields["params"]) if "params" in fields else {}
-        if method is None or params is None:
-            self._malformed(line, fields)
-        elif "id" in fields:
-            self._requested(fields, method, params)
+        if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"':
+            self._malformed(line)
+        elif "method" in fields:
+            method = message.text(fields["method"])
+            params = message.fields(fields["params"]) if "params" in fields else {}
+            if method is None or params is None:
+                self._malformed(line)
+            elif "id" in fields:
+                self._requested(fields, method, params)
+            else:
+                self._notified(method, params, fields)
+        elif "result" in fields or "error" in fields:
+            self.questions.answer(fields)
         else:
-            self._notified(method, params, fields)
+            self._malformed(line)
 
-    def _malformed(self, line: bytes, fields: Fields | None) -> None:
-        if answer := message.wrong(line, fields):
+    def _malformed(self, line: bytes) -> None:
+        if answer := message.wrong(line):
             self._reject(*answer)
 
     def _reject(self, key: bytes | None, code: int, said: str) -> None:
@@ -145,12 +146,15 @@ class Conversation:
         if route.verdict.outcome != "allow":
             self.gateway.meter.refused(route.verdict.rule)
             self.refuse(call, message.NOT_ALLOWED, route.verdict.reason)
-        elif message.ambiguous(call.params):
+            return
+        if message.ambiguous(call.params):
             self.refuse(call, message.INVALID_PARAMS, "params has members that differ in case only")
-        else:
-            call.aim(route, member)
-            if not call.modern or "requestState" not in call.params or not self.gateway.parked.resume(call):
-                self.forward(call, route.server)
+            return
+        call.aim(route, member)
+        if call.modern and "requestState" in call.params and self.gateway.parked.resume(call):
+            return
+        if self.admit(call, route.server):
+            self.dispatch(call, route.server)
 
     def forward(self, call: Call, server: Server) -> None:
         """Send a request to a server, starting it if need be."""
@@ -161,14 +165,16 @@ class Conversation:
         """Whether one more call may go to that server; if not, the client has been told."""
         call.server = server
         most = server.settings.quota.calls
-        if server.load.get(self.principal.name, 0) >= most:
+        busy = server.load.get(self.principal.name, 0)
+        if busy >= most:
             said = f"{self.principal.name} has {most} calls in flight (quota.calls, {server.settings.origin})"
         elif len(self.calls) >= MAX_CALLS:
             said = f"this client has {MAX_CALLS} calls in flight"
         elif self._slow:
             said = _SLOW
         else:
-            self.hold(call)
+            self.calls[call.key] = call
+            server.load[self.principal.name] = busy + 1
             return True
         self.refuse(call, message.BUSY, f'server "{server.name}": {said}')
         return False
@@ -183,10 +189,11 @@ class Conversation:
     def _release(self, call: Call) -> None:
         del self.calls[call.key]
         if call.server is not None:
-            load = call.server.load
-            load[self.principal.name] -= 1
-            if not load[self.principal.name]:
-                del load[self.principal.name]
+            load, name = call.server.load, self.principal.name
+            if load[name] > 1:
+                load[name] -= 1
+            else:
+                del load[name]
 
     def dispatch(self, call: Call, server: Server) -> None:
         """Give a call to the process that serves it, started if there is none."""
@@ -195,10 +202,10 @@ class Conversation:
         except Unavailable as error:
             call.lost(error.code, str(error))
             return
-        call.instance = instance
         if instance.ready:
             call.go(instance)
         else:
+            call.instance = instance
             instance.give(call)
 
     def instance(self, call: Call, server: Server) -> Instance:
@@ -235,12 +242,12 @@ class Conversation:
             return (call,), None if call.modern else self
         if share == "server":
             return (modern,), None
+        if not modern and not call.modern:
+            return (self,), self
         if modern:
             return (modern, self.principal.name), None
-        if call.modern:
-            capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
-            return (modern, self.principal.name, capabilities), None
-        return (self,), self
+        capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
+        return (modern, self.principal.name, capabilities), None
 
     def _hello(self, call: Call, server: Server, owner: Conversation | None) -> Hello:
         lists = server.manifest.era(modern=False)
@@ -261,7 +268,8 @@ class Conversation:
         self.outlet.deliver(line, call.key, last=True)
         if call.server is not None:
             self._count(call, call.server, failed=failed, parked=parked)
-        self._check()
+        if self._held is None and not self.outlet.writable():
+            self._hold()
 
     def _count(self, call: Call, server: Server, *, failed: bool, parked: bool = False) -> None:
         server.calls += 1
@@ -278,12 +286,6 @@ class Conversation:
         if not self.deaf:
             self.outlet.deliver(line, about, last=False)
             self._check()
-
-    def _response(self, line: bytes, fields: Fields) -> None:
-        if "result" in fields or "error" in fields:
-            self.questions.answer(fields)
-        else:
-            self._malformed(line, fields)
 
     def _notified(self, method: str, params: Fields, fields: Fields) -> None:
         if method == "notifications/cancelled":
@@ -338,12 +340,15 @@ class Conversation:
         self.instances.clear()
 
     def _check(self) -> None:
-        """Neither read what there is no room for, nor ask for more of it."""
         if self._held is None and not self.outlet.writable():
-            self._held = time.monotonic()
-            for instance in self.instances:
-                instance.pause(self, paused=True)
-            self._tell()
+            self._hold()
+
+    def _hold(self) -> None:
+        """Neither read what there is no room for, nor ask for more of it."""
+        self._held = time.monotonic()
+        for instance in self.instances:
+            instance.pause(self, paused=True)
+        self._tell()
 
     def _resume(self) -> None:
         self._held, self._slow = None, False

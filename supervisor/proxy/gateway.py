@@ -7,6 +7,7 @@ wait for their client's word, subscriptions; and looks after all of it once a se
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Protocol
 
@@ -271,6 +272,7 @@ class Gateway:
         for conversation in list(self.conversations):
             for listener in list(conversation.listeners.values()):
                 self.news.end(conversation, listener)
+        self.parked.expire(math.inf)
         servers = (*self.servers.values(), *self._retired)
         for each in servers:
             each.retired = "the gateway has ended"

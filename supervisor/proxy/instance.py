@@ -242,7 +242,7 @@ class Instance(Process):
         fields = message.incoming(line)
         if fields is None and not line.isascii():
             fields = message.repaired(line)
-        if fields is None or message.twisted(fields):
+        if fields is None:
             self._garbage(line)
             return
         if "method" in fields:

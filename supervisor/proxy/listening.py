@@ -86,15 +86,19 @@ class Subscriptions:
             return
         if first:
             self._asked[uri] = asyncio.ensure_future(self.instance.ask("resources/subscribe", {"uri": uri}))
+        # who comes meanwhile gets the same answer
+        if asked := self._asked.get(uri):
+            await self._answered(asked, uri, who)
+
+    async def _answered(self, asked: asyncio.Future[msgspec.Raw], uri: str, who: object) -> None:
         try:
-            # who comes meanwhile gets the same answer
-            if asked := self._asked.get(uri):
-                await asyncio.shield(asked)
-        except SupervisorError:
+            await asyncio.shield(asked)
+        except (SupervisorError, asyncio.CancelledError):
             self.remove(uri, who, tell=False)
             raise
         finally:
-            if first:
+            if asked.done() or uri not in self._hearers:
+                asked.cancel()
                 self._asked.pop(uri, None)
 
     def remove(self, uri: str, who: object, *, tell: bool = True) -> None:

@@ -50,21 +50,23 @@ _PRIVATE = re.compile(rb"\\u[eE][89a-fA-F]|\xee")
 
 
 def incoming(line: bytes) -> Fields | None:
-    """The members of a message from outside; None when it is no JSON object in UTF-8.
+    """The members of a message from outside; None when it is no JSON object in UTF-8, or could be read as another.
 
     What stands between its tokens may not end a line: Python's text files end one at \\r as well, and would read a
-    message of its own in the middle of this one.
+    message of its own in the middle of this one. Nor may "ID" stand beside "id": some take the one for the other.
     """
-    if b"\r" in line or line.find(b"\n", 0, -1) >= 0:
-        if fields(line) is None:
-            return None  # within a text they are wrong
-        line = line.translate(_BLANK)
-    if not line.isascii():
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            return None
-    return fields(line)
+    unusual = b"\r" in line or not line.isascii() or line.find(b"\n", 0, -1) >= 0
+    table = _unusual(line) if unusual else fields(line)
+    if table is None or table.keys() <= _MEMBERS or not _folds(table, _MEMBERS):
+        return table
+    return None
+
+
+def _unusual(line: bytes) -> Fields | None:
+    if not _is_text(line):
+        return None
+    # within a text the end of a line is wrong
+    return None if fields(line) is None else fields(line.translate(_BLANK))
 
 
 def repaired(line: bytes) -> Fields | None:
@@ -72,16 +74,13 @@ def repaired(line: bytes) -> Fields | None:
     return incoming(line.decode(errors="replace").encode())
 
 
-def twisted(table: Fields) -> bool:
-    """Whether a message could be read as another one by who takes "ID" for "id"."""
-    return not table.keys() <= _MEMBERS and any(
-        name not in _MEMBERS and name.casefold() in _MEMBERS for name in table
-    )
+def _folds(table: Fields, known: frozenset[str]) -> bool:
+    return not known.isdisjoint(map(str.casefold, table.keys() - known))
 
 
 def ambiguous(params: Fields) -> bool:
-    """The same of what decides whether params are allowed."""
-    return not params.keys() <= _AIMS and any(name not in _AIMS and name.casefold() in _AIMS for name in params)
+    """Whether what decides if params are allowed can be read as something else."""
+    return not params.keys() <= _AIMS and _folds(params, _AIMS)
 
 
 def fields(data: bytes | msgspec.Raw) -> Fields | None:
@@ -173,20 +172,23 @@ def encode(value: object) -> bytes:
 def identifier(written: msgspec.Raw) -> bytes | None:
     """A request id in one spelling; None when it is neither text nor a whole number."""
     data = bytes(written)
+    if data.isdigit():
+        return data
     if data[:1] == b'"':
         if b"\\" not in data:
             return data
         value = text(written)
         return None if value is None else _encode(value)
-    return data if data.lstrip(b"-").isdigit() else None
+    return data if data[:1] == b"-" and data[1:].isdigit() else None
 
 
-def wrong(line: bytes, table: Fields | None) -> tuple[bytes | None, int, str] | None:
+def wrong(line: bytes) -> tuple[bytes | None, int, str] | None:
     """The answer to a line that is no message: id, code, text. None for what is never answered."""
     code, said = INVALID_REQUEST, _NO_MESSAGE
-    if table is None and is_batch(line):
+    table = fields(line)
+    if is_batch(line):
         said = _BATCH
-    elif table is None:
+    elif table is None or not _is_text(line):
         code, said = PARSE_ERROR, "this is not a JSON object in UTF-8"
         table = repaired(line)
     if not table or "method" not in table:
@@ -196,6 +198,14 @@ def wrong(line: bytes, table: Fields | None) -> tuple[bytes | None, int, str] | 
     if "id" not in table and text(table["method"]):
         return None  # a notification
     return identifier(table["id"]) if "id" in table else None, code, said
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def error(request_id: bytes, code: int, said: str, data: object = None) -> bytes:

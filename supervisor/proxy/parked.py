@@ -61,7 +61,7 @@ class Parked:
         return True
 
     def expire(self, now: float) -> None:
-        """Nobody waits for ever."""
+        """Nobody waits for ever; at an infinite time, for nobody."""
         for state, (_, since) in list(self._calls.items()):
             if now - since > SECONDS:
                 self._drop(state)

@@ -257,7 +257,7 @@ class Server:
     async def stop(self, reason: str) -> None:
         """Let the calls in flight come to their end, within a bound, and end every process."""
         deadline = time.monotonic() + _DRAIN
-        while any(each.busy for each in self.instances.values()) and time.monotonic() < deadline:
+        while any(_wanted(each) for each in self.instances.values()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         for instance in list(self.instances.values()):
             instance.end(reason)
@@ -273,6 +273,11 @@ class Server:
 def usable(instance: Instance) -> bool:
     """Whether a process can be given calls: it has not ended, and nobody has told it to."""
     return not instance.ending and not instance.gone and not instance.ended.done()
+
+
+def _wanted(instance: Instance) -> bool:
+    """Whether somebody waits for an answer, and not for nothing but its start."""
+    return bool(instance.waiting) or (instance.ready and instance.busy)
 
 
 def _makes_tasks(handshake: msgspec.Raw) -> bool:

@@ -73,8 +73,8 @@ class Stand(Channel):
 
     async def open(self, server: str) -> Opened:
         await self.held.wait()
-        if self.fail:
-            raise ConfigError(self.fail)
+        if self.fail or server not in self.servers:
+            raise ConfigError(self.fail or f'server "{server}" is not registered')
         (stdin, theirs_in), (theirs_out, stdout), (theirs_err, stderr) = os.pipe(), os.pipe(), os.pipe()
         number = len(self.opened) + 1
         self.opened.append(server)
@@ -158,7 +158,7 @@ class Client:
         self.room = True
         self.lines: list[bytes] = []
         self.answered: dict[bytes | None, int] = {}
-        self._queue: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        self._queue: asyncio.Queue[Json] = asyncio.Queue()
         self.talk = gateway.conversation(self, Principal(name), only)
         self._next = 0
 
@@ -176,7 +176,7 @@ class Client:
         """Any message."""
         self.talk.receive(value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n")
 
-    async def next(self) -> dict[str, object]:
+    async def next(self) -> Json:
         """The next message, of whatever kind; nothing for a request that was cancelled."""
         return await asyncio.wait_for(self._queue.get(), 10)
 
@@ -190,18 +190,18 @@ class Client:
         self.send({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params or {}})
         return self._next
 
-    async def answer(self, number: object) -> dict[str, object]:
+    async def answer(self, number: object) -> Json:
         """The answer to a request; what comes before that is dropped."""
         while True:
             found = await self.next()
             if found.get("id") == number and "method" not in found:
                 return found
 
-    async def request(self, method: str, params: Mapping[str, object] | None = None) -> dict[str, object]:
+    async def request(self, method: str, params: Mapping[str, object] | None = None) -> Json:
         """A request and its answer."""
         return await self.answer(self.ask(method, params))
 
-    async def initialize(self, **capabilities: object) -> dict[str, object]:
+    async def initialize(self, **capabilities: object) -> Json:
         """The legacy handshake."""
         answer = await self.request(
             "initialize",

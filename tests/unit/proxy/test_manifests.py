@@ -17,7 +17,7 @@ from tests.unit.proxy import puppet
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    max_leaves=10,
 )
 
 
@@ -101,7 +101,7 @@ def test_an_item_that_cannot_be_compared_is_an_error_and_no_crash() -> None:
 
 
 @given(json_values)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_item_can_be_compared_with_itself(value: object) -> None:
     item = msgspec.Raw(json.dumps(tool("a", x=value)).encode())
     one = lists(tool("a", x=value))

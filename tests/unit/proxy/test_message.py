@@ -16,10 +16,10 @@ texts = st.text(st.characters(exclude_categories=["Co"]))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
-    max_leaves=20,
+    max_leaves=10,
 )
 names = st.text(st.characters(exclude_categories=("Cs", "Co")))
-bounded = settings(max_examples=60, deadline=None)
+bounded = settings(max_examples=40, deadline=None)
 NEST = 100_000
 
 
@@ -53,7 +53,7 @@ def test_no_bytes_raise(data: bytes) -> None:
     message.items(raw)
     message.identifier(raw)
     message.repaired(data)
-    message.wrong(data, table)
+    message.wrong(data)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,10 @@ def test_what_is_not_utf_8_can_be_read_as_a_lenient_reader_does() -> None:
 
 
 @pytest.mark.parametrize("name", ["ID", "Method", "PARAMS", "param\u017f", "re\u017fult", "jSoNrPc"])
-def test_members_that_differ_in_case_only_are_noticed(name: str) -> None:
-    assert message.twisted({"id": message.TWO, name: message.TWO})
-    assert not message.twisted({"id": message.TWO, "x-" + name: message.TWO})
+def test_what_could_be_read_as_another_message_is_none(name: str) -> None:
+    line = json.dumps({"id": 1, "x": 2, name: 3}).encode()
+    assert message.incoming(line) is None
+    assert message.incoming(line.replace(name.encode("unicode_escape"), b"x-" + name.encode("unicode_escape")))
 
 
 @pytest.mark.parametrize("name", ["Name", "URI", "ArgumentS", "_META"])
@@ -166,7 +167,7 @@ def test_an_id_has_one_spelling(written: bytes, key: bytes | None) -> None:
     ],
 )
 def test_what_is_no_message_is_answered_once_or_never(line: bytes, answer: tuple[bytes | None, int] | None) -> None:
-    found = message.wrong(line, message.incoming(line))
+    found = message.wrong(line)
     assert (found and found[:2]) == answer
 
 
