@@ -130,7 +130,7 @@ async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, 
     await gateway.close()
     server.stop()
     await serving
-    return 1 if gateway.channel.lost else 0
+    return 1 if gateway.channel.broken else 0
 
 
 def run(options: argparse.Namespace) -> int:
