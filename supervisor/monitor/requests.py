@@ -25,7 +25,7 @@ from supervisor.runtimes import native
 # of one user's, to proxy.sock
 MAX_CONNECTIONS = 256
 # of sessions in one answer of at most 64 KiB
-MAX_SHOWN = 150
+MAX_SHOWN = 100
 # seconds: between looks at the files that were read, and for gateways to end what they have in flight
 WATCH, DRAIN = 1.0, 6.0
 
@@ -119,7 +119,7 @@ class Monitor:
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
         shown = [
-            {"name": name, "profile": server.entry.profile, "manifest": server.registered.digest}
+            {"name": name, "profile": server.plan.spec.profile, "manifest": server.registered.digest}
             for name, server in sorted(self.servers.items())
             if self._verdict(peer, name).outcome == "allow"
         ]
@@ -177,7 +177,7 @@ class Monitor:
                         "session": session.number,
                         "server": session.server,
                         "uid": session.peer.uid,
-                        "spec": session.spec.digest,
+                        "spec": session.spec.digest[:12],
                         "profile": session.spec.profile,
                         "running": session.running,
                         "pid": session.pid,
