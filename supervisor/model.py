@@ -18,6 +18,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 EtcFile = Annotated[str, Field(pattern=r"^/etc/[a-z.]+$")]
 # what a host may have merged into /usr
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+# file systems that say at once, and truly, how much of them is in use
+COUNTING = ("ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay")
 Share = Literal["principal", "server", "call"]
 
 
@@ -53,15 +55,25 @@ class Tmp(Frozen):
 
 
 class Limits(Frozen):
-    """What one session may use. `output_line` and `stderr` are held by the proxy, the rest by the kernel."""
+    """What one session may use. HELD_BY_PROXY is held by the proxy, the rest by the kernel, but for `disk` (bytes)
+    and `disk_files`: what may be added to folders that it can write, which a watcher of the monitor's looks at.
+    `output` is of a session's life, `output_rate` of a second.
+    """
 
     memory: int = Field(gt=0)
     millicpus: int = Field(gt=0)
     pids: int = Field(gt=0)
     files: int = Field(gt=0)
     file_size: int = Field(gt=0)
+    disk: int = Field(gt=0)
+    disk_files: int = Field(gt=0)
     output_line: int = Field(gt=0)
+    output: int = Field(gt=0)
+    output_rate: int = Field(gt=0)
     stderr: int = Field(gt=0)
+
+
+HELD_BY_PROXY = ("output_line", "output", "output_rate", "stderr")
 
 
 class SessionRules(Frozen):
@@ -121,8 +133,6 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
-    landlock: bool
-    write_execute: bool
     accepted: tuple[str, ...] = ()
 
     @property
@@ -141,11 +151,15 @@ class Grant(Frozen):
 
 
 class Plan(Frozen):
-    """A spec and the account of how it came about; `summary` is for the person who starts it."""
+    """A spec and the account of how it came about; `summary` is for the person who starts it.
+
+    `gaps` maps the name of a field that this host's disks cannot hold to the reason and the remedy.
+    """
 
     spec: SandboxSpec
     grants: tuple[Grant, ...]
     summary: str
+    gaps: dict[str, str] = {}
 
 
 class ServerEntry(Frozen):
@@ -186,10 +200,17 @@ class Registered(Frozen):
 
 
 class Planned(Frozen):
-    """The planner's answer. `watched` is every file and folder it read: (path, time of its last change in ns)."""
+    """The planner's answer, or what is wrong with its exit status.
 
-    servers: tuple[Registered, ...]
+    `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
+    call filter for whoever speaks on proxy.sock.
+    """
+
+    servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
+    proxy: str = ""
+    error: str = ""
+    status: int = 0
 
 
 class HostFacts(Frozen):

@@ -89,6 +89,14 @@ def receive(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int
         raise
 
 
+def hear(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int]] | None:
+    """As `receive`; None also when the connection broke, or when what came does not fit: nothing good follows."""
+    try:
+        return receive(sock, max_fds=max_fds)
+    except (OSError, WireError):
+        return None
+
+
 def peer(sock: socket.socket) -> tuple[int, int, int]:
     """(pid, uid, gid) of whoever connected, from SO_PEERCRED."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

@@ -55,7 +55,8 @@ def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
     reached = reach(options)
     try:
         identity.drop()
-        reached.monitor = Link(reached.socket).hello()
+        reached.monitor, program = Link(reached.socket).hello()
+        identity.confine(program)
         yield reached
     finally:
         reached.close()
@@ -180,7 +181,10 @@ async def _gateway(reached: Reached, options: argparse.Namespace, only: str | No
     channel = Channel(reached.socket)
     channel.start()
     gateway = Gateway(channel, _Uncounted(), Journal(quiet=options.quiet), only)
-    for each in await gateway.load():
+    problems = await gateway.load()
+    if only and problems and not options.quiet:
+        pump.note(f'"{only}" is not pinned: its lists come live, reviewed by nobody; supervisor pin {only}')
+    for each in problems if only is None else []:
         pump.note(each)
     if only is None and not gateway.servers:
         raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")
@@ -193,7 +197,7 @@ async def _gateway(reached: Reached, options: argparse.Namespace, only: str | No
 class _Uncounted:
     """Nobody counts."""
 
-    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None:
+    def called(self, server: str, tool: str, seconds: float, *, outcome: str) -> None:
         """Not counted."""
 
     def refused(self, rule: str) -> None:

@@ -60,6 +60,13 @@ def inspect(options: argparse.Namespace) -> tuple[int, wire.Message]:
     return int(str(pid)), found if isinstance(found, dict) else {}
 
 
+def sessions(options: argparse.Namespace, server: str) -> list[int]:
+    """The sessions of one server."""
+    listed = inspect(options)[1].get("sessions")
+    found = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [int(str(each["session"])) for each in found if each["server"] == server]
+
+
 @contextlib.contextmanager
 def _connected(options: argparse.Namespace) -> Iterator[socket.socket]:
     path = f"{entry.runtime_folder(options)}/admin.sock"

@@ -24,7 +24,7 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     facts = host.probe()
     problem = None
     try:
-        spec = native.check(ready.spec, facts, written.accept_missing)
+        spec = native.check(ready, facts, written.accept_missing)
         ready = ready.model_copy(update={"spec": spec})
     except Unenforceable as error:
         problem = error
@@ -50,6 +50,9 @@ def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
     rows.append((f"memory {limits.memory >> 20} MiB", chain.origin("limits", "memory")))
     rows.append((f"{limits.millicpus / 1000:g} processors", chain.origin("limits", "cpus")))
     rows.append((f"{limits.pids} processes and threads", chain.origin("limits", "pids")))
+    if any(each.mode == "rw" for each in spec.mounts):
+        added = f"{limits.disk >> 20} MiB and {limits.disk_files} files added to what it may write"
+        rows.append((added, chain.origin("limits", "disk")))
     only = "" if spec.network.allow else ", no host allowed yet (--allow HOST:PORT)"
     reach = "only these hosts" + only if spec.network.mode == "allowlist" else "none"
     rows.append((f"network: {reach}", chain.origin("network", "mode")))

@@ -27,7 +27,7 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     if server is not None and options.command == "run":
         from supervisor.cli import gateway
 
-        return _flushed(gateway.run(options))
+        os._exit(_flushed(gateway.run(options)))
     tree = personal.start(entry.build(options, tail)) if server is None else None
     # only now, while planner and monitor get ready
     from supervisor.cli import start
@@ -62,7 +62,9 @@ def _gateway(options: argparse.Namespace, _tail: list[str]) -> int:
     from supervisor.cli import gateway
 
     table = {"serve": gateway.serve, "pin": gateway.pin}
-    return table[options.command](options)
+    status = _flushed(table[options.command](options))
+    # as in _start: without the interpreter's own clean-up, which confined threads do not survive
+    os._exit(status)
 
 
 def _servers(options: argparse.Namespace, tail: list[str]) -> int:
@@ -74,9 +76,9 @@ def _servers(options: argparse.Namespace, tail: list[str]) -> int:
 
 
 def _watch(options: argparse.Namespace, tail: list[str]) -> int:
-    from supervisor.cli import watch
+    from supervisor.cli import gateways, watch
 
-    table = {"ps": watch.ps, "logs": watch.logs}
+    table = {"ps": watch.ps, "logs": gateways.logs}
     return table[options.command](options, tail)
 
 
@@ -119,9 +121,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("", 130)
     except OSError as error:
-        # what is still in the buffer would be tried again at exit
+        # what is still in the buffer would be tried again at exit; no file can be opened any more
         with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(os.pipe()[1], 1)
         name = f"{error.filename}: " if error.filename else ""
         _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {name}{error.strerror or error}", 1)
 

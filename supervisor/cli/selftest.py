@@ -103,7 +103,7 @@ def _inside(asked: dict[str, object]) -> tuple[Answer, list[str]]:
     link = Link(tree.monitor)
     link.refused = refusals.append
     try:
-        link.hello()
+        identity.confine(link.hello()[1])
         opened = link.open(entry.NAME)
         pump.start_errors(opened)
         with open(opened.stdout, "rb") as file:

@@ -73,7 +73,7 @@ def try_out(path: str, text: str, name: str) -> None:
     planned = planning.ask({"catalog": path, "text": text, "only": name})
     facts = machine.probe()
     for each in planned.servers:
-        native.check(each.plan.spec, facts, each.entry.accept_missing)
+        native.check(each.plan, facts, each.entry.accept_missing)
 
 
 def _table(options: argparse.Namespace, command: list[str], path: str) -> written.Fields:
@@ -190,10 +190,15 @@ def _row(name: str, profile: str, pinned: bool, gateway: str) -> Row:
 
 
 def steer(options: argparse.Namespace, _command: list[str]) -> int:
-    """start, stop, kill: a request to the daemon about one server."""
-    answer = host.request(options, {"req": options.command, "server": options.name})
+    """start, stop, kill: requests to the daemon about one server."""
+    host.request(options, {"req": "start" if options.command == "start" else "stop", "server": options.name})
+    if options.command == "kill":
+        # nothing of it is opened any more: these are all
+        for session in host.sessions(options, options.name):
+            with contextlib.suppress(ConfigError):  # it has ended meanwhile
+                host.request(options, {"req": "kill", "session": session})
     if options.json:
-        print(json.dumps(answer, indent=2))
+        print(json.dumps({"server": options.name, "done": options.command}))
     else:
         done = {"start": "may be started again", "stop": "is stopping", "kill": "was killed"}[options.command]
         again = "" if options.command == "start" else f"; supervisor start {options.name} lets it be started again"

@@ -43,13 +43,13 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
         link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
         identity.drop()
         link.refused = _refused
-        link.hello()
+        identity.confine(link.hello()[1])
         return Started(link, link.open(options.server), None)
     try:
         identity.drop()
         link = Link(tree.monitor)
         link.refused = _refused
-        link.hello()
+        identity.confine(link.hello()[1])
         return Started(link, link.open(entry.NAME), tree)
     except BaseException:
         tree.close()

@@ -1,4 +1,4 @@
-"""`ps` and `logs`: what runs now, asked of the daemon and of this user's gateways, and what servers have said."""
+"""`ps`: what runs now, asked of the daemon and of this user's gateways."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import contextlib
 import json
 import os
 import pwd
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from supervisor.cli import entry, host
-from supervisor.errors import ConfigError, SupervisorError
+from supervisor.cli import entry, gateways, host
 from supervisor.proxy.pump import printable
 
 Row = dict[str, object]
-_PREFIX = "@supervisor-"
 _COLUMNS = (
     ("SESSION", "session", 8),
     ("SERVER", "server", 18),
@@ -34,46 +31,11 @@ _COLUMNS = (
 )
 
 
-def _names() -> list[str]:
-    """The gateways' sockets that this user may ask."""
-    found = []
-    for line in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines():
-        name = line.split()[-1]
-        owner, _, pid = name.removeprefix(_PREFIX).partition("-")
-        if name.startswith(_PREFIX) and pid.isdigit() and owner.isdigit() and int(owner) in _asked(owner):
-            found.append(name[1:])
-    return sorted(set(found))
-
-
-def _asked(owner: str) -> tuple[int, ...]:
-    return (int(owner),) if os.getuid() == 0 else (os.getuid(),)
-
-
-def _connect(name: str, request: Row) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(5)
-    sock.connect(f"\0{name}")
-    sock.sendall(json.dumps(request).encode() + b"\n")
-    return sock
-
-
-def _statuses() -> Iterator[Row]:
-    """What every gateway says of itself; one that is just ending says nothing."""
-    for name in _names():
-        try:
-            with _connect(name, {"req": "status"}) as sock, sock.makefile("rb") as file:
-                found = json.loads(file.readline(1 << 24))
-        except (OSError, ValueError):
-            continue
-        if isinstance(found, dict):
-            yield found
-
-
 def rows(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """(sessions, servers without one): the monitors' word where it can be had, with what gateways know besides."""
     known = {(each["monitor"], each["session"]): each for each in _operators(options)}
     idle: list[Row] = []
-    for status in _statuses():
+    for status in gateways.statuses():
         for server in _tables(status.get("servers")):
             sessions = _tables(server.get("sessions"))
             for each in sessions:
@@ -82,7 +44,7 @@ def rows(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
                 )
                 row |= {"server": server["name"], "profile": server["profile"], "user": each["user"]}
                 row |= {"calls": each["calls"], "idle": each["idle"], "gateway": status["pid"]}
-                row["state"] = "READY" if each["ready"] else "STARTING"
+                row["state"] = each["state"]
             if not sessions:
                 keys = ("name", "state", "calls", "error", "changed", "profile")
                 idle.append({key: server.get(key) for key in keys} | {"gateway": status["pid"]})
@@ -194,27 +156,3 @@ def _shown(key: str, value: object) -> str:
     if key in ("cpu", "idle", "age"):
         return f"{float(str(value)):.1f} s" if key == "cpu" else f"{float(str(value)):.0f} s"
     return printable(str(value))
-
-
-def logs(options: argparse.Namespace, _command: list[str]) -> int:
-    """What a server has written on its standard error, as far as a gateway still has it."""
-    holders = [
-        status
-        for status in _statuses()
-        if any(each["name"] == options.name for each in _tables(status.get("servers")))
-    ]
-    if not holders:
-        raise ConfigError(f'no gateway of yours that runs now has a server "{options.name}"; see supervisor ps')
-    request = {"req": "logs", "server": options.name, "follow": options.follow}
-    try:
-        for status in holders:
-            with (
-                _connect(f"supervisor-{status['owner']}-{status['pid']}", request) as sock,
-                sock.makefile("rb") as file,
-            ):
-                sock.settimeout(None)
-                for line in file:
-                    print(printable(line.decode(errors="replace").rstrip("\n")), flush=True)
-    except OSError as error:
-        raise SupervisorError(f"the gateway hung up: {error.strerror}") from None
-    return 0

@@ -113,6 +113,8 @@ def main(fd: int) -> None:
     """Give everything up, then serve the monitor on descriptor `fd` until it hangs up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # whoever started the monitor may have left it descriptors to inherit
+    sc.close_range(fd + 1, 0x7FFFFFFF, 0)
     monitor = socket.socket(fileno=fd)
     monitor.set_inheritable(False)
     # the loop's own socket pair and epoll are made while the filter is not there yet

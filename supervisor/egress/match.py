@@ -187,7 +187,7 @@ class Rules:
                 f"network: {len(unique)} listening sockets, over the limit of {MAX_LISTENERS}: name fewer hosts, "
                 f"or fewer ports of patterns (each port of a pattern takes {POOL})"
             )
-        addresses = dict.fromkeys(
-            each.host for each in self.entries if each.address and not each.host.startswith("127.")
-        )
+        written = dict.fromkeys(each.host for each in self.entries if each.address)
+        # every `lo` has these already
+        addresses = [host for host in written if host != "::1" and not host.startswith("127.")]
         return Layout(names, tuple(pool), tuple(addresses), unique)

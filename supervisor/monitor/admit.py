@@ -20,27 +20,18 @@ def admit(
 ) -> Verdict:
     """Whether this peer may open this server now."""
     if entry is None:
-        return Verdict(
-            outcome="deny",
-            rule="registered",
-            reason=f'no server "{name}" is registered; `supervisor list` shows which are',
-            source="",
-        )
+        return _deny("registered", f'no server "{name}" is registered; `supervisor list` shows which are')
     if not entry.personal and uid != os.geteuid() and not _granted(entry.users, uid, gid):
-        return Verdict(
-            outcome="deny",
-            rule="users",
-            reason=f'uid {uid} may not open "{name}": add the user, or "@group", to users = [...] there',
-            source=entry.origin,
-        )
+        reason = f'uid {uid} may not open "{name}": add the user, or "@group", to users = [...] there'
+        return _deny("users", reason, entry.origin)
     if peer_sessions >= MAX_PER_PEER or user_sessions >= MAX_PER_USER:
-        return Verdict(
-            outcome="deny",
-            rule="quota",
-            reason=f"too many open sessions ({MAX_PER_PEER} a connection, {MAX_PER_USER} a user): close some",
-            source="",
-        )
+        reason = f"too many open sessions ({MAX_PER_PEER} a connection, {MAX_PER_USER} a user): close some"
+        return _deny("quota", reason)
     return Verdict(outcome="allow", rule="users", reason="", source=entry.origin)
+
+
+def _deny(rule: str, reason: str, source: str = "") -> Verdict:
+    return Verdict(outcome="deny", rule=rule, reason=reason, source=source)
 
 
 def _granted(users: tuple[str, ...], uid: int, gid: int) -> bool:

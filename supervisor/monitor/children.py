@@ -19,6 +19,8 @@ from supervisor.errors import ConfigError, LaunchFailed, SupervisorError, Unenfo
 from supervisor.monitor.loop import Loop
 from supervisor.sandbox import network
 
+# where what a fresh interpreter imports lies
+ROOT = str(Path(supervisor.__file__).resolve().parent.parent)
 _CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox.spawner import main; main(3); os._exit(0)"""
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
@@ -37,13 +39,19 @@ class Started:
     pid: int
     socket: socket.socket
 
+    def end(self, loop: Loop) -> None:
+        """Kill it, if it has not ended, and leave nothing of it."""
+        loop.forget(self.socket.fileno())
+        self.socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
 
 def start(code: str) -> Started:
     """Execute a fresh interpreter with nothing of ours but one wire socket."""
     ours, theirs = wire.pair()
-    root = str(Path(supervisor.__file__).resolve().parent.parent)
     # -I: no variable and no folder of the caller's decides what it imports; -S: nor a site package
-    argv = [sys.executable, "-I", "-S", "-c", code, root]
+    argv = [sys.executable, "-I", "-S", "-c", code, ROOT]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
@@ -128,10 +136,7 @@ class Spawner:
         return received
 
     def _readable(self, loop: Loop) -> None:
-        try:
-            received = wire.receive(self._socket, max_fds=network.CHUNK)
-        except (ConnectionError, WireError):
-            received = None
+        received = wire.hear(self._socket, max_fds=network.CHUNK)
         if received is None:
             loop.forget(self._socket.fileno())
             self._gone()

@@ -41,13 +41,6 @@ class Close(Request):
     session: Id
 
 
-class Kill(Request):
-    """One session, or every session of a server, which is then stopped."""
-
-    session: Id | None = None
-    server: Name | None = None
-
-
 class Plain(Request):
     """A request without arguments."""
 
@@ -61,9 +54,8 @@ class Monitor(Protocol):
     def describe(self, peer: Peer, number: int, server: str) -> None: ...
     def close(self, peer: Peer, session: int) -> wire.Message: ...
     def inspect(self) -> wire.Message: ...
-    def kill(self, session: int | None, server: str | None) -> wire.Message: ...
-    def start(self, server: str) -> wire.Message: ...
-    def stop(self, server: str) -> wire.Message: ...
+    def kill(self, session: int) -> wire.Message: ...
+    def steer(self, server: str, *, stop: bool) -> wire.Message: ...
     def reload(self) -> wire.Message: ...
     def drain(self) -> wire.Message: ...
 
@@ -101,9 +93,9 @@ PROXY = {
 ADMIN = {
     "hello": _rule(Hello, _hello, first=True),
     "inspect": _rule(Plain, lambda monitor, _peer, _: monitor.inspect()),
-    "kill": _rule(Kill, lambda monitor, _peer, request: monitor.kill(request.session, request.server)),
-    "start": _rule(Open, lambda monitor, _peer, request: monitor.start(request.server)),
-    "stop": _rule(Open, lambda monitor, _peer, request: monitor.stop(request.server)),
+    "kill": _rule(Close, lambda monitor, _peer, request: monitor.kill(request.session)),
+    "start": _rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=False)),
+    "stop": _rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=True)),
     "reload": _rule(Plain, lambda monitor, _peer, _: monitor.reload()),
     "drain": _rule(Plain, lambda monitor, _peer, _: monitor.drain()),
 }

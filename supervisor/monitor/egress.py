@@ -7,7 +7,6 @@ keep the sandbox's network namespace. When the broker is gone its sessions are e
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 
 from supervisor import wire
@@ -64,10 +63,7 @@ class Egress:
         """End the broker, and everything that still passes through it."""
         broker, self._broker = self._broker, None
         if broker:
-            self._loop.forget(broker.socket.fileno())
-            broker.socket.close()
-            os.kill(broker.pid, signal.SIGKILL)
-            os.waitpid(broker.pid, 0)
+            broker.end(self._loop)
 
     def _send(self, message: wire.Message, fds: list[int] | None = None) -> None:
         if self._broker:
@@ -83,10 +79,7 @@ class Egress:
             self._lost(number, "the egress broker ended unexpectedly")
 
     def _readable(self) -> None:
-        try:
-            received = wire.receive(self._broker.socket) if self._broker else None
-        except (OSError, WireError):
-            received = None
+        received = wire.hear(self._broker.socket) if self._broker else None
         if received is None:
             self._gone()
             return

@@ -17,10 +17,9 @@ Callback = Callable[[], None]
 
 
 class Timer:
-    """A callback that is due at `when` (seconds, monotonic); `cancel()` forgets it."""
+    """A callback that is due some time; `cancel()` forgets it."""
 
-    def __init__(self, when: float, callback: Callback) -> None:
-        self.when = when
+    def __init__(self, callback: Callback) -> None:
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
@@ -51,8 +50,8 @@ class Loop:
 
     def later(self, seconds: float, callback: Callback) -> Timer:
         """Call back once after `seconds`."""
-        timer = Timer(time.monotonic() + seconds, callback)
-        heapq.heappush(self._timers, (timer.when, next(self._order), timer))
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
 
     def on_signal(self, number: signal.Signals, callback: Callback) -> None:

@@ -8,23 +8,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-import supervisor
 from supervisor.errors import SupervisorError
-from supervisor.model import Frozen, Planned
+from supervisor.model import Planned
+from supervisor.monitor import children
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
-
-
-class _Failure(Frozen):
-    status: int
-    message: str
-
-
-_answer = TypeAdapter(dict[str, Planned | _Failure])
 
 
 class Unplanned(SupervisorError):
@@ -38,22 +29,19 @@ class Unplanned(SupervisorError):
 def read(data: bytes) -> Planned:
     """The planner's answer; Unplanned with its message."""
     try:
-        answer = _answer.validate_json(data, strict=False)
+        planned = Planned.model_validate_json(data, strict=False)
     except ValidationError:
         raise SupervisorError("the planner ended without a plan; its own message is above") from None
-    for each in answer.values():
-        if isinstance(each, _Failure):
-            raise Unplanned(each.message, each.status)
-        return each
-    raise SupervisorError("the planner answered with nothing")
+    if planned.error:
+        raise Unplanned(planned.error, planned.status)
+    return planned
 
 
 def ask(question: dict[str, object]) -> Planned:
     """Run a planner to its end. Blocks the monitor meanwhile (start and reload only; 60 s at most)."""
-    root = str(Path(supervisor.__file__).resolve().parent.parent)
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", _CODE, root],
+            [sys.executable, "-I", "-c", _CODE, children.ROOT],
             input=json.dumps(question).encode(),
             stdout=subprocess.PIPE,
             # no package that lies beside it gets to change what pydantic accepts

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import re
 import resource
+import socket
+import sys
 from collections.abc import Iterator
 
 from supervisor.model import SandboxSpec
@@ -25,18 +27,16 @@ Document = dict[str, object]
 
 
 class Reader:
-    """The files of one process below `proc`, and what they should say."""
+    """The files of one process in /proc, and what they should say."""
 
-    def __init__(self, pid: int, spec: SandboxSpec, document: Document, *, proc: str = "/proc") -> None:
+    def __init__(self, pid: int, spec: SandboxSpec, document: Document) -> None:
         self.pid = pid
         self.spec = spec
         self.document = document
-        self.proc = proc
-        self.base = f"{proc}/{pid}"
-        root = os.geteuid() == 0
-        self.uid = FIRST_UID + pid if root else os.geteuid()
-        self.gid = FIRST_UID + pid if root else os.getegid()
-        self.root = root
+        self.base = f"/proc/{pid}"
+        self.root = os.geteuid() == 0
+        own = FIRST_UID + pid
+        self.uid, self.gid = (own, own) if self.root else (os.geteuid(), os.getegid())
 
     def text(self, name: str, base: str | None = None) -> str:
         """A whole file."""
@@ -62,7 +62,7 @@ class Reader:
 
     def privileges(self) -> Iterator[str]:
         """Capabilities, no_new_privs, filters (ours may be filtered too, and the session inherits that)."""
-        status, own = self.fields(), self.fields(f"{self.proc}/self")
+        status, own = self.fields(), self.fields("/proc/self")
         for name in _CAPABILITIES:
             if int(status[name], 16):
                 yield f"{name} is {status[name]}, not empty"
@@ -75,7 +75,7 @@ class Reader:
     def namespaces(self) -> Iterator[str]:
         """Every namespace is another than ours; ids are mapped one to one; only `lo`, and it is up."""
         for name in _NAMESPACES:
-            if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"{self.proc}/self/ns/{name}"):
+            if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
                 yield f"the {name} namespace is the host's"
         for name, number in (("uid_map", self.uid), ("gid_map", self.gid)):
             if self.text(name).split() != [str(self.spec.uid), str(number), "1"]:
@@ -90,10 +90,7 @@ class Reader:
         """Every mount is one that was asked for, restricted as it was asked for, and none is missing."""
         wanted = dict(self._wanted())
         seen = set()
-        for line in self.text("mountinfo").splitlines():
-            fields = line.split(" ")
-            point, flags = _unescape(fields[4]), set(fields[5].split(","))
-            kind = fields[fields.index("-") + 1]
+        for point, flags, kind in self._mounted():
             under = max((each for each in wanted if below(point, each)), key=len)
             expected, kinds = wanted[under]
             if point not in wanted and under in ("/", "/proc", "/tmp"):
@@ -105,6 +102,20 @@ class Reader:
             seen.add(point)
         for point in sorted(set(wanted) - seen):
             yield f"mount {point} is missing"
+
+    def writable(self) -> dict[str, str]:
+        """Mount point -> file system of what it may write besides its own /tmp."""
+        granted = [each.target for each in self.spec.mounts if each.mode == "rw"]
+        return {
+            point: kind
+            for point, flags, kind in self._mounted()
+            if "rw" in flags and any(below(point, each) for each in granted)
+        }
+
+    def _mounted(self) -> Iterator[tuple[str, set[str], str]]:
+        for line in self.text("mountinfo").splitlines():
+            fields = line.split(" ")
+            yield _unescape(fields[4]), set(fields[5].split(",")), fields[fields.index("-") + 1]
 
     def _wanted(self) -> Iterator[tuple[str, tuple[set[str], tuple[str, ...]]]]:
         base = {"nosuid", "nodev"}
@@ -140,6 +151,16 @@ class Reader:
                 if self.text(file, folder).strip() != said:
                     yield f"{file} is {self.text(file, folder).strip()}, not {said}"
 
+    def sockets(self) -> Iterator[str]:
+        """In its network namespace are the sockets of the egress broker, and no other."""
+        for kind, asked in (("udp", self.spec.network.udp), ("tcp", self.spec.network.tcp)):
+            # without IPv6 there is no second table
+            tables = [name for name in (kind, f"{kind}6") if os.path.exists(f"{self.base}/net/{name}")]
+            lines = [line for name in tables for line in self.text(f"net/{name}").splitlines()[1:]]
+            found = sorted(_place(line.split()[1]) for line in lines)
+            if found != sorted(asked):
+                yield f"{kind} sockets are {found}, not {sorted(asked)}"
+
     def descriptors(self) -> Iterator[str]:
         """Nothing is open but pipes and sockets of ours."""
         for number in os.listdir(f"{self.base}/fd"):
@@ -152,6 +173,14 @@ def _unescape(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
+def _place(field: str) -> tuple[str, int]:
+    """Address and port of a line of /proc/net: the address is printed as 32-bit numbers of this machine."""
+    address, port = field.split(":")
+    words = [int(address[start : start + 8], 16) for start in range(0, len(address), 8)]
+    raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    return socket.inet_ntop(socket.AF_INET6 if len(words) > 1 else socket.AF_INET, raw), int(port, 16)
+
+
 def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[str]:
     """Every way in which the session is not what was asked for; empty when it is."""
     try:
@@ -162,6 +191,7 @@ def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[
             *reader.mounts(),
             *reader.limits(),
             *reader.groups(hierarchy, name),
+            *reader.sockets(),
             *reader.descriptors(),
         ]
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:

@@ -6,6 +6,7 @@ what it hands over are descriptors, and texts for gateways that it does not read
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -14,7 +15,7 @@ from itertools import islice
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
-from supervisor.model import HostFacts, Plan, Planned, Registered, ServerEntry, Verdict
+from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered, Verdict
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
@@ -25,7 +26,7 @@ from supervisor.runtimes import native
 # of one user's, to proxy.sock
 MAX_CONNECTIONS = 256
 # of sessions in one answer of at most 64 KiB
-MAX_SHOWN = 100
+MAX_SHOWN = 200
 # seconds: between looks at the files that were read, and for gateways to end what they have in flight
 WATCH, DRAIN = 1.0, 6.0
 
@@ -34,10 +35,9 @@ WATCH, DRAIN = 1.0, 6.0
 class Server:
     """A registered server, planned, checked and loaded."""
 
-    entry: ServerEntry
+    registered: Registered
     plan: Plan
     document: dict[str, object]
-    registered: Registered
 
 
 def check(registered: Registered, facts: HostFacts) -> Server:
@@ -45,8 +45,8 @@ def check(registered: Registered, facts: HostFacts) -> Server:
     entry, ready = registered.entry, registered.plan
     for mount in ready.spec.mounts:
         granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
-    spec = native.check(ready.spec, facts, entry.accept_missing)
-    return Server(entry, ready.model_copy(update={"spec": spec}), native.document(spec, facts), registered)
+    spec = native.check(ready, facts, entry.accept_missing)
+    return Server(registered, ready.model_copy(update={"spec": spec}), native.document(spec, facts))
 
 
 class Monitor:
@@ -66,15 +66,17 @@ class Monitor:
         self.stopped: set[str] = set()
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
+        self.filter = ""
 
     def adopt(self, planned: Planned) -> None:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
         self.watched = dict(planned.watched)
+        self.filter = planned.proxy
         ready = [check(each, self.facts) for each in planned.servers]
         for server in ready:
             self.spawner.load(server.plan.spec.digest, server.document)
         self.spawner.keep([server.plan.spec.digest for server in ready])
-        self.servers = {server.entry.name: server for server in ready}
+        self.servers = {server.registered.entry.name: server for server in ready}
         for session in self.sessions.by_number.values():
             now = self.servers.get(session.server)
             if now is None or now.plan.spec.digest != session.spec.digest:
@@ -114,7 +116,7 @@ class Monitor:
         """Greet; in personal mode say here what was wrong with the one server."""
         if self.failed:
             raise self.failed
-        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()}}
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid(), "filter": self.filter}}
 
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
@@ -125,35 +127,32 @@ class Monitor:
         ]
         return {"ok": {"servers": shown}}
 
+    def _permitted(self, peer: Peer, name: str) -> Server:
+        """A server that this peer may open; Refused with the rule otherwise."""
+        verdict = self._verdict(peer, name)
+        if verdict.outcome != "allow":
+            raise Refused(f"{verdict.source}: {verdict.reason}".removeprefix(": "))
+        return self.servers[name]
+
     def open(self, peer: Peer, number: int, server: str) -> None:
         """Start a session, or raise Refused; the answer follows when the payload runs."""
-        verdict = self._verdict(peer, server)
-        if verdict.outcome != "allow" or self.draining:
-            where = f"{verdict.source}: " if verdict.source else ""
-            raise Refused("the supervisor is draining" if self.draining else f"{where}{verdict.reason}")
-        if server in self.stopped:
-            raise Refused(f'"{server}" was stopped by the operator: supervisor start {server}')
-        known = self.servers[server]
-        self.sessions.open(
-            server,
-            known.plan.spec,
-            known.document,
-            peer,
-            lambda session, failure, fds: self._opened(number, known.plan, session, failure, fds),
-        )
+        known = self._permitted(peer, server)
+        if self.draining or server in self.stopped:
+            stopped = f'"{server}" was stopped by the operator: supervisor start {server}'
+            raise Refused("the supervisor is draining" if self.draining else stopped)
+
+        def opened(session: Session, failure: LaunchFailed | None, fds: list[int]) -> None:
+            self._opened(number, known.plan, session, failure, fds)
+
+        self.sessions.open(server, known.plan.spec, known.document, peer, opened)
 
     def describe(self, peer: Peer, number: int, server: str) -> None:
         """Pass on what is written of a server for its gateway, unread, and its manifest as a descriptor."""
-        verdict = self._verdict(peer, server)
-        if verdict.outcome != "allow":
-            raise Refused(verdict.reason)
-        known = self.servers[server]
-        found = known.registered
-        answer: wire.Message = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
-        try:
-            fds = [os.open(found.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)] if found.manifest else []
-        except OSError:
-            fds, answer["manifest"] = [], ""  # gone since it was read: the next look at the files will tell
+        known = self._permitted(peer, server)
+        found, fds = known.registered, []
+        with contextlib.suppress(OSError):  # gone since it was read: the next look at the files will tell
+            fds = [os.open(found.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)]
+        answer = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
         peer.send({"id": number, "ok": answer | {"stopped": server in self.stopped}}, fds)
         for fd in fds:
             os.close(fd)
@@ -177,11 +176,10 @@ class Monitor:
                         "session": session.number,
                         "server": session.server,
                         "uid": session.peer.uid,
-                        "spec": session.spec.digest[:12],
+                        "spec": session.spec.digest[:16],
                         "profile": session.spec.profile,
                         "running": session.running,
                         "pid": session.pid,
-                        "group": session.group,
                         "since": int(session.since),
                     }
                     for session in islice(self.sessions.by_number.values(), MAX_SHOWN)
@@ -189,43 +187,23 @@ class Monitor:
             }
         }
 
-    def kill(self, session: int | None, server: str | None) -> wire.Message:
-        """End one session at once, or all of a server, which is then stopped."""
-        if server is None:
-            if session not in self.sessions.by_number:
-                raise ConfigError(f"no session {session}")
-            self.sessions.kill(session, "killed by the operator")
-            return {"ok": {}}
-        self._known(server)
-        self.stopped.add(server)
-        for each in self._of(server):
-            self.sessions.kill(each.number, "killed by the operator")
-        self._tell()
+    def kill(self, session: int) -> wire.Message:
+        """End any session at once."""
+        if session not in self.sessions.by_number:
+            raise ConfigError(f"no session {session}")
+        self.sessions.kill(session, "killed by the operator")
         return {"ok": {}}
 
-    def stop(self, server: str) -> wire.Message:
-        """Open no more of a server, and end what runs in order."""
-        self._known(server)
-        self.stopped.add(server)
-        running = self._of(server)
-        for each in running:
-            self._end(each, "stopped by the operator")
-        self._tell()
-        return {"ok": {"sessions": len(running)}}
-
-    def start(self, server: str) -> wire.Message:
-        """Let a server be opened again."""
-        self._known(server)
-        self.stopped.discard(server)
-        self._tell()
-        return {"ok": {}}
-
-    def _known(self, server: str) -> None:
+    def steer(self, server: str, *, stop: bool) -> wire.Message:
+        """Open no more of a server and end what runs in order; or let it be opened again."""
         if server not in self.servers:
             raise ConfigError(f'no server "{server}" is registered')
-
-    def _of(self, server: str) -> list[Session]:
-        return [each for each in self.sessions.by_number.values() if each.server == server]
+        (self.stopped.add if stop else self.stopped.discard)(server)
+        for session in self.sessions.by_number.values():
+            if stop and session.server == server:
+                self._end(session, "stopped by the operator")
+        self._tell()
+        return {"ok": {}}
 
     def reload(self) -> wire.Message:
         """Read the registry again, all or nothing; running sessions live on."""
@@ -251,13 +229,13 @@ class Monitor:
     def exited(self, number: int, code: int | None, limits: list[str]) -> None:
         """A session was reaped."""
         self.sessions.exited(number, code, limits)
-        if self.draining and not self.sessions.by_number:
-            self.loop.stop()
+        if self.draining:
+            self.drain()
 
     def _verdict(self, peer: Peer, name: str) -> Verdict:
         server = self.servers.get(name)
         return admit.admit(
-            server.entry if server else None,
+            server.registered.entry if server else None,
             name,
             uid=peer.uid,
             gid=peer.gid,
@@ -281,9 +259,8 @@ class Monitor:
             "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
-            "output_line": spec.limits.output_line,
-            "stderr": spec.limits.stderr,
         }
+        answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
         session.peer.send({"id": number, "ok": answer}, fds)
         if session.peer.closed:
             self._hang_up(session.peer)

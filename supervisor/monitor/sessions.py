@@ -17,6 +17,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
+from supervisor.monitor.disk import Disk
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
@@ -54,7 +55,6 @@ class Session:
     reason: str = ""
     running: bool = False
     pid: int = 0
-    group: str = ""
     since: float = field(default_factory=time.time)
 
 
@@ -69,6 +69,7 @@ class Sessions:
         self.spawner = spawner
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
+        self.disk = Disk(loop, self.kill)
         spawner.donated = self.egress.sockets
         self._next = 1
         self._hierarchy = cgroup.probe()
@@ -102,8 +103,13 @@ class Sessions:
         def verify(pid: int, group: str) -> list[str]:
             if not group.startswith(self._groups):
                 return [f"its cgroup is named {group}"]
-            session.pid, session.group = pid, group
-            return posture.differences(posture.Reader(pid, spec, document), self._hierarchy, group)
+            session.pid = pid
+            reader = posture.Reader(pid, spec, document)
+            wrong = posture.differences(reader, self._hierarchy, group)
+            try:
+                return wrong or self.disk.add(session.number, reader)
+            except OSError as error:
+                return [f"limits.disk: {error}"]
 
         self.spawner.spawn(session.number, spec.digest, verify, done)
 
@@ -143,6 +149,7 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         self.egress.remove(session.number)
+        self.disk.remove(session.number)
         for timer in session.timers:
             timer.cancel()
         session.peer.sessions.discard(session.number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from supervisor.profile import load, seccomp
 
-_UNITS = {"memory": 1 << 20, "file_size": 1 << 20, "output_line": 1 << 20, "stderr": 1 << 20}
+_UNITS = dict.fromkeys(("memory", "file_size", "disk", "output_line", "output", "output_rate", "stderr"), 1 << 20)
 _NAMES = {
     "memory": "MiB of memory",
     "millicpus": "thousandths of a processor",
@@ -12,7 +12,11 @@ _NAMES = {
     "pids": "processes and threads",
     "files": "open files",
     "file_size": "MiB a file",
+    "disk": "MiB added to the folders that it may write",
+    "disk_files": "files added to the folders that it may write",
     "output_line": "MiB a message",
+    "output": "MiB of standard output",
+    "output_rate": "MiB of standard output a second",
     "stderr": "MiB of standard error",
 }
 
@@ -57,5 +61,5 @@ def compare(old: load.Profile, new: load.Profile) -> list[tuple[str, str]]:
         if had[name] != has[name]:
             unit = _NAMES.get(name, "MiB in /tmp" if name == "tmp size" else "files in /tmp")
             sign = "+" if has[name] > had[name] else "-"
-            rows.append((sign, f"{has[name]:g} instead of {had[name]:g} {unit}"))
+            rows.append((sign, f"{has[name]:.10g} instead of {had[name]:.10g} {unit}"))
     return rows

@@ -139,7 +139,11 @@ class LimitsText(Frozen):
     pids: Count | None = None
     files: Count | None = None
     file_size: Size | None = None
+    disk: Size | None = None
+    disk_files: Count | None = None
     output_line: Size | None = None
+    output: Size | None = None
+    output_rate: Size | None = None
     stderr: Size | None = None
 
 

@@ -6,7 +6,6 @@ Runs in the planner, and as the user in `explain`. Resolves nothing: the broker 
 from __future__ import annotations
 
 import os
-from base64 import b64encode
 from typing import Literal
 
 from supervisor.egress import match
@@ -81,7 +80,6 @@ def _network(text: load.NetworkText, rules: match.Rules) -> Network:
     if None in (text.ech, text.connections, text.rate, text.bytes, text.idle):
         raise ConfigError("none.toml: the floor must set every key of [network]")
     layout = rules.layout()
-    groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", (BROKER,))
     gateway = (match.GATEWAY, match.DNS_PORT)
     ech: Literal["refuse", "pass"] = text.ech or "refuse"
     return Network(
@@ -98,7 +96,7 @@ def _network(text: load.NetworkText, rules: match.Rules) -> Network:
         ),
         udp=(gateway,),
         tcp=(gateway, *layout.listen),
-        filter=b64encode(seccomp.compile_filter(groups, write_execute=False)).decode(),
+        filter=seccomp.own(BROKER),
     )
 
 

@@ -25,7 +25,19 @@ from supervisor.model import (
     SessionRules,
     Tmp,
 )
-from supervisor.profile import explain, granted, kept, load, network, program, root, seccomp, sources, toml
+from supervisor.profile import (
+    explain,
+    granted,
+    kept,
+    load,
+    network,
+    program,
+    root,
+    seccomp,
+    sources,
+    toml,
+    writable,
+)
 
 UID = 1000
 # the sandbox gets its mounts in one message
@@ -93,10 +105,10 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
-            landlock=True,
-            write_execute=_set(profile.process.write_execute),
         )
-        return Plan(spec=spec, grants=tuple(self.grants), summary=explain.summary(spec))
+        return Plan(
+            spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)
+        )
 
     def fill(self, text: str, origin: str) -> str:
         """`text` with its `${param}` holes filled."""
@@ -253,7 +265,11 @@ class Planner:
             pids=_set(text.pids),
             files=_set(text.files),
             file_size=_set(text.file_size),
+            disk=_set(text.disk),
+            disk_files=_set(text.disk_files),
             output_line=_set(text.output_line),
+            output=_set(text.output),
+            output_rate=_set(text.output_rate),
             stderr=_set(text.stderr),
         )
 
@@ -277,8 +293,7 @@ class Planner:
             code = seccomp.compile_filter(groups, write_execute=_set(self.profile.process.write_execute))
         except OSError:
             # libseccomp asks the kernel first what it knows
-            reason = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
-            raise Unenforceable({"seccomp": reason}, runtime="native", optional=set()) from None
+            raise Unenforceable({"seccomp": seccomp.MISSING}, runtime="native", optional=set()) from None
         return Seccomp(groups=names, program=b64encode(code).decode())
 
 

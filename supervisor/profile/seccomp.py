@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import struct
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +20,11 @@ from typing import Annotated
 import pyseccomp
 from pydantic import AfterValidator, Field, model_validator
 
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import Frozen, Name
-from supervisor.profile import toml
+from supervisor.profile import load, toml
 
+MISSING = "this kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)"
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 _BINARY_TREE = 2  # SCMP_FLTATR_CTL_OPTIMIZE: look calls up in log n steps
 _UNKNOWN_CALL = -1  # __NR_SCMP_ERROR; other negative numbers: calls of other architectures
@@ -157,6 +159,16 @@ def compile_filter(groups: Sequence[Group], *, write_execute: bool) -> bytes:
     if len(code) > MAX_INSTRUCTIONS * 8:
         raise ConfigError(f"the filter of {', '.join(g.group for g in groups)} is too long: {len(code) // 8}")
     return code
+
+
+def own(name: str) -> str:
+    """The filter of one of our own processes, in base64. Unenforceable where the kernel takes none."""
+    groups = load_groups(load.share_folder("profiles") / "syscalls", (name,))
+    try:
+        return b64encode(compile_filter(groups, write_execute=False)).decode()
+    except OSError:
+        # libseccomp asks the kernel first what it knows
+        raise Unenforceable({"seccomp": MISSING}, runtime="native", optional=set()) from None
 
 
 def _choices(when: When) -> Iterator[tuple[tuple[int, int, int], ...]]:

@@ -125,7 +125,7 @@ class Call(Waiter):
         if self.server is not None and self.server.makes_tasks and "result" in fields:
             self._note_task(fields["result"])
         fields["id"] = self.spelling
-        self.conversation.finish(self, message.line(fields), failed="error" in fields)
+        self.conversation.finish(self, message.line(fields), outcome=message.outcome(fields))
 
     def _note_task(self, result: msgspec.Raw) -> None:
         """A task is asked for by its id alone: remember who made it."""
@@ -146,7 +146,7 @@ class Call(Waiter):
             body = {"code": code, "message": reason}
             self.outcome = {"jsonrpc": message.TWO, "id": self.spelling, "error": message.raw(body)}
             return
-        self.conversation.finish(self, message.error(bytes(self.spelling), code, reason), failed=True)
+        self.conversation.finish(self, message.error(bytes(self.spelling), code, reason), outcome=str(code))
 
     def progressed(self, fields: Fields, params: Fields) -> None:
         """The server tells how far it is; under the client's own token."""
@@ -180,7 +180,7 @@ class Call(Waiter):
         self.state = self.conversation.gateway.parked.park(self)
         body = {"resultType": "input_required", "inputRequests": asked, "requestState": self.state}
         line = message.result(bytes(self.spelling), message.encode(body))
-        self.conversation.finish(self, line, failed=False, parked=True)
+        self.conversation.finish(self, line, outcome="ok", parked=True)
 
     def resume(self, retry: Call) -> None:
         """The client came back with answers: it is this call that goes on, under the new id."""

@@ -14,6 +14,7 @@ import time
 from supervisor.errors import ConfigError, SessionLost, SupervisorError
 from supervisor.proxy import pump
 from supervisor.proxy.link import Link, Opened
+from supervisor.proxy.meter import Meter
 
 PROTOCOL = "2025-11-25"
 Json = dict[str, object]
@@ -27,6 +28,7 @@ class Client:
         self.opened = opened
         self.seconds = seconds
         self._buffer = bytearray()
+        self._meter = Meter(opened.output, opened.output_rate)
         self._next = 0
 
     def initialize(self) -> Json:
@@ -119,7 +121,10 @@ class Client:
             data = os.read(self.opened.stdout, 65536)
             if not data:
                 raise self._lost()
-            self._buffer += data
+            self._buffer += self._meter.take(data)
+            if self._meter.over:
+                raise SessionLost(f"the server's session was ended: {self._meter.reason()}")
+            time.sleep(min(self._meter.wait(), max(0.0, left)))
 
     def _lost(self) -> SessionLost:
         if not self.link.has_event(self.opened.grace):

@@ -69,7 +69,10 @@ class Conversation:
 
     def receive(self, line: bytes) -> None:
         """One message of the client's."""
-        fields = message.fields(line)
+        self.take(line, message.fields(line))
+
+    def take(self, line: bytes, fields: Fields | None) -> None:
+        """The same, for a front that has looked at its members already."""
         if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"':
             self._malformed(line, fields)
             return
@@ -140,6 +143,7 @@ class Conversation:
         call.server = server
         busy = server.load.get(self.principal.name, 0)
         if busy >= server.settings.quota.calls or len(self.calls) >= MAX_CALLS:
+            self.gateway.meter.refused("quota.calls")
             most = min(server.settings.quota.calls, MAX_CALLS)
             said = f"{self.principal.name} has {most} calls in flight (quota.calls, {server.settings.origin})"
             self.refuse(call, message.BUSY, f'server "{server.name}": {said}')
@@ -195,14 +199,14 @@ class Conversation:
             return Hello(version, meta.get(eras.CAPABILITIES, message.EMPTY), meta.get(eras.CLIENT, NOBODY))
         return Hello(version, message.EMPTY, NOBODY)
 
-    def finish(self, call: Call, line: bytes, *, failed: bool, parked: bool = False) -> None:
+    def finish(self, call: Call, line: bytes, *, outcome: str, parked: bool = False) -> None:
         """The answer to a call; nothing happens if the client has cancelled it."""
         if self.calls.get(call.key) is not call:
             return
         self._release(call)
         self.outlet.deliver(line, call.key, last=True)
         if call.server is not None:
-            self.gateway.called(call, failed=failed)
+            self.gateway.called(call, outcome=outcome)
             if call.instance and not parked and call.server.settings.session.share == "call":
                 call.instance.end("its call was answered")
         self._check()
@@ -290,7 +294,9 @@ class Conversation:
                 if instance.owner is self and instance.ready and (self.only or method in eras.SPREAD):
                     instance.write(message.line(fields))
 
-    def cancel(self, call: Call, params: Fields | None = None, line: bytes = b"") -> None:
+    def cancel(
+        self, call: Call, params: Fields | None = None, line: bytes = b"", outcome: str = "cancelled"
+    ) -> None:
         """Nobody waits for the answer any more: the server is told, and the client gets `line`, if anything."""
         listener = self.listeners.pop(call.key, None)
         if listener:
@@ -303,7 +309,7 @@ class Conversation:
                 said = (params or {}) | {"requestId": msgspec.Raw(call.number)}
                 instance.write(message.notification("notifications/cancelled", said))
         if call.server:
-            self.gateway.called(call, failed=True)
+            self.gateway.called(call, outcome=outcome)
         self.outlet.deliver(line, call.key, last=True)
 
     def mirrored(self, tool: str) -> Mapping[tuple[str, ...], bytes]:
@@ -354,4 +360,5 @@ class Conversation:
             return
         said = f'server "{call.server.name if call.server else ""}" did not answer within {seconds:g} s'
         said = f"{said} (session.answer)"
-        self.cancel(call, line=message.error(bytes(call.spelling), envelope.SERVER_SILENT, said))
+        line = message.error(bytes(call.spelling), envelope.SERVER_SILENT, said)
+        self.cancel(call, line=line, outcome="timeout")

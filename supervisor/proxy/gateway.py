@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Protocol
 
 from supervisor.errors import SupervisorError
-from supervisor.proxy import eras, listening, manifests, message, pump, settings
+from supervisor.proxy import eras, listening, local, manifests, message, pump, settings
 from supervisor.proxy.calls import Call
 from supervisor.proxy.care import Care
 from supervisor.proxy.channel import Channel
@@ -29,9 +29,12 @@ from supervisor.proxy.servers import Server
 
 
 class Meter(Protocol):
-    """Who counts what happens."""
+    """Who counts what happens. A tool is counted as what it is called here, any other request by its method.
 
-    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None: ...
+    Outcome: "ok", "tool_error" (an answer that says so), "cancelled", "timeout", or the code of a JSON-RPC error.
+    """
+
+    def called(self, server: str, tool: str, seconds: float, *, outcome: str) -> None: ...
     def refused(self, rule: str) -> None: ...
     def started(self, server: str, seconds: float) -> None: ...
 
@@ -157,11 +160,12 @@ class Gateway:
         self.conversations.discard(conversation)
         self.news.left(conversation)
 
-    def called(self, call: Call, *, failed: bool) -> None:
+    def called(self, call: Call, *, outcome: str) -> None:
         """A call has come to its end."""
         if call.server is not None:
             call.server.calls += 1
-            self.meter.called(call.server.name, call.name, time.monotonic() - call.began, failed=failed)
+            seconds = time.monotonic() - call.began
+            self.meter.called(call.server.name, local.label(call.method, call.name), seconds, outcome=outcome)
 
     # what servers say by themselves
 

@@ -197,7 +197,7 @@ class Front:
             if wrong is not None:
                 await _refuse(reply, 400, wrong.code, wrong.said, key)
                 return
-            conversation.receive(body.line)
+            conversation.take(body.line, body.fields)
             json_too, events = http_headers.accepts(headers)
             await stream_answer(reply, exchange.stream, events=events, whole=json_too, modern=True)
         finally:
@@ -233,7 +233,7 @@ class Front:
             await self._unanswered(reply, session, conversation, body, key if method else None)
             return
         stream = session.expect(key)
-        conversation.receive(body.line)
+        conversation.take(body.line, body.fields)
         _, events = http_headers.accepts(headers)
         more = [(http_headers.SESSION, name.encode())] if name else []
         # as the official servers do it: a stream wherever the client takes one
@@ -247,7 +247,7 @@ class Front:
         if key is not None:
             await _refuse(reply, 400, message.INVALID_REQUEST, "this request id is in use", key)
             return
-        conversation.receive(body.line)
+        conversation.take(body.line, body.fields)
         await reply.whole(202, b"", "")
 
     def _begin(self, who: Principal, only: str | None) -> str:

@@ -10,6 +10,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -96,7 +97,7 @@ def compare_arguments(
     headers: Headers, wanted: Mapping[tuple[str, ...], bytes], arguments: msgspec.Raw | None
 ) -> Mismatch | None:
     """Whether Mcp-Param-* headers repeat the arguments that the tool's schema names."""
-    table = json.loads(bytes(arguments)) if arguments is not None else {}
+    table = json.loads(bytes(arguments)) if arguments is not None and wanted else {}
     for path, header in wanted.items():
         value: object = table
         for name in path:
@@ -154,7 +155,12 @@ def _name(host: str) -> str:
 
 def accepts(headers: Headers) -> tuple[bool, bool]:
     """Whether the client takes JSON, and whether it takes a stream of events."""
-    listed = b",".join(headers.get(b"accept", [b"*/*"])).lower().decode("latin-1")
+    return _accepted(b",".join(headers.get(b"accept", [b"*/*"])))
+
+
+@lru_cache(maxsize=64)
+def _accepted(written: bytes) -> tuple[bool, bool]:
+    listed = written.lower().decode("latin-1")
     kinds = {each.partition(";")[0].strip() for each in listed.split(",")}
     return (
         bool(kinds & {"application/json", "application/*", "*/*"}),

@@ -1,11 +1,13 @@
 """Giving up power before the first byte of a stranger is read.
 
 Started by root, the proxy becomes a uid of its own without capabilities; started by an ordinary user it stays that
-user. Either way it gains nothing by execve, cannot be traced or read by others of its uid, and opens no file.
+user. Either way it gains nothing by execve, cannot be traced or read by others of its uid, and opens no file; and
+from the monitor's greeting on it makes only system calls that carry bytes.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 
@@ -13,7 +15,6 @@ from supervisor.errors import SupervisorError
 from supervisor.sandbox import syscalls
 
 ACCOUNT = "supervisor-proxy"
-_WRITE, _READ = 1 << 1, 1 << 2  # LANDLOCK_ACCESS_FS_*
 
 
 def drop() -> None:
@@ -25,6 +26,14 @@ def drop() -> None:
             f"this root cannot become another user ({error.strerror}): it is alone in its user namespace; "
             "map a range of users into it, or start this as an ordinary user"
         ) from None
+
+
+def confine(program: str) -> None:
+    """Load the filter that came with the monitor's greeting; threads that run already are not under it."""
+    try:
+        syscalls.load_seccomp(base64.b64decode(program, validate=True))
+    except (OSError, ValueError) as error:
+        raise SupervisorError(f"the proxy's own system call filter was not loaded: {error}") from None
 
 
 def _drop() -> None:
@@ -41,5 +50,5 @@ def _drop() -> None:
         os.setresuid(uid, uid, uid)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # what it reads and writes is open already; /dev/null stands in for a standard stream that breaks
-    syscalls.landlock_only(syscalls.landlock_abi(), [("/dev/null", _READ | _WRITE)])
+    # what it reads and writes is open already
+    syscalls.landlock_only(syscalls.landlock_abi(), [])

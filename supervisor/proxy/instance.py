@@ -18,6 +18,7 @@ from supervisor.proxy import envelope, eras, lines, message, pump
 from supervisor.proxy.link import Exited, Opened
 from supervisor.proxy.manifests import KINDS, Lists
 from supervisor.proxy.message import Fields
+from supervisor.proxy.meter import Meter
 
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
@@ -76,6 +77,15 @@ class Hello:
         self.level = ""
 
 
+class Traffic:
+    """Bytes to a server and from it, of all its processes."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.sent = 0
+
+
 class Instance:
     """A session of a server, from its start to its end.
 
@@ -94,6 +104,7 @@ class Instance:
         self.ending = ""
         self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
         self.principal = ""
+        self.traffic = Traffic()
         self.owner: Conversation | None = None
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
@@ -112,7 +123,15 @@ class Instance:
     async def open(self) -> Opened:
         """Start the process and connect to it."""
         opened = self.opened = await self._channel.open(self.name)
-        self._reader = lines.Reader(opened.output_line, self.received, self._too_long, self._drained.set)
+        meter = Meter(opened.output, opened.output_rate)
+        self._reader = lines.Reader(
+            opened.output_line,
+            self.received,
+            self._too_long,
+            self._drained.set,
+            meter=meter,
+            over=lambda: self.end(meter.reason()),
+        )
         errors = lines.Reader(1 << 16, self.stderr, lambda: None, lambda: None)
         await self._writer.open(opened.stdin)
         await self._reader.open(opened.stdout)
@@ -187,7 +206,9 @@ class Instance:
         number = b"%d" % self._number
         fields["id"] = msgspec.Raw(number)
         self.pending[number] = waiter
-        self._writer.write(message.line(fields))
+        line = message.line(fields)
+        self.traffic.sent += len(line)
+        self._writer.write(line)
         return number
 
     @property
@@ -196,8 +217,8 @@ class Instance:
         return any(each.is_work for each in self.pending.values())
 
     @property
-    def count(self) -> int:
-        """How many requests it has had."""
+    def requests(self) -> int:
+        """How many were sent, those of the gateway's own included."""
         return self._number
 
     @property
@@ -207,10 +228,12 @@ class Instance:
 
     def write(self, line: bytes) -> None:
         """Send a line as it is."""
+        self.traffic.sent += len(line)
         self._writer.write(line)
 
     def received(self, line: bytes) -> None:
         """One line of the server's."""
+        self.traffic.received += len(line)
         fields = message.fields(line)
         if fields is None:
             self._garbage(line)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import cast
 
 from supervisor.proxy import pump
+from supervisor.proxy.meter import Meter
 
 Line = Callable[[bytes], None]
 
@@ -35,13 +36,27 @@ def as_they_were(*fds: int) -> Iterator[None]:
 
 
 class Reader(asyncio.Protocol):
-    """Calls `line` with each line (newline included), `too_long` once when one is over `limit`, `end` last."""
+    """Calls `line` with each line (newline included), `too_long` once when one is over `limit`, `end` last.
 
-    def __init__(self, limit: int, line: Line, too_long: Callable[[], None], end: Callable[[], None]) -> None:
+    With a `meter`, it reads no faster than that allows, and calls `over` when nothing more is passed on.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        line: Line,
+        too_long: Callable[[], None],
+        end: Callable[[], None],
+        *,
+        meter: Meter | None = None,
+        over: Callable[[], None] = lambda: None,
+    ) -> None:
         self.limit = limit
         self._line, self._too_long, self._end = line, too_long, end
+        self._meter, self._over = meter, over
         self._buffer = bytearray()
         self._skipping = False
+        self._full = self._early = self._paused = False
         self.transport: asyncio.ReadTransport | None = None
 
     async def open(self, fd: int) -> None:
@@ -59,6 +74,8 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's. What lies between two newlines is one line, however it arrived."""
+        if self._meter:
+            data = self._metered(self._meter, data)
         buffer = self._buffer
         if not buffer and data.endswith(b"\n") and data.find(b"\n") == len(data) - 1:
             self._deliver(data)
@@ -77,6 +94,21 @@ class Reader(asyncio.Protocol):
                 self._skipping = True
                 self._too_long()
 
+    def _metered(self, meter: Meter, data: bytes) -> bytes:
+        before = meter.over
+        data = meter.take(data)
+        if meter.over and not before:
+            self._over()
+        if seconds := meter.wait():
+            self._early = True
+            self._apply()
+            asyncio.get_running_loop().call_later(seconds, self._due)
+        return data
+
+    def _due(self) -> None:
+        self._early = False
+        self._apply()
+
     def _deliver(self, line: bytes) -> None:
         if self._skipping:
             self._skipping = False
@@ -90,14 +122,21 @@ class Reader(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's. A last line without a newline is a line."""
-        if self._buffer:
+        if self._buffer and not (self._meter and self._meter.over):
             self._deliver(bytes(self._buffer) + b"\n")
-            self._buffer.clear()
+        self._buffer.clear()
         self._end()
 
     def pause(self, *, paused: bool) -> None:
         """Stop and go on reading, for back-pressure."""
-        if self.transport and not self.transport.is_closing():
+        self._full = paused
+        self._apply()
+
+    def _apply(self) -> None:
+        """Read, unless the other side is full or it is too early."""
+        paused = self._full or self._early
+        if paused != self._paused and self.transport and not self.transport.is_closing():
+            self._paused = paused
             if paused:
                 self.transport.pause_reading()
             else:

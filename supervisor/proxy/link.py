@@ -51,6 +51,8 @@ class Opened(NamedTuple):
     grace: float
     output_line: int
     stderr_limit: int
+    output: int
+    output_rate: int
 
 
 class Exited(NamedTuple):
@@ -77,10 +79,10 @@ class Link:
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> int:
-        """Greet; the monitor's pid. Denied carries what was wrong with the servers of personal mode."""
+    def hello(self) -> tuple[int, str]:
+        """Greet; the monitor's pid, the filter for identity.confine. Denied: what was wrong in personal mode."""
         answer, _ = self._ask("hello", version=1)
-        return int(str(answer["pid"]))
+        return int(str(answer["pid"])), str(answer["filter"])
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""
@@ -203,6 +205,8 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         grace=float(str(answer["grace"])),
         output_line=int(str(answer["output_line"])),
         stderr_limit=int(str(answer["stderr"])),
+        output=int(str(answer["output"])),
+        output_rate=int(str(answer["output_rate"])),
     )
 
 
@@ -238,7 +242,8 @@ def _reason(code: int | None, hit: dict[str, int], given: str) -> str:
     if code < 0:
         # real-time signals have no names of their own
         name = signal.Signals(-code).name if -code in set(signal.Signals) else signal.strsignal(-code)
-        return f"killed by signal {-code} ({name})" + hint
+        large = ": a file would have become too large (limits.file_size)" if -code == signal.SIGXFSZ else ""
+        return f"killed by signal {-code} ({name}){large}{hint}"
     return f"exited with status {code}" + hint
 
 

@@ -166,4 +166,4 @@ class Listener:
         """We end it: the only answer such a request gets."""
         body = message.encode({"resultType": "complete", "_meta": self.tag})
         self.close()
-        self.call.conversation.finish(self.call, message.result(bytes(self.call.spelling), body), failed=False)
+        self.call.conversation.finish(self.call, message.result(bytes(self.call.spelling), body), outcome="ok")

@@ -174,6 +174,13 @@ def unknown(to: Conversation, call: Call) -> None:
         to.refuse(call, message.METHOD_NOT_FOUND, f"Method not found: {call.method[:200]}")
 
 
+def label(method: str, name: str) -> str:
+    """What a request is counted as: nothing that a client can make up."""
+    if method in ("tools/call", "prompts/get"):
+        return name
+    return method if method in _KNOWN else "other"
+
+
 _BOTH: dict[str, Answer] = {
     "tools/list": listing("tools"),
     "prompts/list": listing("prompts"),

@@ -110,6 +110,36 @@ def identifier(written: msgspec.Raw) -> bytes | None:
     return data if data.lstrip(b"-").isdigit() else None
 
 
+class _Flag(msgspec.Struct):
+    isError: object = False  # noqa: N815 - the protocol's name
+
+
+_flag = msgspec.json.Decoder(_Flag)
+_NAME, _FALSE = b'"isError"', (b'"isError":false', b'"isError": false')
+# servers put that member before the content, or behind it
+_HEAD, _TAIL = 32, 256
+
+
+def outcome(answer: Fields) -> str:
+    """How a request went, from its answer: "ok", "tool_error", or the code of the error.
+
+    Of a long result only both ends are looked at: this is for those who count, and a call must not wait for them.
+    """
+    if "result" not in answer:
+        table = fields(answer.get("error", EMPTY)) or {}
+        return bytes(table.get("code", b"0")).decode(errors="replace")
+    result = bytes(answer["result"])
+    found = result.rfind(_NAME, max(0, len(result) - _TAIL))
+    if found < 0 and (found := result.find(_NAME, 0, _HEAD)) < 0:
+        return "ok"
+    if result.startswith(_FALSE, found):
+        return "ok"
+    try:
+        return "tool_error" if _flag.decode(result).isError is True else "ok"
+    except (msgspec.DecodeError, RecursionError):
+        return "ok"
+
+
 def error(request_id: bytes, code: int, said: str, data: object = None) -> bytes:
     """An error of ours as a line."""
     body: dict[str, object] = {"code": code, "message": said}

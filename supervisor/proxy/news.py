@@ -64,7 +64,7 @@ class News:
             line = message.error(bytes(call.spelling), message.NOT_ALLOWED, str(error))
         else:
             line = message.result(bytes(call.spelling), b"{}")
-        conversation.finish(call, line, failed=False)
+        conversation.finish(call, line, outcome="ok")
 
     def listen(self, conversation: Conversation, call: Call, wanted: Fields) -> None:
         """subscriptions/listen of a modern client: open until one of us ends it."""

@@ -11,10 +11,13 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
+from supervisor.proxy.hints import Hints
 from supervisor.proxy.link import Exited, Link, Opened
+from supervisor.proxy.meter import Meter
 from supervisor.proxy.terminal import Screen
 
 _CHUNK = 64 * 1024
@@ -57,11 +60,19 @@ def shown(sink: int) -> Callable[[bytes], bytes]:
     return Screen().feed if os.isatty(sink) else bytes
 
 
-def copy(source: int, sink: int, *, close: bool = False) -> None:
-    """Copy to the end of `source` or until `sink` is gone; with `close`, pass that end on to the other side."""
+def copy(
+    source: int, sink: int, *, close: bool = False, meter: Meter | None = None, hints: Hints | None = None
+) -> None:
+    """Copy to the end of `source` or until `sink` is gone; with `close`, pass that end on to the other side.
+
+    With a `meter`, no more and no faster than it allows; `hints` sees everything.
+    """
     show = shown(sink)
     with contextlib.suppress(OSError):
         while data := os.read(source, _CHUNK):
+            data = meter.take(data) if meter else data
+            if hints:
+                hints.look(data)
             try:
                 write_all(sink, show(data))
             except OSError:
@@ -69,6 +80,11 @@ def copy(source: int, sink: int, *, close: bool = False) -> None:
                     # whoever writes gets SIGPIPE, as without us between
                     os.close(source)
                 raise
+            if meter and meter.over:
+                os.close(source)
+                return
+            if meter and (seconds := meter.wait()):
+                time.sleep(seconds)
         write_all(sink, show(b""))
     if close:
         os.close(sink)
@@ -76,7 +92,7 @@ def copy(source: int, sink: int, *, close: bool = False) -> None:
 
 def errors(source: int, limit: int) -> None:
     """Copy a server's standard error to ours; past `limit` bytes, or when ours is gone, read on and drop."""
-    total, gone, show = 0, False, shown(2)
+    total, gone, show, hints = 0, False, shown(2), Hints()
     while data := os.read(source, _CHUNK):
         total += len(data)
         if total <= limit and not gone:
@@ -84,20 +100,24 @@ def errors(source: int, limit: int) -> None:
                 write_all(2, show(data))
             except OSError:
                 gone = True
+            for hint in hints.look(data):
+                note(hint)
         elif total - len(data) <= limit:
             note(f"the server's standard error is over {limit} bytes; the rest is dropped (limits.stderr)")
 
 
 def start_errors(opened: Opened) -> threading.Thread:
     """`errors` in a thread that does not keep the process alive."""
-    thread = threading.Thread(target=errors, args=(opened.stderr, opened.stderr_limit), daemon=True)
-    thread.start()
-    return thread
+    return _thread(lambda: errors(opened.stderr, opened.stderr_limit))
 
 
 def start(source: int, sink: int, *, close: bool = False) -> threading.Thread:
     """`copy` in a thread that does not keep the process alive."""
-    thread = threading.Thread(target=copy, args=(source, sink), kwargs={"close": close}, daemon=True)
+    return _thread(lambda: copy(source, sink, close=close))
+
+
+def _thread(target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, daemon=True)
     thread.start()
     return thread
 
@@ -122,8 +142,15 @@ def interruptible() -> None:
 
 def attend(link: Link, opened: Opened) -> int:
     """Connect a session to our own standard streams until it ends; its exit status."""
+    meter, hints = Meter(opened.output, opened.output_rate), Hints()
+
+    def output() -> None:
+        copy(opened.stdout, 1, meter=meter)
+        if meter.over:
+            link.post_close(opened.session)
+
     start(0, opened.stdin, close=True)
-    outputs = [start(opened.stdout, 1), start(opened.stderr, 2)]
+    outputs = [_thread(output), _thread(lambda: copy(opened.stderr, 2, hints=hints))]
     try:
         ended = link.event()
         # all of it, however slow the reader is: what a command said is not ours to cut
@@ -133,6 +160,11 @@ def attend(link: Link, opened: Opened) -> int:
         link.close_session(opened.session)
         link.event()
         return 128 + interrupt.number
+    if meter.over:
+        note(f"the session was ended: {meter.reason()}")
+        return 1
+    for hint in hints.found if ended and ended.status else []:
+        note(hint)
     return finish(ended)
 
 

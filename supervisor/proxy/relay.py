@@ -14,6 +14,7 @@ import uvloop
 
 from supervisor.proxy import envelope, lines, pump
 from supervisor.proxy.link import Exited, Link, Opened
+from supervisor.proxy.meter import Meter
 
 _CLIENT_LINE = 16 << 20
 _MAX_PENDING = 4096
@@ -36,7 +37,15 @@ class Relay:
         self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
         self.drained = asyncio.Event()
         self.from_client = lines.Reader(_CLIENT_LINE, self.client_line, self.client_too_long, self.client_end)
-        self.from_server = lines.Reader(opened.output_line, self.server_line, self.server_too_long, self.server_end)
+        self.meter = Meter(opened.output, opened.output_rate)
+        self.from_server = lines.Reader(
+            opened.output_line,
+            self.server_line,
+            self.server_too_long,
+            self.server_end,
+            meter=self.meter,
+            over=self.server_over,
+        )
         self.to_client = lines.Writer(lambda full: self.from_server.pause(paused=full), self.stop)
         self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
         self.timers: list[asyncio.TimerHandle] = []
@@ -148,6 +157,11 @@ class Relay:
     def server_too_long(self) -> None:
         """More than a line may have: the end of the session."""
         self.failed = f"it wrote a line of more than {self.opened.output_line} bytes (limits.output_line)"
+        self.stop()
+
+    def server_over(self) -> None:
+        """More than a session may have in all: its end."""
+        self.failed = self.meter.reason()
         self.stop()
 
     def server_end(self) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from supervisor import lifecycle
 from supervisor.errors import SupervisorError
 from supervisor.proxy import envelope, manifests, message
-from supervisor.proxy.instance import Hello, Instance
+from supervisor.proxy.instance import Hello, Instance, Traffic
 from supervisor.proxy.manifests import Change, Manifest
 from supervisor.proxy.message import Fields
 from supervisor.proxy.settings import Settings
@@ -70,6 +70,7 @@ class Server:
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
+        self.traffic = Traffic()
         self.instances: dict[Key, Instance] = {}
         self.load: dict[str, int] = {}
         self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
@@ -96,6 +97,7 @@ class Server:
         made.notified = lambda instance, method, fields: self.notified(self, instance, method, fields)
         made.stderr = lambda line: self.stderr(self.name, line)
         made.principal = principal
+        made.traffic = self.traffic
         self.instances[key] = made
         self._waiting[made] = []
         task = asyncio.get_running_loop().create_task(self._live(key, made))
@@ -110,6 +112,11 @@ class Server:
             call.go(instance)
         else:
             waiting.append(call)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a process to be ready."""
+        return sum(len(each) for each in self._waiting.values())
 
     def withdraw(self, instance: Instance, call: Waiting) -> bool:
         """Forget a call that still waits; whether it did."""

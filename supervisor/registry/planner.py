@@ -3,7 +3,7 @@
 Profiles, servers.toml, shebangs, pyvenv.cfg and package.json are read here. Started by root it runs as nobody with
 one capability, to read what its owner alone may read (CAP_DAC_READ_SEARCH); started by a user it is that user.
 It can write nothing and start nothing. Standard input: one entry, or the path of a registry file, perhaps with the
-text that it is to get. Standard output: {"planned": {servers, watched}}, or {"error": {status, message}}.
+text that it is to get. Standard output: supervisor.model.Planned as JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Planned, Registered, ServerEntry
-from supervisor.profile import host, load, plan
+from supervisor.profile import host, load, plan, seccomp
 from supervisor.registry import catalog
 from supervisor.sandbox import syscalls
 
@@ -68,7 +68,7 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
         raise ConfigError(f"{entry.origin}: {error}") from None
 
 
-def answer(question: dict[str, object]) -> dict[str, object]:
+def answer(question: dict[str, object]) -> Planned:
     """`{"entry": {...}}` or `{"catalog": path}`, perhaps with "text" and "only" -> what standard output gets."""
     try:
         if "entry" in question:
@@ -77,9 +77,9 @@ def answer(question: dict[str, object]) -> dict[str, object]:
         else:
             text, only = (str(question[key]) if key in question else None for key in ("text", "only"))
             planned = _catalog(str(question["catalog"]), text, only)
+        return planned.model_copy(update={"proxy": seccomp.own("proxy")})
     except SupervisorError as error:
-        return {"error": {"status": error.exit_status, "message": str(error)}}
-    return {"planned": planned.model_dump(mode="json")}
+        return Planned(error=str(error), status=error.exit_status)
 
 
 def main() -> None:
@@ -90,12 +90,12 @@ def main() -> None:
         reason = (
             f"the planner cannot become another user ({error.strerror}): map a range of users into this namespace"
         )
-        json.dump({"error": {"status": 1, "message": reason}}, sys.stdout)
+        sys.stdout.write(Planned(error=reason, status=1).model_dump_json())
         return
     question = sys.stdin.read()
     if not question:
         return  # whoever asked is gone
-    json.dump(answer(json.loads(question)), sys.stdout)
+    sys.stdout.write(answer(json.loads(question)).model_dump_json())
     sys.stdout.flush()
     os._exit(0)
 

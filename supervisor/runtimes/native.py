@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import SYSTEM, HostFacts, Mount, SandboxSpec
+from supervisor.model import SYSTEM, HostFacts, Mount, Plan, SandboxSpec
 
 # What `--accept-missing` may name, with what is lost without it.
 OPTIONAL = {
@@ -16,10 +16,12 @@ OPTIONAL = {
     "limits.memory": "a server can use up the host's memory",
     "limits.cpus": "a server can use up the host's processors",
     "limits.pids": "a server can use up the host's process table",
+    "limits.disk": "a server can fill the disk of a folder that it may write",
+    "limits.disk_files": "a server can use up the files of a disk that it may write",
 }
 
 
-def check(spec: SandboxSpec, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
+def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
     """The spec with the gaps that were accepted by name written into it; never a part of a spec.
 
     Unenforceable lists every other gap with its reason and remedy. A name that stands for no gap on this host is
@@ -29,10 +31,11 @@ def check(spec: SandboxSpec, host: HostFacts, accept: tuple[str, ...]) -> Sandbo
     if unknown:
         listed = ", ".join(sorted(OPTIONAL))
         raise ConfigError(f'--accept-missing "{unknown[0]}": no such layer; it takes {listed}')
-    refused = {name: reason for name, reason in host.missing.items() if name not in accept}
+    missing = host.missing | plan.gaps
+    refused = {name: reason for name, reason in missing.items() if name not in accept}
     if refused:
         raise Unenforceable(refused, runtime="native", optional=set(OPTIONAL))
-    return spec.model_copy(update={"accepted": tuple(sorted(host.missing))})
+    return plan.spec.model_copy(update={"accepted": tuple(sorted(missing))})
 
 
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:

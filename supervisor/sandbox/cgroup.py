@@ -180,15 +180,10 @@ class Group:
 
     def limits_hit(self) -> list[str]:
         """Which limits have acted: "memory" when the kernel killed for it, "pids" when a fork was refused."""
-        hit = []
-        v2 = self.hierarchy.version == "v2"
-        if "memory" in self.folders:
-            file = "memory.events" if v2 else "memory.oom_control"
-            if self._counter(f"{self.folders['memory']}/{file}", "oom_kill"):
-                hit.append("memory")
-        if "pids" in self.folders and self._counter(f"{self.folders['pids']}/pids.events", "max"):
-            hit.append("pids")
-        return hit
+        events = "memory.events" if self.hierarchy.version == "v2" else "memory.oom_control"
+        counters = {"memory": (events, "oom_kill"), "pids": ("pids.events", "max")}
+        watched = [(name, *counters[name]) for name in counters if name in self.folders]
+        return [name for name, file, key in watched if self._counter(f"{self.folders[name]}/{file}", key)]
 
     @staticmethod
     def _counter(path: str, key: str) -> int:

@@ -228,15 +228,12 @@ class Landlock(Step):
 
     def rights(self, mode: str, *, noexec: bool, is_file: bool) -> int:
         """The access rights of one rule, as far as this ABI knows them."""
-        if mode == "rw":
-            bits = self.known & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV)
-        elif mode == "dev":
-            bits = FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE
-        else:
-            bits = FS_READ_FILE | FS_READ_DIR | FS_EXECUTE
-        if noexec:
-            bits &= ~FS_EXECUTE
-        return bits & self.known & (_FILE_RIGHTS if is_file else -1)
+        bits = {
+            "rw": self.known & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV),
+            "dev": FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE,
+            "ro": FS_READ_FILE | FS_READ_DIR | FS_EXECUTE,
+        }[mode] & self.known
+        return bits & (~FS_EXECUTE if noexec else -1) & (_FILE_RIGHTS if is_file else -1)
 
     def execute(self, ctx: Context) -> None:
         sc.landlock_only(self.abi, self.allowed)
@@ -275,8 +272,9 @@ class Proof(Step):
 
 def specs(document: Document, key: str) -> list[mounts.MountSpec]:
     """The mounts under `key` of a document, in the order in which they can be attached."""
-    found = [mounts.MountSpec(_table(each, key)) for each in items(document, key)]
-    return sorted(found, key=lambda spec: spec.target)
+    return sorted(
+        (mounts.MountSpec(_table(each, key)) for each in items(document, key)), key=lambda spec: spec.target
+    )
 
 
 def items(document: Document, key: str) -> list[object]:

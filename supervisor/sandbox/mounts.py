@@ -63,7 +63,7 @@ def open_source(spec: MountSpec) -> int:
     A link that was put there since (ELOOP) or another kind of file (ENOTDIR, EINVAL) is refused.
     """
     flags = os.O_PATH | (0 if spec.is_file else os.O_DIRECTORY)
-    fd = sc.openat2(spec.source, flags, sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_MAGICLINKS)
+    fd = sc.openat2(spec.source, flags)
     if spec.is_file and not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(22, "not a regular file")
@@ -78,9 +78,7 @@ def detached(spec: MountSpec, session_uid: int | None) -> int:
     """
     source = open_source(spec)
     try:
-        tree = sc.open_tree(
-            source, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC
-        )
+        tree = sc.copy_tree(source)
         owner = os.fstat(source)
     finally:
         os.close(source)

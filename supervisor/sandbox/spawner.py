@@ -46,15 +46,12 @@ class Spawner:
     def serve(self) -> None:
         """Until the monitor hangs up; then nothing of ours is left."""
         self.hierarchy.sweep()
-        poll = select.poll()
-        poll.register(self.monitor, select.POLLIN)
         while True:
             watched = {child.pidfd: child for child in self.children.values()}
-            for fd in watched:
+            poll = select.poll()
+            for fd in (self.monitor.fileno(), *watched):
                 poll.register(fd, select.POLLIN)
             ready = [fd for fd, _ in poll.poll(self.pause if self.wanted else None)]
-            for fd in watched:
-                poll.unregister(fd)
             if not ready:
                 self._park()
             for fd in ready:
@@ -127,18 +124,15 @@ class Spawner:
     def _load(self, digest: str, document: object) -> None:
         if not isinstance(document, dict):
             raise WireError("a document is an object")
-        if digest in self.loaded:
-            wire.send(self.monitor, {"event": "loaded", "digest": digest})
-            return
-        try:
-            plan = Loaded(document)
-        except OSError as error:
-            self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
-            return
-        self.loaded[digest] = plan
-        self.wanted, self.pause = [*self.wanted, plan], 0
-        # nothing that is here now is garbage, and a collection after a fork would copy all of it
-        gc.freeze()
+        if digest not in self.loaded:
+            try:
+                self.loaded[digest] = plan = Loaded(document)
+            except OSError as error:
+                self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
+                return
+            self.wanted, self.pause = [*self.wanted, plan], 0
+            # nothing that is here now is garbage, and a collection after a fork would copy all of it
+            gc.freeze()
         wire.send(self.monitor, {"event": "loaded", "digest": digest})
 
     def _failed(self, message: wire.Message, error: OSError, step: str) -> None:
@@ -216,9 +210,7 @@ class Spawner:
         stdin, stdout, stderr, status = os.pipe(), os.pipe(), os.pipe(), os.pipe()
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         tasks, into = group.task_fds(), group.clone_fd()
-        root = sc.open_tree(
-            plan.template, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE | sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC
-        )
+        root = sc.copy_tree(plan.template)
         theirs = [stdin[0], stdout[1], stderr[1], status[1], root, *tasks, *([into] if into else [])]
         ours = [stdin[1], stdout[0], stderr[0]]
         # made before the fork: what the child does first, it pays for with copied pages

@@ -146,10 +146,15 @@ def sethostname(name: str) -> None:
     _sethostname(raw, len(raw))
 
 
-def openat2(path: str, flags: int, resolve: int) -> int:
-    """Open an absolute path under the `RESOLVE_*` rules; a symbolic link on the way is ELOOP."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
-    return _openat2(AT_FDCWD, os.fsencode(path), how, len(how))
+def openat2(path: str, flags: int, directory: int = AT_FDCWD) -> int:
+    """Open a path in which no symbolic link may be, not even one of procfs: that is ELOOP."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+    return _openat2(directory, os.fsencode(path), how, len(how))
+
+
+def copy_tree(tree: int) -> int:
+    """A detached copy of a mount and of everything mounted below it."""
+    return open_tree(tree, b"", AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)
 
 
 def mount_setattr(tree: int, *, attributes: int, userns: int = 0, recursive: bool = True) -> None:

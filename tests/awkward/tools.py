@@ -114,10 +114,11 @@ def ask(host: Host, message: Message) -> str:
 
 
 def notify(host: Host, message: Message) -> str:
-    """Notifications of every kind, progress in every spelling, as often as asked for."""
+    """Notifications of every kind that the era has unasked, progress in every spelling, as often as asked for."""
     token = message.at("_meta", "progressToken")
+    kinds = [each for each in KINDS if not (message.modern and each[0].endswith(("list_changed", "updated")))]
     for _ in range(int(message.number("arguments", "times", default=1))):
-        for method, params in KINDS:
+        for method, params in kinds:
             text = wire.notification("@", params).replace('"@"', f'"{method}"')
             host.wire.send(text)
         for step in ("0", "0.5", "1e0", "2.50") if token else ():

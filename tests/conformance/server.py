@@ -215,7 +215,8 @@ def on_http(server: Everything, port: int) -> None:
     app = server.streamable_http_app(event_store=Events(), retry_interval=RETRY)
     listener = socket.create_server(("127.0.0.1", port))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    # httptools leaves white space at the end of a header, h11 does not; the specification wants it gone
+    config = uvicorn.Config(app, http="h11", log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
 
 

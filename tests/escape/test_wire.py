@@ -153,7 +153,7 @@ def test_an_ordinary_user_sees_only_what_is_granted_and_no_operator_s_socket(hos
         with Peer(host).hello() as peer:
             assert peer.ask({"id": 2, "req": "list"}) == {
                 "id": 2,
-                "ok": {"servers": [{"name": "mine", "profile": "none"}]},
+                "ok": {"servers": [{"name": "mine", "profile": "none", "manifest": ""}]},
             }
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock, pytest.raises(PermissionError):
             sock.connect(str(host.folder / "admin.sock"))

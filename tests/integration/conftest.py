@@ -1,10 +1,12 @@
-"""Fixtures of the integration tests: the callers, the real servers, and a client's log."""
+"""Fixtures of the integration tests: the callers, the real servers, and a page of the host's."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,26 @@ def caller(request: pytest.FixtureRequest, arena: Arena) -> Caller:
 def servers() -> Path:
     """The folder with the real servers: `node_modules/`, and a virtual environment in `python/`."""
     return install(default_folder())
+
+
+class Page(BaseHTTPRequestHandler):
+    """A page that only the host's own programs can read."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"a page of the host\n")
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Nothing on standard error."""
+
+
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    """A listener on the host's loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as listener:
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.server_port}/"
+        listener.shutdown()
+        thread.join()

@@ -22,6 +22,8 @@ from tests.escape.arena import CHECKOUT, end
 from tests.integration.caller import SECONDS, Caller
 
 POLL = 0.02
+# The older suite opens a session for each scenario and says goodbye to none of them.
+LEFT_OPEN = {"quota.sessions": "64", "session.idle": '"5s"'}
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Entry:
 class Gateway:
     """`supervisor serve`, started by a caller."""
 
-    def __init__(self, caller: Caller, entries: Sequence[Entry]) -> None:
+    def __init__(self, caller: Caller, entries: Sequence[Entry], name: str = "gateway") -> None:
         self.caller = caller
         self.entries = tuple(entries)
-        self.folder = caller.project / "gateway"
+        self.folder = caller.project / name
         self.config = self.folder / "servers.toml"
         self.port = free_port()
         self.log = self.folder / "log"
@@ -139,9 +141,9 @@ class Gateway:
 
 
 @contextmanager
-def serving(caller: Caller, entries: Sequence[Entry]) -> Iterator[Gateway]:
-    """A gateway with these servers, all of them pinned."""
-    made = Gateway(caller, entries)
+def serving(caller: Caller, entries: Sequence[Entry], name: str = "gateway") -> Iterator[Gateway]:
+    """A gateway with these servers, all of them pinned; its files lie in a folder of that name."""
+    made = Gateway(caller, entries, name)
     made.write()
     made.pin()
     try:
@@ -169,8 +171,8 @@ def copied(caller: Caller, server: str) -> Path:
 def conformance_entries(caller: Caller, servers: Path) -> list[Entry]:
     """The conformance server three times: of both eras, of the old one only, of the new one only."""
     command = (f"{servers}/python/bin/python", str(copied(caller, "conformance")), "--stdio")
-    eras = {"conformance": "both", "old": "legacy", "new": "modern"}
-    return [Entry(name, (*command, "--era", era)) for name, era in eras.items()]
+    eras = {"conformance": "both", "new": "modern", "old": "legacy"}
+    return [Entry(name, (*command, "--era", era), rules=LEFT_OPEN) for name, era in eras.items()]
 
 
 def free_port() -> int:

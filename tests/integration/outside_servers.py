@@ -1,4 +1,4 @@
-"""The world outside a sandbox, in one process: a name server, web servers, a database, a banner.
+"""The world outside a sandbox, in one process: a name server, web servers, a banner.
 
 Runs as root in a network namespace of the tests, under the system's Python. Arguments: the certificate, and the
 zone as JSON. Every question and every request is a line on standard output, which is the tests' evidence.
@@ -14,6 +14,7 @@ import ssl
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -113,11 +114,24 @@ class Web(http.server.BaseHTTPRequestHandler):
         text = f"served {host} {self.command} {self.path} {len(sent)}\n".encode()
         if self.path.startswith("/size/"):
             text = b"x" * int(self.path[6:])
+        if self.path.startswith("/drip/"):
+            self.drip(int(self.path[6:]))
+            return
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.send_header("Content-Type", "text/plain")
         self.end_headers()
         self.wfile.write(text)
+
+    def drip(self, count: int) -> None:
+        """A body of so many bytes, one every 400 ms."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(count))
+        self.end_headers()
+        for _ in range(count):
+            self.wfile.flush()
+            time.sleep(0.4)
+            self.wfile.write(b"x")
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         if name.startswith("do_"):
@@ -142,34 +156,6 @@ def web(address: str, port: int, context: ssl.SSLContext | None) -> None:
         # the handshake is made by the connection's own thread
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     start(server.serve_forever)
-
-
-def database(context: ssl.SSLContext) -> None:
-    """PostgreSQL's protocol, just enough for one query."""
-    sock = listener(WEB, 5432)
-    while True:
-        client, _ = sock.accept()
-        start(query, client, context)
-
-
-def query(client: socket.socket, context: ssl.SSLContext) -> None:
-    with client:
-        if client.recv(8)[4:] != b"\x04\xd2\x16\x2f":
-            client.sendall(b"N")
-            return
-        client.sendall(b"S")
-        stream = context.wrap_socket(client, server_side=True)
-        stream.recv(4096)
-        ready = b"Z\0\0\0\x05I"
-        stream.sendall(b"R\0\0\0\x08\0\0\0\0" + b"S" + struct.pack("!I", 24) + b"server_version\x0015.0\0" + ready)
-        while data := stream.recv(4096):
-            if data[:1] == b"Q":
-                column = b"one\0" + struct.pack("!IHIhih", 0, 0, 25, -1, -1, 0)
-                row = b"T" + struct.pack("!IH", 6 + len(column), 1) + column
-                row += b"D" + struct.pack("!IHI", 4 + 2 + 4 + 6, 1, 6) + b"served"
-                stream.sendall(row + b"C" + struct.pack("!I", 13) + b"SELECT 1\0" + ready)
-            if data[:1] == b"X":
-                return
 
 
 def banner(port: int) -> None:
@@ -214,7 +200,6 @@ def main(certificate: str, zone: dict[str, dict[str, list[str]]]) -> None:
     web(WEB, 9443, tls(certificate, "secp384r1"))
     for port in (25, 2525):
         start(banner, port)
-    start(database, context)
     for port in (443, 8443):
         start(echo, WEB, port)
     say("ready")

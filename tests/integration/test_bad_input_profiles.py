@@ -189,10 +189,9 @@ def test_a_mistake_in_a_registry_is_named(folder: Path, text: str, status: int, 
     config = folder / "servers.toml"
     config.write_text(text)
     config.chmod(0o644)
-    error = planner.answer({"catalog": str(config)})["error"]
-    assert isinstance(error, dict)
-    assert error["status"] == status
-    assert re.search(says, error["message"]), error
+    planned = planner.answer({"catalog": str(config)})
+    assert planned.status == status
+    assert re.search(says, planned.error), planned.error
 
 
 @pytest.mark.parametrize(

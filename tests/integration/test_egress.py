@@ -113,7 +113,6 @@ def test_ci_runner_has_a_network_only_when_the_operator_names_a_host(world: Worl
 
 
 NODE = """
-const http2 = require("http2");
 fetch("https://example.test/node").then(r => r.text()).then(t => { process.stdout.write(t); });
 """
 URLLIB = """
@@ -138,12 +137,6 @@ def test_git_speaks_to_its_host(world: World, mode: str) -> None:
     done = world.run(mode, ["example.test:443"], ["/usr/bin/git", "ls-remote", "https://example.test/repository"])
     assert "not valid: is this a git repository" in done.stderr
     assert any("/repository/info/refs" in line for line in world.since(mark))
-
-
-def test_psql_with_a_verified_certificate(world: World, mode: str) -> None:
-    where = "host=db.test user=x dbname=x sslmode=verify-full gssencmode=disable"
-    done = world.run(mode, ["db.test:5432"], ["/usr/lib/postgresql/15/bin/psql", where, "-Atc", "select 1"])
-    assert done.stdout == "served\n", done.stderr
 
 
 def test_a_server_that_speaks_first_needs_a_tcp_entry(world: World, mode: str) -> None:
@@ -210,6 +203,29 @@ def test_a_real_mcp_server_fetches_from_its_host_and_no_other(world: World, mode
     done = world.call(mode, ["example.test:443"], command, "fetch", "url=https://forbidden.test/page")
     assert done.returncode == 1
     assert "--allow forbidden.test:PORT would allow it" in done.stderr
+
+
+QUIC = """
+import socket, sys
+where = ("example.test", 443)
+hello = bytes([0xC0, 0, 0, 0, 1, 8]) + bytes(1194)  # the size and the first bytes of a QUIC Initial packet
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(5)
+    sock.connect(where)
+    try:
+        sock.send(hello)
+        print("answered", sock.recv(99))
+    except ConnectionRefusedError:
+        import urllib.request
+        print("fell back:", urllib.request.urlopen("https://example.test/after-quic").read().decode(), end="")
+"""
+
+
+def test_a_client_that_tries_quic_is_refused_at_once_and_falls_back(world: World, mode: str) -> None:
+    mark = len(world.log)
+    done = world.run(mode, ["example.test:443"], [*PYTHON, QUIC])
+    assert done.stdout == "fell back: served example.test GET /after-quic 0\n", done.stderr
+    assert not any(line.startswith("udp") for line in world.since(mark))
 
 
 H2 = """

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
-from supervisor.monitor import posture
+from supervisor.monitor import disk, posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan
@@ -25,6 +25,23 @@ WITHOUT = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import enter, spawner
 whole = enter.plan
 enter.plan = lambda document: [step for step in whole(document) if type(step).__name__ != "{step}"]
+spawner.main(3)"""
+# a step that leaves a socket behind, after all those that close or make some
+LEAK = """import socket, sys; sys.path.insert(0, sys.argv[1])
+from supervisor.sandbox import enter, spawner
+whole, kept = enter.plan, []
+class Leak(enter.Step):
+    what = "leak"
+    def execute(self, ctx):
+        kept.append(socket.socket({family}, {kind}))
+        kept[0].bind(({address!r}, 4711))
+        if kept[0].type == socket.SOCK_STREAM: kept[0].listen()
+enter.plan = lambda document: [*whole(document)[:5], Leak(), *whole(document)[5:]]
+spawner.main(3)"""
+ELSEWHERE = """import sys; sys.path.insert(0, sys.argv[1])
+from supervisor.sandbox import network, spawner
+whole = network.sockets
+network.sockets = lambda udp, tcp: whole(udp, [(address, port + 1) for address, port in tcp])
 spawner.main(3)"""
 STEPS = [
     "JoinCgroup",
@@ -55,13 +72,16 @@ class Trial:
         self.failure: LaunchFailed | None = None
         self.started = False
         self.seen: list[str] = []
+        self.donated: list[int] = []
+        self.disk = disk.Disk(self.loop, lambda *_: None)
+        spawner.donated = lambda _, fds: self.donated.extend(fds)
         spawner.greet()
         spawner.load(spec.digest, document)
         spawner.serve(self.loop, lambda *_: self.loop.stop(), self.loop.stop)
 
     def verify(self, pid: int, group: str) -> list[str]:
         reader = posture.Reader(pid, self.spec, self.document)
-        self.seen = posture.differences(reader, cgroup.probe(), group)
+        self.seen = posture.differences(reader, cgroup.probe(), group) or self.disk.add(1, reader)
         return self.seen
 
     def done(self, failure: LaunchFailed | None, fds: list[int]) -> None:
@@ -77,6 +97,9 @@ class Trial:
     def run(self) -> None:
         self.spawner.spawn(1, self.spec.digest, self.verify, self.done)
         self.loop.run()
+        self.disk.close()
+        for fd in self.donated:
+            os.close(fd)
 
 
 @pytest.fixture
@@ -86,10 +109,10 @@ def marker(tmp_path: Path) -> Path:
     return tmp_path / "scope" / "ran"
 
 
-def trial(marker: Path, code: str | None) -> Trial:
+def trial(marker: Path, code: str | None, profile: str = "fs-scoped", **fields: object) -> Trial:
     marker.parent.mkdir()
     command = ["/usr/bin/touch", str(marker)]
-    written = entry(marker.parent, profile="fs-scoped", command=command)
+    written = entry(marker.parent, profile=profile, command=command, **fields)
     ready = plan.plan(load.load(written.profile), written)
     facts = host.probe()
     spawner = Spawner(code) if code else Spawner()
@@ -136,3 +159,42 @@ def test_the_difference_is_named(step: str, says: str, marker: Path) -> None:
     made = trial(marker, WITHOUT.format(step=step))
     assert made.failure is not None
     assert says in str(made.failure)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "address", "says"),
+    [
+        ("socket.AF_INET", "socket.SOCK_STREAM", "127.0.0.1", "tcp sockets are [('127.0.0.1', 4711)], not []"),
+        ("socket.AF_INET6", "socket.SOCK_STREAM", "::1", "tcp sockets are [('::1', 4711)], not []"),
+        ("socket.AF_INET", "socket.SOCK_DGRAM", "127.0.0.1", "udp sockets are [('127.0.0.1', 4711)], not []"),
+        ("socket.AF_INET6", "socket.SOCK_DGRAM", "::1", "udp sockets are [('::1', 4711)], not []"),
+    ],
+)
+def test_a_socket_that_was_left_in_its_network_is_noticed(
+    family: str, kind: str, address: str, says: str, marker: Path
+) -> None:
+    made = trial(marker, LEAK.format(family=family, kind=kind, address=address))
+    assert made.seen == [says]
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("allow", ["a.test:443", "*.a.test:443", "192.0.2.7:443", "[2001:db8::7]:443", "[::1]:80"])
+def test_the_broker_s_sockets_are_where_they_were_asked_for(allow: str, marker: Path) -> None:
+    made = trial(marker, None, "net-allowlist", allow=[allow])
+    assert (made.seen, made.started) == ([], True)
+
+
+def test_a_socket_of_the_broker_s_that_is_elsewhere_is_noticed(marker: Path) -> None:
+    made = trial(marker, ELSEWHERE, "net-allowlist", allow=["a.test:443"])
+    assert [each.split(" are ")[0] for each in made.seen] == ["tcp sockets"]
+    assert not marker.exists()
+
+
+def test_a_folder_on_a_disk_that_cannot_be_watched_is_noticed(
+    marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner has looked; the monitor looks again, at the mounts of the session itself."""
+    monkeypatch.setattr(disk, "COUNTING", ())
+    made = trial(marker, None)
+    assert [each.split(" is on ")[0] for each in made.seen] == [f"limits.disk: {marker.parent}"]
+    assert not marker.exists()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,29 +15,6 @@ from tests.integration.remains import nothing_left
 
 ALL = pytest.mark.parametrize("server", [*SERVERS, OWN], ids=str)
 INSPECTOR = "node_modules/.bin/mcp-inspector"
-
-
-class Page(BaseHTTPRequestHandler):
-    """A page that only the host's own programs can read."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"a page of the host\n")
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing on standard error."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A listener on the host's loopback."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as listener:
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.server_port}/"
-        listener.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -38,14 +38,11 @@ class Recorder:
     def inspect(self) -> wire.Message:
         return self._did("inspect")
 
-    def kill(self, session: int | None, server: str | None) -> wire.Message:
-        return self._did("kill", session, server)
+    def kill(self, session: int) -> wire.Message:
+        return self._did("kill", session)
 
-    def start(self, server: str) -> wire.Message:
-        return self._did("start", server)
-
-    def stop(self, server: str) -> wire.Message:
-        return self._did("stop", server)
+    def steer(self, server: str, *, stop: bool) -> wire.Message:
+        return self._did("steer", server, stop)
 
     def reload(self) -> wire.Message:
         return self._did("reload")

@@ -94,6 +94,8 @@ class Stand:
             0.2,
             1 << 24,
             1 << 20,
+            1 << 40,
+            1 << 30,
         )
 
     async def _wait(self, number: int, process: asyncio.subprocess.Process) -> None:
@@ -123,8 +125,8 @@ class Meter:
     def __init__(self) -> None:
         self.counted: list[tuple[object, ...]] = []
 
-    def called(self, server: str, tool: str, seconds: float, *, failed: bool) -> None:
-        self.counted.append(("called", server, tool, failed))
+    def called(self, server: str, tool: str, seconds: float, *, outcome: str) -> None:
+        self.counted.append(("called", server, tool, outcome))
 
     def refused(self, rule: str) -> None:
         self.counted.append(("refused", rule))

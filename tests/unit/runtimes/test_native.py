@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import HostFacts, SandboxSpec
+from supervisor.model import HostFacts, Plan, SandboxSpec
 from supervisor.profile import load, plan
 from supervisor.runtimes import native
 from tests.unit.profile.test_plan import entry
@@ -17,13 +17,16 @@ def facts(**missing: str) -> HostFacts:
     return HostFacts(root=True, landlock=7, cgroup="v1", controllers=("memory",), missing=missing)
 
 
-def spec(profile: str = "none") -> SandboxSpec:
-    written = entry(Path("/usr/share"), profile=profile)
-    return plan.plan(load.load(profile), written).spec
+def planned() -> Plan:
+    return plan.plan(load.load("none"), entry(Path("/usr/share")))
 
 
-def check(host: HostFacts, *accept: str, profile: str = "none") -> SandboxSpec:
-    return native.check(spec(profile), host, accept)
+def spec() -> SandboxSpec:
+    return planned().spec
+
+
+def check(host: HostFacts, *accept: str, **gaps: str) -> SandboxSpec:
+    return native.check(planned().model_copy(update={"gaps": gaps}), host, accept)
 
 
 def test_a_host_that_has_everything_leaves_the_spec_as_it_is() -> None:
@@ -59,6 +62,13 @@ def test_what_holds_the_rest_up_cannot_be_given_up() -> None:
 def test_a_name_that_stands_for_nothing_is_an_error_that_lists_those_that_do() -> None:
     with pytest.raises(ConfigError, match=r"limits\.memory"):
         check(facts(), "everything")
+
+
+def test_what_a_disk_cannot_hold_is_a_gap_like_any_other() -> None:
+    gap = {"limits.disk_files": "no number of files"}
+    with pytest.raises(Unenforceable, match=r"--accept-missing limits\.disk_files"):
+        check(facts(), **gap)
+    assert check(facts(), "limits.disk_files", **gap).accepted == ("limits.disk_files",)
 
 
 def test_the_document_leaves_out_only_what_was_accepted() -> None:

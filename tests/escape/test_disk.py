@@ -1,0 +1,244 @@
+"""Disk: whatever way a guest takes to fill the disk under a folder that it may write, it is ended soon after its
+bound, and the client is told which.
+
+Each program takes several times what its profile allows; outside it gets it. Inside it goes at a pace at which
+"soon" can be told from "in the end".
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.escape.arena import PYTHON, Arena, Plot
+
+MIB = 1 << 20
+BOUND, FILES = 12 * MIB, 500
+PROFILE = f"""profile = 1
+name = "bounded"
+extends = "fs-scoped"
+summary = "test"
+[limits]
+file_size = "1G"
+disk = "{BOUND >> 20}M"
+disk_files = {FILES}
+"""
+
+SHARED = f"""
+import array, mmap, os, signal, socket, sys, time
+os.chdir(sys.argv[1])
+pause = float(sys.argv[2])
+PIECE, block = {MIB}, b"x" * {MIB}
+def pieces():
+    for number in range({10 * BOUND // MIB}):
+        yield number
+        time.sleep(pause)
+def items():
+    for number in range({6 * FILES}):
+        yield number
+        if number % 50 == 0: time.sleep(pause)
+def fill(name):
+    with open(name, "wb", buffering=0) as file: file.write(block)
+def opened(name, flags=0):
+    return os.open(name, os.O_RDWR | os.O_CREAT | flags, 0o644)
+"""
+
+BYTES = {
+    "many files": "for n in pieces(): fill(f'fill-{n}')",
+    "a file that was there": """
+with open("own.txt", "ab", buffering=0) as file:
+    for n in pieces(): file.write(block)""",
+    "a mapped file": f"""
+fd = opened("fill")
+os.ftruncate(fd, {10 * BOUND})
+area = mmap.mmap(fd, {10 * BOUND})
+for n in pieces(): area[n * PIECE:(n + 1) * PIECE] = block""",
+    "past the page cache": """
+fd, area = opened("fill", os.O_DIRECT), mmap.mmap(-1, PIECE)
+area.write(block)
+for n in pieces(): os.write(fd, area)""",
+    "reserved room": """
+fd = opened("fill")
+for n in pieces(): os.posix_fallocate(fd, n * PIECE, PIECE)""",
+    "children that nobody waits for": """
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for n in pieces():
+    if os.fork() == 0:
+        fill(f"fill-{n}")
+        os._exit(0)""",
+    "daemons": """
+for n in pieces():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0: fill(f"fill-{n}")
+        os._exit(0)
+    os.wait()""",
+    "files without a name": """
+held = []
+for n in pieces():
+    held.append(opened("fill"))
+    os.write(held[-1], block)
+    os.unlink("fill")""",
+    "mapped files without a name": """
+held = []
+for n in pieces():
+    fd = opened("fill")
+    os.write(fd, block)
+    held.append(mmap.mmap(fd, 4096))
+    os.unlink("fill")
+    os.close(fd)""",
+    "files on their way through a socket": """
+held = []
+for n in pieces():
+    if n % 8 == 0: held.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    fd = opened("fill")
+    os.write(fd, block)
+    os.unlink("fill")
+    held[-1][0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    os.close(fd)""",
+    "a folder that nobody may read": """
+os.mkdir("locked")
+folder = os.open("locked", os.O_PATH)
+for n in pieces():
+    os.chmod("locked", 0o300)
+    fd = os.open(f"fill-{n}", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=folder)
+    os.chmod("locked", 0)
+    os.write(fd, block)
+    os.close(fd)""",
+    # 264 bytes of a folder each; a file has at most 65,000 names
+    "hard links": f"""
+os.mkdir("links")
+for n in range({3 * BOUND // 264}):
+    if n % 50000 == 0: os.close(opened(f"file-{{n}}"))
+    os.link(f"file-{{n // 50000 * 50000}}", f"links/{{n:0250}}")
+    if n % 4000 == 0: time.sleep(pause)""",
+}
+NUMBERS = {
+    "files": "for n in items(): os.close(opened(f'file-{n}'))",
+    "folders": "for n in items(): os.mkdir(f'folder-{n}')",
+    "symbolic links": "for n in items(): os.symlink('own.txt', f'link-{n}')",
+    "FIFOs": "for n in items(): os.mkfifo(f'pipe-{n}')",
+    "files of children": """
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for n in range(60):
+    if os.fork() == 0:
+        for each in range(50): os.close(opened(f"file-{n}-{each}"))
+        os._exit(0)
+    time.sleep(pause * 4)""",
+    "a folder in a folder in a folder": """
+for n in items():
+    os.mkdir("deeper")
+    os.chdir("deeper")""",
+}
+LIMITS = dict.fromkeys(BYTES, "limits.disk)") | dict.fromkeys(NUMBERS, "limits.disk_files)")
+
+
+def bounded(arena: Arena, mode: str, code: str) -> tuple[str, list[str], list[str]]:
+    """(profile, options, program) for a run in the sandbox."""
+    path = arena.base / "bounded.toml"
+    path.write_text(PROFILE)
+    path.chmod(0o644)
+    scope = str(arena.plots[mode].scope)
+    return str(path), ["--param", f"scope={scope}"], [*PYTHON, "-c", f"{SHARED}\n{code}\nprint('CROSSED')", scope]
+
+
+def taken(plot: Plot) -> int:
+    done = subprocess.run(["du", "-sB1", plot.scope], capture_output=True, text=True, check=True, timeout=60)
+    return int(done.stdout.split()[0])
+
+
+@pytest.fixture(autouse=True)
+def room(arena: Arena) -> None:
+    for plot in arena.plots.values():
+        # a tree that is too deep for shutil.rmtree
+        subprocess.run(["rm", "-rf", plot.scope], check=True, timeout=60)
+        plot.reset()
+
+
+@pytest.mark.parametrize("way", LIMITS)
+def test_no_way_of_filling_a_disk_goes_far_beyond_the_bound(arena: Arena, mode: str, way: str) -> None:
+    plot, code = arena.plots[mode], (BYTES | NUMBERS)[way]
+    profile, options, program = bounded(arena, mode, code)
+    control = arena.outside([*program, "0"], mode)
+    assert "CROSSED" in control.stdout, control.stderr
+    subprocess.run(["rm", "-rf", plot.scope], check=True, timeout=60)
+    plot.reset()
+    done = arena.inside(profile, mode, [*program, "0.02"], options=options)
+    assert "CROSSED" not in done.stdout
+    assert (done.returncode, LIMITS[way] in done.stderr) == (137, True), done.stderr
+    assert taken(plot) < 7 * BOUND
+
+
+def test_hard_links_are_no_files(arena: Arena, mode: str) -> None:
+    code = f"for n in range({2 * FILES}): os.link('own.txt', f'name-{{n}}')\ntime.sleep(0.5)"
+    profile, options, program = bounded(arena, mode, code)
+    done = arena.inside(profile, mode, [*program, "0"], options=options)
+    assert (done.returncode, done.stdout) == (0, "CROSSED\n"), done.stderr
+
+
+def test_what_it_removes_it_may_write_again(arena: Arena, mode: str) -> None:
+    code = f"for n in range({3 * BOUND // MIB}): fill('fill'), time.sleep(0.02)"
+    profile, options, program = bounded(arena, mode, code)
+    done = arena.inside(profile, mode, [*program, "0"], options=options)
+    assert (done.returncode, done.stdout) == (0, "CROSSED\n"), done.stderr
+
+
+def test_what_others_do_with_the_disk_is_not_held_against_it(arena: Arena, mode: str) -> None:
+    plot = arena.plots[mode]
+    code = "fill('fill')\nprint('ready', flush=True)\nsys.stdin.read()\nfill('fill-2')\ntime.sleep(0.5)"
+    profile, options, program = bounded(arena, mode, code)
+    argv = arena.command(profile, mode, [*program, "0"], options=options)
+    process = arena.start(argv, mode, stdin=subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        for number in range(3):
+            (plot.outside / f"fill-{number}").write_bytes(bytes(BOUND))
+        for number in range(2 * FILES):
+            (plot.outside / f"file-{number}").touch()
+    finally:
+        done = arena.finish(process)
+    assert (done.returncode, done.stdout) == (0, "CROSSED\n"), done.stderr
+
+
+def test_the_watcher_has_nothing_but_the_session_s_own_user(arena: Arena, mode: str) -> None:
+    profile, options, program = bounded(arena, mode, "print('ready', flush=True)\nsys.stdin.read()")
+    process = arena.start(
+        arena.command(profile, mode, [*program, "0"], options=options), mode, stdin=subprocess.PIPE
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        found = [each for each in Path("/proc").glob("[0-9]*") if is_watcher(each, process.pid)]
+        assert len(found) == 1
+        deadline = time.monotonic() + 10
+        while (status := status_of(found[0]))["NoNewPrivs"] == "0" and time.monotonic() < deadline:
+            time.sleep(0.01)  # it starts beside the session
+        # CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE, in the session's user namespace and nowhere else
+        assert (int(status["CapEff"], 16), int(status["CapBnd"], 16)) == (1 << 2 | 1 << 19, 0)
+        assert os.readlink(found[0] / "ns/user") != os.readlink("/proc/self/ns/user")
+        assert status["NoNewPrivs"] == "1"
+        uid = int(status["Uid"].split()[0])
+        assert uid == arena.plots["user"].uid if mode == "user" else uid >= 0x70000000
+    finally:
+        arena.finish(process)
+    assert not found[0].exists()
+
+
+def status_of(process: Path) -> dict[str, str]:
+    return dict(line.partition(":\t")[::2] for line in (process / "status").read_text().splitlines())
+
+
+def is_watcher(process: Path, session: int) -> bool:
+    """A watcher of the command line that was started as `session`: its grandchild."""
+    try:
+        if b"supervisor.disk.watch" not in (process / "cmdline").read_bytes():
+            return False
+        parent = (process / "stat").read_text().rpartition(") ")[2].split()[1]
+        return Path(f"/proc/{parent}/stat").read_text().rpartition(") ")[2].split()[1] == str(session)
+    except FileNotFoundError:
+        return False
