@@ -289,6 +289,17 @@ def test_one_endpoint_stands_for_all_servers_of_a_file(desk: Desk, tmp_path: Pat
     assert not list((desk.registry.parent / "pins").iterdir())
 
 
+def test_where_this_host_cannot_enforce_it_nothing_is_adopted(desk: Desk) -> None:
+    path = desk.write(FILES[0])
+    before = path.read_bytes()
+    missing = desk.caller.arena.accept(desk.caller.mode)
+    done = desk.caller.finish(desk.caller.command("adopt", "--config", desk.registry, "--dry-run", path))
+    assert done.returncode == (4 if missing else 0)
+    assert all(word in done.stderr for word in missing)
+    assert path.read_bytes() == before
+    assert not desk.registry.parent.exists()
+
+
 def test_what_cannot_be_adopted_says_what_to_do(desk: Desk) -> None:
     path = desk.write(FILES[4])
     argv = desk.caller.command("adopt", "--config", desk.registry, "--dry-run", path)
