@@ -56,7 +56,8 @@ class Desk:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("supervisor.cli.entry.catalog", lambda _: str(tmp_path / "config/supervisor/servers.toml"))
+    own = str(tmp_path / "config/supervisor/servers.toml")
+    monkeypatch.setattr("supervisor.cli.entry.catalog", lambda options: options.config or own)
     return Desk(tmp_path)
 
 
@@ -335,6 +336,31 @@ def test_a_file_that_changes_meanwhile_is_not_overwritten(desk: Desk, monkeypatc
     # what came before has been undone
     assert desk.left() == {"client.json", "config"}
     assert list((desk.home / "config").iterdir()) == []
+
+
+def test_a_release_that_was_interrupted_is_repeated(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.write(PLAIN)
+    desk.adopt()
+    record = Path(adopted.record_path(str(desk.registry), str(desk.file)))
+    text = record.read_text()
+    desk.release()
+    # as if it had ended before the record went
+    record.parent.mkdir()
+    record.write_text(text)
+    record.chmod(0o600)
+    capsys.readouterr()
+    assert desk.release() == 0
+    assert json.loads(capsys.readouterr().out)["said"] == []
+    assert desk.file.read_text() == PLAIN
+    assert not record.parent.exists()
+
+
+def test_a_path_that_no_client_could_name_is_refused(desk: Desk) -> None:
+    desk.write(PLAIN)
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        desk.adopt(desk.write(PLAIN, "\udcff.json"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        desk.adopt(config=f"{desk.home}/\udcff/servers.toml")
 
 
 def test_what_was_never_adopted_cannot_be_released(desk: Desk) -> None:
