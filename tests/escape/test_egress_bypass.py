@@ -17,6 +17,7 @@ from tests.escape.arena import MODES, PYTHON, Arena
 from tests.integration.outside import World, make_world
 
 pytestmark = pytest.mark.network_namespace
+PROFILE = "net-allowlist"
 FIRST = Path(__file__).with_name("egress_attempts.py").read_text(encoding="utf-8")
 BEYOND = Path(__file__).with_name("egress_attempts_beyond.py").read_text(encoding="utf-8")
 MORE = Path(__file__).with_name("egress_attempts_more.py").read_text(encoding="utf-8")
