@@ -86,14 +86,6 @@ def authenticator(path: str, root: str) -> None:
     process.main(3, path, root, issuer)
 
 
-def token_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `token`."""
-    parser.add_argument("subject", metavar="SUBJECT", help="whose token it is: quotas and logs name it")
-    parser.add_argument("--group", metavar="NAME", action="append", default=[], help="a group of the subject's")
-    parser.add_argument("--days", type=int, default=90, metavar="N", help="until it expires (default 90; 0: never)")
-    parser.add_argument("--file", metavar="FILE", help="add it to the file of serve --auth")
-
-
 def token(options: argparse.Namespace) -> int:
     """Make a token: its text to standard output, once; what the file of --auth holds of it to that file."""
     text = "sup_" + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -18,8 +16,8 @@ from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import Link, connect
 
 if TYPE_CHECKING:
+    from supervisor.cli.endpoint import Endpoint
     from supervisor.proxy.gateway import Gateway
-    from supervisor.proxy.http_server import Prepared
 
 
 class Reached:
@@ -84,53 +82,31 @@ def serve(options: argparse.Namespace) -> int:
 
     from supervisor.proxy import gateway, stdio  # noqa: F401 - what is imported now need not be opened later
 
-    me, server = _Self(), _bound(options.http)
-    with _dropped(options) as reached:
-        if server:
-            return uvloop.run(_serve_http(reached, options, me, server))
-        return uvloop.run(_serve(reached, options, me, None)) or 0
+    if options.auth and not options.http:
+        raise ConfigError("--auth goes with --http: on standard input there is one client, whoever started this")
+    me = _Self()
+    if not options.http:
+        with _dropped(options) as reached:
+            return uvloop.run(_serve(reached, options, me, None)) or 0
+    endpoint = _endpoint(options)
+    try:
+        with _dropped(options) as reached:
+            return uvloop.run(_serve_http(reached, options, me, endpoint))
+    finally:
+        endpoint.close()
 
 
-def _bound(addresses: list[str]) -> Prepared | None:
-    """A server with its sockets, made while we may; nobody but this machine without authentication."""
-    if not addresses:
-        return None
-    from supervisor.proxy import http_server
+def _endpoint(options: argparse.Namespace) -> Endpoint:
+    from supervisor.cli.endpoint import Endpoint
 
-    sockets = [http_server.bind(each) for each in addresses]
-    for address, sock in zip(addresses, sockets, strict=True):
-        if not http_server.is_local(sock):
-            raise ConfigError(
-                f"--http {address}: others than this machine would reach it, without authentication; "
-                "listen on 127.0.0.1 or on unix:PATH"
-            )
-    return http_server.Prepared(sockets)
+    return Endpoint(options)
 
 
-async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, server: Prepared) -> int:
-    from supervisor.proxy import pump
-    from supervisor.proxy.http import Anybody, Front
-    from supervisor.proxy.http_headers import Visitors
-
+async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, endpoint: Endpoint) -> int:
     gateway = await _gateway(reached, options, None)
-    visitors = Visitors(tuple(options.allow_host), tuple(options.allow_origin))
-    front = Front(gateway, Anybody(), visitors, {})
     gateway.start()
     gateway.spawn(me.tell(gateway, reached.monitor))
-    gateway.spawn(front.watch())
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, ended.set)
-    gateway.channel.gone = ended.set
-    serving = asyncio.create_task(server.serve(front))
-    if not options.quiet:
-        pump.note("listening on " + ", ".join(options.http))
-    await asyncio.wait({serving, asyncio.create_task(ended.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    front.close()
-    await gateway.close()
-    server.stop()
-    await serving
-    return 1 if gateway.channel.broken else 0
+    return await endpoint.serve(gateway)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from supervisor import wire
 from supervisor.errors import SupervisorError
+from supervisor.proxy import identity
 
 _LINE = re.compile(
     r"^\S+: \S+ \S+ (?P<flags>\S+) \S+ \S+ +\d+ @(?P<name>supervisor-(?P<uid>\d+)-(?P<pid>\d+)(-\w+)?)$"
@@ -64,7 +65,8 @@ def _connect(gateway: Gateway) -> socket.socket:
         sock.close()
         raise SupervisorError(f"the gateway {gateway.pid}: {error.strerror or error}") from None
     pid, uid, _ = wire.peer(sock)
-    if (pid, uid) != (gateway.pid, gateway.uid):
+    # root's gateways listen as whom they become
+    if pid != gateway.pid or uid not in {gateway.uid, gateway.uid or identity.account(pid)[0]}:
         sock.close()
         raise SupervisorError(f"@{gateway.name} belongs to process {pid} of uid {uid}: somebody took the name")
     return sock

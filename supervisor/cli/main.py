@@ -82,6 +82,12 @@ def _watch(options: argparse.Namespace, tail: list[str]) -> int:
     return table[options.command](options, tail)
 
 
+def _token(options: argparse.Namespace, _tail: list[str]) -> int:
+    from supervisor.cli import auth
+
+    return auth.token(options)
+
+
 def _clients(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import adopt, release
 
@@ -97,6 +103,7 @@ _COMMANDS = {
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "admin"), _host),
     "selftest": _selftest,
+    "token": _token,
 }
 _WITH_COMMAND = ("run", "exec", "call", "explain", "add")
 

@@ -109,6 +109,7 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default=[],
         help="HOST:PORT or unix:PATH instead of standard input and output: /mcp, and /servers/NAME/mcp for each",
     )
+    serve.add_argument("--auth", metavar="FILE", help="who may use it over HTTP: tokens, an issuer of tokens")
     for name, what in (("host", "NAME"), ("origin", "ORIGIN")):
         serve.add_argument(
             f"--allow-{name}",
@@ -117,6 +118,11 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             default=[],
             help=f"a {name} besides this machine's own",
         )
+    token = commands.add_parser("token", help="make a bearer token for serve --auth")
+    token.add_argument("subject", metavar="SUBJECT", help="whose it is: quotas and logs name it")
+    token.add_argument("--group", metavar="NAME", action="append", default=[], help="a group of the subject's")
+    token.add_argument("--days", type=int, default=90, metavar="N", help="until it expires; 0: never (default 90)")
+    token.add_argument("--file", metavar="FILE", help="add it to the file of serve --auth")
     pin = commands.add_parser("pin", help="review what a server lists, and write it down")
     pin.add_argument("name", metavar="NAME", help="a registered server")
     pin.add_argument("-y", "--yes", action="store_true", help="write it without asking")

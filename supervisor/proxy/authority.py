@@ -86,7 +86,7 @@ class Authority:
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._paces: OrderedDict[str, Pace] = OrderedDict()
         self._changes = 0
-        self._ended = False
+        self.ended = False
 
     def start(self) -> None:
         """From now on the running loop reads."""
@@ -95,9 +95,9 @@ class Authority:
 
     def close(self) -> None:
         """Hang up; the authenticator ends."""
-        if not self._ended:
+        if not self.ended:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        self._ended = True
+        self.ended = True
         self._socket.close()
 
     async def principal(self, headers: Headers, client: str, path: str) -> Principal:
@@ -138,7 +138,7 @@ class Authority:
         """Ask, once for everybody who came with the same token."""
         asking = self._asking.get(key)
         if asking is None:
-            if self._ended or len(self._asked) >= MAX_ASKED:
+            if self.ended or len(self._asked) >= MAX_ASKED:
                 raise Denied(503, "tokens cannot be checked at present", (b"retry-after", b"1"))
             asking = asyncio.ensure_future(self._question(token))
             self._asking[key] = asking
@@ -197,7 +197,7 @@ class Authority:
 
     def _lost(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        self._ended = True
+        self.ended = True
         self._known.clear()
         for future in self._asked.values():
             if not future.done():

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from supervisor.proxy import envelope, eras, http_headers, message
+from supervisor.proxy.authority import Denied
 from supervisor.proxy.conversation import Conversation
 from supervisor.proxy.gateway import Gateway
 from supervisor.proxy.http_answers import Reply, plain, stream_answer
@@ -33,26 +34,27 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Denied(Exception):
-    """A request without the right to be here: status, text, and what WWW-Authenticate says."""
-
-    def __init__(self, status: int, said: str, challenge: str = "") -> None:
-        super().__init__(said)
-        self.status, self.said, self.challenge = status, said, challenge
-
-
 class Authority(Protocol):
-    """Who a request is from; Denied when that cannot be told."""
+    """Who a request is from; Denied when that cannot be told. `page`: what everybody may read at a path, if any."""
 
-    def principal(self, headers: Headers, client: str) -> Principal: ...
+    ended: bool
+
+    async def principal(self, headers: Headers, client: str, path: str) -> Principal: ...
+    def page(self, path: str) -> bytes | None: ...
 
 
 class Anybody:
     """No authentication: who reaches a loopback or Unix socket. The kernel names the user of a Unix socket."""
 
-    def principal(self, headers: Headers, client: str) -> Principal:
+    ended = False
+
+    async def principal(self, headers: Headers, client: str, path: str) -> Principal:
         """The local user."""
         return Principal(client if client.startswith("uid:") else "local")
+
+    def page(self, path: str) -> bytes | None:
+        """Nothing: there is nobody to get a token from."""
+        return None
 
 
 class Front:
@@ -80,28 +82,31 @@ class Front:
             headers.setdefault(name, []).append(value)
         client = scope["client"][0] if scope["client"] else ""
         reply = Reply(receive, send)
+        path, method = scope["path"], scope["method"]
         if refused := self.visitors.refused(headers, local=client.startswith("uid:")):
             await plain(reply, 403, refused)
-            return
-        if scope["path"] in self.pages and scope["method"] == "GET":
-            kind, text = self.pages[scope["path"]]
-            await reply.whole(200, text(), kind)
-            return
-        found = _PATH.fullmatch(scope["path"])
-        if found is None:
+        elif method == "GET" and (page := self.authority.page(path)) is not None:
+            await reply.whole(200, page)
+        elif (found := _PATH.fullmatch(path)) is None and (path not in self.pages or method != "GET"):
             await plain(reply, 404, "there is /mcp, and /servers/NAME/mcp for each server")
-            return
+        else:
+            await self._visited(scope, headers, client, reply, found[1] if found else None)
+
+    async def _visited(self, scope: Scope, headers: Headers, client: str, reply: Reply, only: str | None) -> None:
+        """Something that is there; not for everybody."""
+        path = scope["path"]
         try:
-            principal = self.authority.principal(headers, client)
+            who = await self.authority.principal(headers, client, path)
         except Denied as denied:
-            more = [(b"www-authenticate", denied.challenge.encode())] if denied.challenge else []
-            await plain(reply, denied.status, denied.said, more)
+            await plain(reply, denied.status, denied.said, [*denied.headers])
             return
-        only = found[1]
-        if only is not None and not self.gateway.knows(principal, only):
+        if path in self.pages:
+            kind, text = self.pages[path]
+            await reply.whole(200, text(), kind)
+        elif only is not None and not self.gateway.knows(who, only):
             await plain(reply, 404, f'there is no server "{only}" here')
-            return
-        await self._route(scope["method"], headers, reply, principal, only)
+        else:
+            await self._route(scope["method"], headers, reply, who, only)
 
     async def _route(self, method: str, headers: Headers, reply: Reply, who: Principal, only: str | None) -> None:
         if method == "POST":

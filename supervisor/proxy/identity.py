@@ -17,6 +17,15 @@ from supervisor.sandbox import syscalls
 ACCOUNT = "supervisor-proxy"
 
 
+def account(pid: int) -> tuple[int, int]:
+    """Whom a process that root started becomes: uid and gid."""
+    try:
+        user = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return syscalls.FIRST_UID + pid, syscalls.FIRST_UID + pid
+    return user.pw_uid, user.pw_gid
+
+
 def drop() -> None:
     """Everything the proxy imports must have been imported before; SupervisorError when a step fails."""
     try:
@@ -38,11 +47,7 @@ def confine(program: str) -> None:
 
 def _drop() -> None:
     if os.geteuid() == 0:
-        try:
-            user = pwd.getpwnam(ACCOUNT)
-            uid, gid = user.pw_uid, user.pw_gid
-        except KeyError:
-            uid = gid = syscalls.FIRST_UID + os.getpid()
+        uid, gid = account(os.getpid())
         last = syscalls.last_capability()
         os.setgroups([])
         syscalls.drop_bounding(last)

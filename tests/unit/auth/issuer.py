@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -44,7 +45,15 @@ class Issuer:
 
     def publish(self) -> None:
         """Put the metadata and the present keys on the pages."""
-        about = {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+        about = {
+            "issuer": self.url,
+            "jwks_uri": f"{self.url}/keys",
+            "authorization_endpoint": f"{self.url}/authorize",
+            "token_endpoint": f"{self.url}/token",
+            "registration_endpoint": f"{self.url}/register",
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+        }
         self.pages["/.well-known/openid-configuration"] = 200, json.dumps(about).encode(), {}
         listed = [jwk(key, kid, algorithm) for kid, (key, algorithm) in self.keys.items()]
         self.pages["/keys"] = 200, json.dumps({"keys": listed}).encode(), {}
@@ -61,6 +70,14 @@ class Issuer:
         } | changes
         return {name: value for name, value in made.items() if value is not None}
 
+    def posted(self, path: str, body: bytes) -> object:
+        """What a client gets that registers, or comes for its token: one for the resource that it names."""
+        if path == "/register":
+            return json.loads(body) | {"client_id": "app"}
+        [resource] = parse_qs(body.decode())["resource"]
+        token = self.token(aud=resource, client_id="app")
+        return {"access_token": token, "token_type": "Bearer", "expires_in": 600, "scope": "mcp"}
+
     def token(self, kid: str = "k1", headers: dict[str, object] | None = None, **changes: object) -> str:
         """A token signed with one of the keys."""
         key, algorithm = self.keys[kid]
@@ -74,10 +91,18 @@ def running() -> Iterator[Issuer]:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             made.hits.append(self.path)
-            status, body, headers = made.pages.get(self.path, (404, b"", {}))
+            self._answer(*made.pages.get(self.path, (404, b"", {})))
+
+        def do_POST(self) -> None:
+            made.hits.append(self.path)
+            found = made.posted(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+            self._answer(201 if self.path == "/register" else 200, json.dumps(found).encode(), {})
+
+        def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from supervisor.proxy import http, http_server
-from supervisor.proxy.http import Denied
+from supervisor.proxy.authority import Denied
 from supervisor.proxy.http_headers import Headers, Visitors, once
 from supervisor.proxy.principal import Principal
 from tests.unit.proxy.stand import MODERN
@@ -278,11 +278,16 @@ def test_a_modern_client_that_hangs_up_has_its_call_cancelled_at_the_server() ->
 class Names:
     """A principal for each word in X-Who; nobody without one."""
 
-    def principal(self, headers: Headers, client: str) -> Principal:
+    ended = False
+
+    async def principal(self, headers: Headers, client: str, path: str) -> Principal:
         who = once(headers, b"x-who")
         if who is None:
-            raise Denied(401, "who are you?", 'Bearer realm="x"')
+            raise Denied(401, "who are you?", (b"www-authenticate", b'Bearer realm="x"'))
         return Principal(who)
+
+    def page(self, path: str) -> bytes | None:
+        return b"{}" if path == "/everybody" else None
 
 
 def test_without_a_right_to_be_here_there_is_a_challenge() -> None:
