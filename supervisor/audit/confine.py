@@ -19,6 +19,7 @@ from supervisor.sandbox import syscalls as sc
 # just below the range of the sessions, the proxies and the broker: never one of theirs
 LEDGER, SIGNER, READER = sc.FIRST_UID - 1, sc.FIRST_UID - 2, sc.FIRST_UID - 3
 
+_CAP_DAC_READ_SEARCH = 2
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8
 _TRUNCATE = 1 << 14
 _READ = _READ_FILE | _READ_DIR
@@ -86,16 +87,26 @@ def prepare(place: Place) -> None:
             os.close(fd)
 
 
-def become(uid: int) -> None:
-    """This identity if started by root, no capability, no core, no way to gain any. OSError when a step fails."""
+def become(uid: int, *, keep: int = 0) -> None:
+    """This identity if started by root, with the capabilities `keep` (a mask) and no way to gain any; no core.
+
+    OSError when a step fails: then nothing may be done.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
+        sc.prctl(sc.PR_SET_KEEPCAPS, 1 if keep else 0, 0, 0, 0)
         sc.drop_bounding(sc.last_capability())
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+        sc.keep_capabilities(keep)
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def become_reader() -> None:
+    """What parses a log runs as nobody: root's own look at it, and at a copy elsewhere, may read and do no more."""
+    become(READER, keep=1 << _CAP_DAC_READ_SEARCH)
 
 
 def alone() -> None:

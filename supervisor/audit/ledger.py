@@ -83,7 +83,7 @@ class Ledger:
         try:
             if self._log.is_full():
                 self._rotate()
-            return self._signing.problem or (_FULL if self._log.free() < self._log.rules.reserve else "")
+            return self._signing.problem or (_FULL if self._log.is_short() else "")
         except OSError as error:
             return error.strerror or str(error)
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -96,8 +97,8 @@ def _sync_folder(folder: Path) -> None:
 class Log:
     """One log, held by its lock. What it has to say itself (`note`) goes before the next line of a peer's."""
 
-    def __init__(self, folder: Path, rules: Rules) -> None:
-        self.folder, self.rules = folder, rules
+    def __init__(self, folder: Path, rules: Rules, clock: Callable[[], int] = now) -> None:
+        self.folder, self.rules, self._now = folder, rules, clock
         self._own = (os.getuid(), os.getpid())
         self._lines: list[bytes] = []
         # bytes that wait for `commit`
@@ -105,6 +106,8 @@ class Log:
         self._notes: list[tuple[str, dict[str, object]]] = []
         self._said = 0
         self._half_written = False
+        # when it was asked how much space there is beyond the reserve, and how big the segment was then
+        self._asked, self._room, self._size_then = 0.0, 0, 0
         existing = numbers(folder)
         if existing and not self._resume(existing):
             existing = existing[:-1]
@@ -174,7 +177,7 @@ class Log:
         """Start a segment with the line that says so, on disk before anything follows."""
         path = path_of(self.folder, number)
         body = chain.canonical({"log": self.name, "segment": number, "version": chain.VERSION})
-        began = now()
+        began = self._now()
         line, head = chain.make(self.head, began, chain.SEGMENT, self._own, body)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
@@ -206,7 +209,7 @@ class Log:
                 self._add(kind, self._own, chain.canonical(body))
 
     def _add(self, kind: str, who: tuple[int, int], body: bytes) -> None:
-        line, self.head = chain.make(self.head, now(), kind, who, body)
+        line, self.head = chain.make(self.head, self._now(), kind, who, body)
         self._lines.append(line)
         self.pending += len(line)
 
@@ -236,14 +239,21 @@ class Log:
         """Return when everything committed survives a loss of power."""
         os.fdatasync(self._fd)
 
-    def free(self) -> int:
-        """Bytes that the file system still has for us."""
-        state = os.fstatvfs(self._fd)
-        return state.f_bavail * state.f_frsize
+    def is_short(self) -> bool:
+        """Whether the file system has less than the reserve left; asked each second, or when much was written."""
+        moment = time.monotonic()
+        if moment > self._asked + 1 or self.size - self._size_then > self._room // 2:
+            state = os.fstatvfs(self._fd)
+            self._room = state.f_bavail * state.f_frsize - self.rules.reserve
+            self._asked, self._size_then = moment, self.size
+        return self._room < 0
 
     def is_full(self) -> bool:
         """Whether the segment should be followed by another."""
-        return self.size >= self.rules.segment_bytes or now() - self.began >= self.rules.segment_seconds * 1_000_000
+        return (
+            self.size >= self.rules.segment_bytes
+            or self._now() - self.began >= self.rules.segment_seconds * 1_000_000
+        )
 
     def rotate(self) -> None:
         """Start the next segment; only between `commit` and `append`."""

@@ -6,6 +6,7 @@ repaired; a log that is being written is judged by what it holds now.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from supervisor.audit import chain, keys, segments
+from supervisor.audit import chain, keys, read, segments
 from supervisor.audit import walk as walking
 from supervisor.audit.chain import Checkpoint, Head
 from supervisor.audit.confine import Place
@@ -86,6 +87,24 @@ def genuine(checkpoint: Checkpoint, trusted: Iterable[str]) -> str:
     except (InvalidSignature, ValueError):
         return "has a signature that is not that of its key: it was changed"
     return ""
+
+
+def head(folder: Path) -> int:
+    """The number of the last whole line of a log, 0 when there is none."""
+    seen = [each.line.seq for each in read.lines(folder, read.last(folder, 1)) if each.line]
+    return seen[-1] if seen else 0
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The last checkpoint that was stored beside the segments."""
+    path = folder / segments.CHECKPOINTS
+    last = None
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError, TypeError):
+                    last = chain.read_checkpoint(line)
+    return last
 
 
 def _lines(path: Path, walk: Walk) -> int:
