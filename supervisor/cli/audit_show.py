@@ -31,14 +31,10 @@ def _cut(text: str, most: int) -> str:
 def row(found: Found | Entry) -> tuple[str, ...]:
     """The columns of a call."""
     took = "" if found.microseconds is None else f"{found.microseconds / 1000:.1f}"
-    told = (
-        view.clock(found.time),
-        found.user,
-        found.server,
-        found.tool or found.method,
-        found.verdict,
-        found.status,
-    )
+    event = found.kind == "event"
+    what = found.reason if event else found.tool or found.method
+    status = "event" if event else found.status
+    told = (view.clock(found.time), found.user, found.server, what, found.verdict, status)
     return (*map(safe, told), took, safe(found.call))
 
 
@@ -81,7 +77,9 @@ def _told(found: Found, entries: list[Entry]) -> Iterator[tuple[str, str]]:
     yield "what", f"{found.method} {found.tool} of {found.server}"
     took = "" if found.microseconds is None else f", took {found.microseconds / 1000:.3f} ms"
     yield "when", f"{view.clock(found.time)}{took}"
-    yield "verdict", f"{found.verdict or '-'}" + (f" by {found.rule}" if found.rule else "")
+    if found.verdict:
+        reason = f" ({first.reason})" if first and first.reason else ""
+        yield "verdict", found.verdict + (f" by {found.rule}" if found.rule else "") + reason
     if arguments := view.at(body, "api", "request", "data"):
         yield "arguments", json.dumps(arguments)
     for name, path in (("digest", ("arguments", "value")), ("details", ("details",))):
@@ -109,13 +107,14 @@ def _source(body: dict[str, object]) -> str:
 
 def _ending(found: Found, entries: list[Entry]) -> Iterator[tuple[str, str]]:
     last = entries[-1] if entries else None
+    if found.kind == "event":
+        yield "event", found.reason
+        return
     if found.kind == "intent" and found.end_segment is None:
         if found.verdict != "deny":
             yield "outcome", "none was recorded: it is still under way, or its proxy was ended"
-        elif found.reason:
-            yield "reason", found.reason
         return
-    yield "outcome", found.status + (f": {found.reason}" if found.reason else "")
+    yield "outcome", found.status + (f": {last.reason}" if last and last.reason else "")
     response = view.at(last.body if last else {}, "unmapped", "response")
     if digest := view.text_at(response, "digest", "value"):
         yield "response", f"{view.number_at(response, 'bytes')} bytes, sha256 {digest}"
