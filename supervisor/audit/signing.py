@@ -20,7 +20,7 @@ from supervisor.audit.chain import Head
 from supervisor.audit.segments import Log
 from supervisor.errors import WireError
 
-PERIOD = 10.0
+_FIRST, PERIOD = 1.0, 10.0
 _LAST_SECONDS = 5.0
 _CODE = (
     "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.audit.signer import main; main(3, sys.argv[2])"
@@ -54,7 +54,7 @@ class Signing:
         self._known = False
         self._asked: Head | None = None
         self._signed = 0
-        self._next = time.monotonic() + PERIOD
+        self._next = time.monotonic() + _FIRST
         try:
             wire.send(self.socket, {"filter": filter_, "log": log.name})
         except OSError:
