@@ -27,7 +27,7 @@ from supervisor.audit.client import Client
 from supervisor.audit.confine import Place
 from supervisor.audit.cursors import START
 from supervisor.audit.query import Wanted
-from supervisor.audit.record import Answer, Call, Decision, Opened, Reached, Touched
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
 from supervisor.audit.segments import Log, Rules
 from tests.unit.audit import ledgers
 from tests.unit.audit.ledgers import Peer, Started
@@ -41,16 +41,15 @@ def calls(count: int) -> Iterator[tuple[bytes, bytes]]:
     """Intents and outcomes of many users, tools, files and hosts, the rare among the frequent."""
     dice = random.Random(1)  # noqa: S311 - the same log each time
     for number in range(count):
-        call = Call(
-            call=f"01J{number:012}",
+        context = Context(
             user=f"uid:{1000 + int(dice.expovariate(0.03)) % 400}",
             session=str(number // 500),
             client="claude-code 2.1",
             server=f"server{dice.randrange(20)}",
-            tool=f"tool{dice.randrange(60)}",
             profile="fs-readonly",
             spec="ab" * 32,
         )
+        call = Call(context, f"01J{number:012}", f"tool{dice.randrange(60)}")
         decision = Decision("deny" if dice.random() < 0.001 else "allow", "grants.toml:12")
         files = [Opened(f"/srv/data/{dice.randrange(2000)}/file{dice.randrange(50)}.txt") for _ in range(2)]
         hosts = [Reached(f"host{dice.randrange(3000)}.example", 443, 100, 900)]

@@ -17,8 +17,8 @@ LINE_LIMIT = 256 * 1024
 VERSION = 1
 # kinds that a peer may write, and those that are the ledger's own
 PEER_KINDS = ("intent", "outcome", "event")
-SEGMENT, RETIRED, TORN, DROPPED, GAP, UNSIGNED, CLOSED = (
-    "segment", "retired", "torn", "dropped", "gap", "unsigned", "closed",
+SEGMENT, RETIRED, KEPT, TORN, DROPPED, GAP, UNSIGNED, CLOSED = (
+    "segment", "retired", "kept", "torn", "dropped", "gap", "unsigned", "closed",
 )  # fmt: skip
 _LINE = re.compile(
     rb'\{"hash":"([0-9a-f]{64})","prev":"([0-9a-f]{64})","seq":([1-9][0-9]{0,17}),"time":([1-9][0-9]{0,17}),'
@@ -72,7 +72,8 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 def canonical(value: object) -> bytes:
     """The one spelling of a value. ValueError: a number that JSON lacks; RecursionError: too deep."""
-    return _encoder.encode(value).encode("ascii")
+    # DEL is no control character to JSON, and none that a line may hold
+    return _encoder.encode(value).replace("\x7f", "\\u007f").encode("ascii")
 
 
 def genesis(log: str) -> Head:

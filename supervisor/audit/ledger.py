@@ -89,8 +89,13 @@ class Ledger:
 
     def _rotate(self) -> None:
         self._log.rotate()
-        held = cursors.oldest(self._exports, self._log.name)
-        retired = self._log.retire(held)
+        try:
+            retired = self._log.retire(cursors.oldest(self._exports, self._log.name))
+        except SupervisorError as error:
+            # somebody has changed an old segment: everything stays as it is, for whoever looks into it
+            self._log.note(chain.KEPT, reason=str(error))
+            self._tell({"event": "kept", "reason": str(error)})
+            return
         if retired:
             self._tell({"event": "retired", "first": retired[0], "last": retired[-1]})
 

@@ -7,6 +7,7 @@ honest log look cut.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -67,9 +68,10 @@ class Signing:
         return max(0.0, self._next - time.monotonic())
 
     def ask(self, log: Log) -> None:
-        """Have the last line signed, if it is time. OSError when it cannot be put on disk."""
+        """Have the last line signed, if it is time; what cannot be put on disk now is signed later."""
         if self.due(log) == 0.0:
-            self._ask(log)
+            with contextlib.suppress(OSError):
+                self._ask(log)
 
     def _ask(self, log: Log) -> None:
         self._next = time.monotonic() + PERIOD

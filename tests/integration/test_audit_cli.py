@@ -15,7 +15,7 @@ import pytest
 
 from supervisor.audit import record
 from supervisor.audit.confine import Place
-from supervisor.audit.record import Answer, Call, Decision, Opened, Reached, Touched
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
 from supervisor.audit.segments import path_of
 from tests.escape.arena import Arena
 from tests.unit.audit import ledgers
@@ -23,7 +23,8 @@ from tests.unit.audit.ledgers import Started, started
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the ledger's own uid needs root")
 SUPERVISOR = Path(sys.executable).parent / "supervisor"
-CALL = Call("call-7", "uid:1000", "7", "claude", "files", "read_file", profile="fs-readonly", spec="ab" * 32)
+CONTEXT = Context("uid:1000", "7", "claude", "files", profile="fs-readonly", spec="ab" * 32)
+CALL = Call(CONTEXT, "call-7", "read_file")
 TOUCHED = Touched([Opened("/data/a.txt"), Opened("/etc/shadow", denied=True)], [Reached("example.com", 443, 5, 6)])
 
 
@@ -32,7 +33,7 @@ def ledger(place: Place) -> Iterator[Started]:
     with started(place) as made:
         peer = made.peer()
         for number in range(5):
-            call = Call(f"call-{number}", "uid:1001", "3", "other", "web", "fetch")
+            call = Call(Context("uid:1001", "3", "other", "web"), f"call-{number}", "fetch")
             peer.ask(body=record.intent(call, b'{"url":"https://example.com/"}'))
             peer.ask("outcome", body=record.outcome(call, 1000))
         peer.ask(
@@ -189,7 +190,7 @@ assert wire.receive(ledger.socket)[0]["event"] == "ready"
 ours, theirs = wire.pair()
 ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 wire.send(ledger.socket, {"req": "peer"}, [theirs.fileno()])
-call = record.Call("c", "uid:1", "1", "t", "files", "read_file")
+call = record.Call(record.Context("uid:1", "1", "t", "files"), "c", "read_file")
 ours.send(b'{"id":1,"kind":"intent","policy":"power","record":' + record.intent(call, b"{}") + b"}")
 assert ours.recv(999) == b'{"ok":[1]}'
 ours.close(); ledger.socket.close(); os.waitpid(ledger.pid, 0)

@@ -71,7 +71,7 @@ class Peer:
 
 def sample(call: str, kind: str = "intent") -> bytes:
     """A record of a call that read a file."""
-    about = record.Call(call=call, user="uid:1000", session="7", client="test 1", server="files", tool="read_file")
+    about = record.Call(record.Context("uid:1000", "7", "test 1", "files"), call, "read_file")
     return record.intent(about, b'{"path":"/data/a.txt"}') if kind == "intent" else record.outcome(about, 1500)
 
 

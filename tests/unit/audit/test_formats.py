@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from supervisor.audit import formats, read, record, schema
 from supervisor.audit.cursors import START
 from supervisor.audit.formats import Event, Item
-from supervisor.audit.record import Answer, Call, Decision
+from supervisor.audit.record import Answer, Call, Context, Decision
 from supervisor.audit.segments import Log, Rules
 from tests.unit.audit.test_record import EVERY
 
@@ -29,7 +29,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     log = Log(folder, Rules())
     for kind, name in (("intent", "intent"), ("intent", "denied"), ("outcome", "outcome"), ("event", "event")):
         log.append(kind, (1000, 42), EVERY[name])
-    evil = Call(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL)
+    evil = Call(Context(EVIL, EVIL, EVIL, EVIL), EVIL, EVIL)
     log.append("intent", (1000, 42), record.intent(evil, b"{}", Decision("deny", EVIL, EVIL)))
     log.append("outcome", (1000, 42), record.outcome(evil, 5, Answer("failed", 1, EVIL)))
     log.note("torn", bytes=5)

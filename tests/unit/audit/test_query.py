@@ -16,7 +16,7 @@ import pytest
 from supervisor.audit import index, query, record, verify
 from supervisor.audit.confine import Place
 from supervisor.audit.query import Found, Wanted
-from supervisor.audit.record import Answer, Call, Decision, Opened, Reached, Touched
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
 from supervisor.audit.segments import Log, Rules, numbers, path_of
 from supervisor.errors import ConfigError
 
@@ -46,7 +46,7 @@ def one(number: int) -> tuple[Call, bytes, bytes, dict[str, set[str]]]:
     user, tool, server = dice.choice(USERS), dice.choice(TOOLS), dice.choice(SERVERS)
     verdict = VERDICTS[dice.randrange(3)]
     path, host = f"/data/{dice.randrange(5)}/f{dice.randrange(9)}", f"h{dice.randrange(20)}.test"
-    call = Call(call=f"c{number}", user=user, session=str(number % 7), client="t", server=server, tool=tool)
+    call = Call(Context(user, str(number % 7), "t", server), f"c{number}", tool)
     intent = record.intent(call, json.dumps({"note": f"word{number % 11}"}).encode(), Decision(verdict, "r"))
     touched = Touched([Opened(path), Opened("/shared/x")], [Reached(host, 443)])
     outcome = record.outcome(call, number, Answer("ok", 0, f"said{number % 13}"), touched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from hashlib import sha256
 
 import jsonschema
@@ -12,22 +13,19 @@ import pytest
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from supervisor.audit import chain, record, schema
-from supervisor.audit.record import Answer, Call, Decision, Opened, Reached, Touched
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
 from supervisor.audit.redact import Redactor
 
 HEX = "ab" * 32
-CALL = Call(
-    call="c-1",
+CONTEXT = Context(
     user="uid:1000",
     session="12",
     client="claude-code 2.1",
     server="files",
-    tool="read_file",
     groups=("staff", "eng"),
     transport="http",
     address="127.0.0.1",
     port=4711,
-    activity=2,
     profile="fs-readonly",
     spec=HEX,
     image=f"sha256:{HEX}",
@@ -35,6 +33,7 @@ CALL = Call(
     posture="read back",
     accepted=("limits.memory",),
 )
+CALL = Call(CONTEXT, "c-1", "read_file", activity=2)
 TOUCHED = Touched(
     files=[Opened("/data/a"), Opened("/etc/shadow", "rw", denied=True)],
     hosts=[Reached("example.com", 443, 100, 2000), Reached("evil.test", 80, denied=True)],
@@ -46,7 +45,7 @@ EVERY = {
     "intent": record.intent(CALL, b'{"path":"/data/a"}', Decision("hold", "grants", "servers.toml:4")),
     "denied": record.intent(CALL, b"[1]", Decision("deny", "r", "no")),
     "outcome": record.outcome(CALL, 1234, Answer("failed", -32603, "it broke", b'{"x":1}', first=100), TOUCHED),
-    "least": record.outcome(Call("c", "", "", "", "", ""), 0),
+    "least": record.outcome(Call(Context("", "", "", ""), "c", ""), 0),
     "event": record.event(CALL, "approval.granted", {"by": "uid:0", "until": None}),
 }
 KINDS = {"denied": "intent", "least": "outcome"}
@@ -181,14 +180,14 @@ PLANTED = [
 
 @pytest.mark.parametrize("arguments", PLANTED)
 def test_a_secret_is_in_no_record_wherever_it_was(arguments: dict[str, object]) -> None:
-    redactor = Redactor(secrets={"API": SECRET})
+    call = CALL._replace(context=replace(CONTEXT, redactor=Redactor(secrets={"API": SECRET})))
     raw = msgspec.json.encode(arguments)
-    data = record.intent(CALL, raw, Decision("deny", "r", f"because of {SECRET}"), redactor)
-    data += record.outcome(CALL, 1, Answer("failed", 1, f"bad {SECRET}", raw, first=1000), redactor=redactor)
-    data += record.event(CALL, "x", {"why": SECRET}, redactor)
+    data = record.intent(call, raw, Decision("deny", "r", f"because of {SECRET}"))
+    data += record.outcome(call, 1, Answer("failed", 1, f"bad {SECRET}", raw, first=1000))
+    data += record.event(call, "x", {"why": SECRET})
     assert SECRET.encode() not in data
     assert b"[redacted: " in data
-    assert json.loads(record.intent(CALL, raw, redactor=redactor))["unmapped"]["redacted"] >= 1
+    assert json.loads(record.intent(call, raw))["unmapped"]["redacted"] >= 1
 
 
 @pytest.mark.parametrize(
@@ -211,11 +210,9 @@ def test_what_looks_like_a_secret_is_taken_out(text: str) -> None:
 
 def test_a_secret_is_known_where_it_is_cut_and_where_it_is_encoded() -> None:
     redactor = Redactor(secrets={"API": SECRET})
+    call = CALL._replace(context=replace(CONTEXT, redactor=redactor))
     answer = Answer(content=f"x{SECRET}".encode(), first=8)
-    assert (
-        json.loads(record.outcome(CALL, 1, answer, redactor=redactor))["unmapped"]["response"]["first"]
-        == "x[redact"
-    )
+    assert json.loads(record.outcome(call, 1, answer))["unmapped"]["response"]["first"] == "x[redact"
     encoded = "aHVudGVyMi1hbmQtbW9yZQ=="
     assert encoded not in redactor.text(f"basic-auth={encoded}")
     assert redactor.text("a hunter2 b") == "a hunter2 b"
