@@ -129,7 +129,7 @@ def _saying(text: str) -> _Term:
     return _Term(ids, (words,), condition, (words,), order="rowid")
 
 
-def _driver(database: sqlite3.Connection, terms: list[_Term]) -> _Term | None:
+def _driver(database: sqlite3.Connection, terms: list[_Term], *, streaming: bool) -> _Term | None:
     """The term that the fewest have; of those that many have, one that gives the newest first. None: go by time."""
     counts = [
         database.execute(f"SELECT count(*) FROM ({term.ids} LIMIT {_MANY})", term.values).fetchone()[0]
@@ -137,35 +137,50 @@ def _driver(database: sqlite3.Connection, terms: list[_Term]) -> _Term | None:
     ]
     ranked = sorted(zip(counts, terms, strict=True), key=lambda each: (each[0], not each[1].column))
     for count, term in ranked:
-        if count < _MANY or term.column or term.order:
+        if count < _MANY or term.column or (term.order and streaming):
             return term
     return None
-
-
-_SORTED = "SELECT DISTINCT id FROM ({}) ORDER BY id DESC"
 
 
 def search(database: sqlite3.Connection, wanted: Wanted, limit: int) -> list[Found]:
     """The newest calls that have all that is asked for; a limit of -1 is none."""
     terms = _terms(database, wanted)
-    driver = _driver(database, terms)
+    # rows of one log are in order of time; where several are, only the time tells
+    one_log = database.execute("SELECT count(*) FROM source").fetchone()[0] < 2
+    driver = _driver(database, terms, streaming=one_log)
     others = [term for term in terms if term is not driver]
     conditions = " AND ".join(["c.time BETWEEN ? AND ?", *(term.condition for term in others)])
     values = [wanted.since, wanted.until, *(value for term in others for value in term.conditional)]
+    if driver and driver.order and one_log:
+        return _stream(database, driver, (conditions, values), limit)
     if driver is None or driver.column:
         index = f"call_{driver.column}" if driver else "call_time"
         conditions = f"{driver.condition} AND {conditions}" if driver else conditions
         values = [*(driver.conditional if driver else ()), *values]
         query = f"SELECT c.* FROM call c INDEXED BY {index} WHERE {conditions} ORDER BY c.time DESC LIMIT ?"
     else:
-        # one log is in order of time; where several are, only time is
-        logs = database.execute("SELECT count(*) FROM source").fetchone()[0]
-        order = "d.id" if logs < 2 else "c.time"
-        ids = f"{driver.ids} ORDER BY {driver.order} DESC" if driver.order else _SORTED.format(driver.ids)
-        query = f"SELECT DISTINCT c.* FROM ({ids}) d CROSS JOIN call c ON c.id = d.id WHERE {conditions} "
-        query += f"ORDER BY {order} DESC LIMIT ?"
+        ids = f"SELECT DISTINCT id FROM ({driver.ids})"
+        query = f"SELECT c.* FROM ({ids}) d CROSS JOIN call c ON c.id = d.id WHERE {conditions} "
+        query += "ORDER BY c.time DESC LIMIT ?"
         values = [*driver.values, *values]
     return [Found(*row) for row in database.execute(query, (*values, limit))]
+
+
+def _stream(
+    database: sqlite3.Connection, driver: _Term, where: tuple[str, list[object]], limit: int
+) -> list[Found]:
+    """Ids newest first, until enough of them are found: SQLite itself would sort all of them before the first."""
+    row = f"SELECT c.* FROM call c WHERE c.id = ? AND {where[0]}"
+    found: list[Found] = []
+    last = 0
+    for (number,) in database.execute(f"{driver.ids} ORDER BY {driver.order} DESC", driver.values):
+        if len(found) == limit:
+            break
+        # intent and outcome of a call can both have it
+        if number != last:
+            found += [Found(*each) for each in database.execute(row, (number, *where[1]))]
+        last = number
+    return found
 
 
 def call(database: sqlite3.Connection, name: str) -> list[Found]:
