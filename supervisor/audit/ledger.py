@@ -12,9 +12,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
+from select import EPOLLIN, EPOLLOUT, epoll
 
 from supervisor import wire
 from supervisor.audit import chain, confine, cursors, schema, segments, signing
@@ -37,14 +37,15 @@ class Ledger:
     def __init__(self, control: socket.socket, log: Log, signing: Signing, exports: Path) -> None:
         self._control, self._log, self._signing, self._exports = control, log, signing, exports
         self._peers: set[Peer] = set()
-        self._selector = DefaultSelector()
+        self._epoll = epoll()
+        self._heard: dict[int, Peer | Callable[[], None]] = {}
         self._ends: float | None = None
         # since when nothing is taken (microseconds), why, and how many records were refused
         self._gap: tuple[int, str, int] | None = None
         control.setblocking(False)
-        self._selector.register(control, EVENT_READ, self._command)
+        self._watch(control, self._command)
         if not signing.gone:
-            self._selector.register(signing.socket, EVENT_READ, self._signed)
+            self._watch(signing.socket, self._signed)
 
     def serve(self) -> None:
         """Until the starter has hung up and no peer is left, or the grace is over."""
@@ -60,21 +61,30 @@ class Ledger:
             self._log.commit()
             self._signing.last(self._log)
 
-    def _wait(self) -> float | None:
+    def _watch(self, sock: socket.socket, whom: Peer | Callable[[], None]) -> None:
+        self._heard[sock.fileno()] = whom
+        self._epoll.register(sock.fileno(), EPOLLIN)
+
+    def _unwatch(self, sock: socket.socket) -> None:
+        del self._heard[sock.fileno()]
+        self._epoll.unregister(sock.fileno())
+
+    def _wait(self) -> float:
         ends = None if self._ends is None else max(0.0, self._ends - time.monotonic())
         due = self._signing.due(self._log)
-        return min((each for each in (ends, due) if each is not None), default=None)
+        return min((each for each in (ends, due) if each is not None), default=-1)
 
     def _turn(self) -> None:
-        ready = self._selector.select(self._wait())
+        ready = self._epoll.poll(self._wait())
         turn = Turn(self._log, self._room())
-        for key, events in ready:
-            if not isinstance(key.data, Peer):
-                key.data()
-            elif key.data in self._peers:
-                self._hear(key.data, events, turn)
+        for fd, _ in ready:
+            whom = self._heard.get(fd)
+            if isinstance(whom, Peer):
+                self._hear(whom, turn)
                 if self._log.pending > _BATCH:
                     self._write(turn)
+            elif whom:
+                whom()
         self._write(turn)
         self._signing.ask(self._log)
 
@@ -99,18 +109,19 @@ class Ledger:
         if retired:
             self._tell({"event": "retired", "first": retired[0], "last": retired[-1]})
 
-    def _hear(self, peer: Peer, events: int, turn: Turn) -> None:
+    def _hear(self, peer: Peer, turn: Turn) -> None:
         try:
-            if events & EVENT_WRITE:
+            if peer.waits:
                 peer.flush()
-                self._watch(peer)
-            if events & EVENT_READ and not peer.read(turn):
+                self._mind(peer)
+            elif not peer.read(turn):
                 self._forget(peer)
         except WireError as error:
             self._drop(peer, error)
 
-    def _watch(self, peer: Peer) -> None:
-        self._selector.modify(peer.socket, EVENT_WRITE if peer.waits else EVENT_READ, peer)
+    def _mind(self, peer: Peer) -> None:
+        """Wait for it to send, or to take what it has been sent."""
+        self._epoll.modify(peer.socket.fileno(), EPOLLOUT if peer.waits else EPOLLIN)
 
     def _drop(self, peer: Peer, error: WireError) -> None:
         uid, pid = peer.who
@@ -120,7 +131,7 @@ class Ledger:
 
     def _forget(self, peer: Peer) -> None:
         self._peers.discard(peer)
-        self._selector.unregister(peer.socket)
+        self._unwatch(peer.socket)
         peer.socket.close()
 
     def _write(self, turn: Turn) -> None:
@@ -163,7 +174,7 @@ class Ledger:
                 waited = peer.waits
                 peer.answer(message)
                 if peer.waits != waited:
-                    self._watch(peer)
+                    self._mind(peer)
 
     def _command(self) -> None:
         """The starter's word: a peer, or the end."""
@@ -174,14 +185,14 @@ class Ledger:
         except (ConnectionError, WireError):
             received = None
         if received is None:
-            self._selector.unregister(self._control)
+            self._unwatch(self._control)
             self._ends = time.monotonic() + _GRACE
             return
         message, fds = received
         if message == {"req": "peer"} and len(fds) == 1 and len(self._peers) < MOST_PEERS:
             peer = Peer(socket.socket(fileno=fds[0]))
             self._peers.add(peer)
-            self._selector.register(peer.socket, EVENT_READ, peer)
+            self._watch(peer.socket, peer)
             return
         for fd in fds:
             os.close(fd)
@@ -194,7 +205,7 @@ class Ledger:
         if trouble:
             self._tell({"event": "unsigned", "reason": trouble})
         if self._signing.gone:
-            self._selector.unregister(self._signing.socket)
+            self._unwatch(self._signing.socket)
 
     def _tell(self, event: wire.Message) -> None:
         """To the starter, if it listens: everything is in the log too."""
