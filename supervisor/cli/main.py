@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("check", help="what this host can and cannot enforce")
     check.add_argument("--json", action="store_true", help="print JSON")
+    commands.add_parser("image", help="images of servers: add, list, show, verify, sign, build, rm, gc")
     profile = commands.add_parser("profile", help="the profiles there are")
     profile.add_argument("action", choices=["list", "show", "diff"])
     profile.add_argument("name", nargs="?", help="for show and diff")
@@ -150,6 +151,12 @@ def _host(options: argparse.Namespace, _tail: list[str]) -> int:
     return table[options.command](options)
 
 
+def _image(arguments: list[str]) -> int:
+    from supervisor.cli import image
+
+    return image.main(arguments)
+
+
 _COMMANDS = {
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
@@ -170,6 +177,8 @@ def main() -> None:
             _end("supervisor: nothing follows --", 2)
     try:
         _standard_streams()
+        if arguments[:1] == ["image"] and not tail:
+            sys.exit(_flushed(_image(arguments[1:])))
         options = _parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")

@@ -2,7 +2,7 @@
 
 Runs in the fetcher, the verifier and the unpacker, as the first thing. Started by root they become a uid of their
 own; a user's stay the user. Then: no capability (or the one to read files, for images on this host's disk), no
-new privileges, no file but those named, no system call but those of the groups named. Nothing is optional.
+new privileges, no file but those named, and after that no system call but those of its filter. Nothing is optional.
 """
 
 from __future__ import annotations
@@ -10,32 +10,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from dataclasses import dataclass
 
 from supervisor.errors import Unenforceable
-from supervisor.profile import load, seccomp
 from supervisor.sandbox import syscalls as sc
 
 EXECUTE, WRITE, READ, LIST, REMOVE, MAKE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8
 TRUNCATE = 1 << 14
 _CAP_DAC_READ_SEARCH = 2
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A compiled system call filter, loaded last."""
-
-    program: bytes
-
-    def load(self) -> None:
-        """From now on only the calls of its groups."""
-        sc.load_seccomp(self.program)
-
-
-def prepare(*groups: str) -> Filter:
-    """Compile the filter while its files can still be read."""
-    found = seccomp.load_groups(load.share_folder("profiles") / "syscalls", groups)
-    return Filter(seccomp.compile_filter(found, write_execute=False))
 
 
 def drop(files: list[tuple[str, int]], *, own: int = -1, read_all: bool = False) -> None:

@@ -6,14 +6,14 @@ read. What it says is not believed: whoever started it hashes every file again. 
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - names are encoded with it when no file can be opened any more
+import codecs
 import os
 import resource
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from supervisor.errors import Refused, SupervisorError
-from supervisor.oci import confine, manifest, statement, worker
+from supervisor.oci import confine, manifest, worker
 from supervisor.oci.archive import DockerArchive, open_archive
 from supervisor.oci.client import Client, Endpoint
 from supervisor.oci.document import Reader, Table
@@ -24,6 +24,7 @@ from supervisor.oci.reference import repository
 from supervisor.oci.registry import Registry
 from supervisor.oci.source import Found, Source, fallback_tag
 
+codecs.lookup("idna")  # host names are encoded with it, when no file can be opened any more
 _RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf")
 _STAGING = confine.READ | confine.WRITE | confine.LIST | confine.MAKE | confine.REMOVE | confine.TRUNCATE
 
@@ -50,8 +51,8 @@ class Staging:
         """A small blob: a configuration, or what is signed."""
         if described.digest in self.documents:
             return
-        if described.size > statement.MAX_DOCUMENT:
-            raise Refused(f"{described.digest}: {described.size} bytes, larger than {statement.MAX_DOCUMENT}")
+        if described.size > manifest.MAX_DOCUMENT:
+            raise Refused(f"{described.digest}: {described.size} bytes, larger than {manifest.MAX_DOCUMENT}")
         self._count(described.size, described.digest)
         self.blob(source, described.digest, described.size)
         self.documents.append(described.digest)
@@ -75,7 +76,7 @@ class Staging:
         return os.open(digest.removeprefix("sha256:"), flags, 0o600, dir_fd=self._folder)
 
 
-def serve(question: Table) -> dict[str, object]:
+def serve(question: Table, confined: Callable[[], None]) -> dict[str, object]:
     """Phase one (no `blobs`): everything but the layers. Phase two: the layers, and where the tag points now."""
     asked = Reader(question, "the fetcher's question")
     limits = Download()
@@ -85,12 +86,11 @@ def serve(question: Table) -> dict[str, object]:
     endpoints = [_endpoint(each) for each in asked.each("endpoints", most=64)]
     client = Client({each.host: each for each in endpoints}, limits) if kind == "registry" else None
     paths = [each for each in (path, signatures) if each]
-    rules = confine.prepare("image-worker", *(["image-network"] if client else []))
     readable = [(each, confine.READ | (0 if os.path.isfile(each) else confine.LIST)) for each in paths]
     readable += [(each, confine.READ) for each in _RESOLVER] if client else []
     confine.drop([(f"/proc/self/fd/{staging}", _STAGING), *readable], own=staging, read_all=not client)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.bytes, limits.bytes))
-    rules.load()
+    confined()
     source: Source | Layout | DockerArchive
     if client:
         source = Registry(repository(asked.text("repository")), endpoints, client, limits)
@@ -177,16 +177,16 @@ def _signatures(source: Source, target: str, staging: Staging, limits: Download)
     found = source.tagged(fallback_tag(target, ".sig"))
     holders = [(found, 0)] if found else []
     for described in source.referrers(target)[: limits.signatures]:
-        if described.artifact_type in ("", statement.BUNDLE):
+        if described.artifact_type in ("", manifest.BUNDLE):
             holder = source.manifest(described.digest)
             holders += [(holder, 1)] if holder else []
     for holder, referrer in holders:
         read = manifest.read(holder.data, f"signature {holder.digest}", holder.media_type)
-        if isinstance(read, Index) or (referrer and read.artifact_type not in ("", statement.BUNDLE)):
+        if isinstance(read, Index) or (referrer and read.artifact_type not in ("", manifest.BUNDLE)):
             continue
         staging.keep(holder)
         for layer in read.layers[: limits.signatures]:
-            if layer.media_type in (statement.SIMPLE, statement.BUNDLE):
+            if layer.media_type in (manifest.SIMPLE, manifest.BUNDLE):
                 staging.document(source, layer)
         yield {"target": target, "manifest": holder.digest, "referrer": referrer}
 

@@ -7,6 +7,8 @@ the bundle.
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
 
@@ -27,15 +29,16 @@ except ImportError:
     _MISSING = "trust.toml has [identities]: pip install 'mcp-sandbox-supervisor[sigstore]'"
 else:
     _MISSING = ""
+codecs.lookup("utf-16be")  # canonical JSON sorts keys by it, when no file can be opened any more
 _PUBLIC = "https%3A%2F%2Ftuf-repo-cdn.sigstore.dev"
 
 
-def serve(question: Table) -> dict[str, object]:
+def serve(question: Table, confined: Callable[[], None]) -> dict[str, object]:
     """As the verifier's, with certificates."""
     if _MISSING:
         raise ConfigError(_MISSING)
     asked = Reader(question, "the verifier's question").one("trust")
-    return verifier.serve(question, Certificates(asked.text("trusted_root", "")))
+    return verifier.serve(question, confined, Certificates(asked.text("trusted_root", "")))
 
 
 class Certificates:

@@ -30,7 +30,10 @@ COMPRESSION = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
+SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MAX_MANIFEST = 4 << 20
+MAX_DOCUMENT = 4 << 20
 MAX_CONFIG = 4 << 20
 MAX_LAYERS = 128
 _MAX_CHILDREN = 256

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from supervisor.errors import Refused
 from supervisor.oci import keys
 from supervisor.oci.document import Reader, parse
+from supervisor.oci.manifest import BUNDLE, MAX_DOCUMENT, SIMPLE
 from supervisor.oci.reference import is_digest
 
-SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
+__all__ = ["BUNDLE", "MAX_DOCUMENT", "SIMPLE"]
+
 SIMPLE_TYPE = "cosign container image signature"
 SIGNATURE = "dev.cosignproject.cosign/signature"
 CERTIFICATE = "dev.sigstore.cosign/certificate"
-BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _BUNDLE_TOO = "application/vnd.dev.sigstore.bundle+json;version=0.3"
 IN_TOTO = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 SIGN = "https://sigstore.dev/cosign/sign/v1"
-MAX_DOCUMENT = 4 << 20
 _MAX_SUBJECTS = 1024
 
 

@@ -6,6 +6,7 @@ Runs as a one-shot worker. Its question names open descriptors only: the layers,
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from dataclasses import asdict
 
 from supervisor.oci import confine, unpack, worker
@@ -16,7 +17,7 @@ _PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 _MEMORY = 2 << 30
 
 
-def serve(question: Table) -> dict[str, object]:
+def serve(question: Table, confined: Callable[[], None]) -> dict[str, object]:
     """{layers: [{fd, digest, size, compression, diff_id}], output, limits} -> what went in."""
     asked = Reader(question, "the unpacker's question")
     layers = [
@@ -30,12 +31,11 @@ def serve(question: Table) -> dict[str, object]:
         for each in asked.each("layers", most=1000)
     ]
     limits = _limits(asked.one("limits"))
-    rules = confine.prepare("image-worker")
     programs = [(path, confine.READ | confine.LIST | confine.EXECUTE) for path in _PROGRAMS[:4]]
     confine.drop([*programs, (_PROGRAMS[4], confine.READ), ("/dev/null", confine.READ | confine.WRITE)])
     squash = unpack.start(asked.number("output"))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    rules.load()
+    confined()
     return asdict(unpack.fill(squash, layers, limits, worker.report))
 
 

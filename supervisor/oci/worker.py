@@ -6,6 +6,7 @@ before and after its power is given up. A worker ends with its parent, and with 
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 import supervisor
 from supervisor.errors import SupervisorError
 from supervisor.oci.document import Reader, Table, parse
+from supervisor.sandbox import syscalls
 
 Progress = Callable[[str], None]
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.oci import worker; worker.main(sys.argv[2])"
@@ -33,8 +35,11 @@ class Failed(SupervisorError):
         self.exit_status = status
 
 
-def ask(module: str, question: Table, *, fds: Sequence[int] = (), progress: Progress) -> Reader:
-    """Run a worker to its end. Failed with its own message; SupervisorError when it ended without an answer."""
+def ask(module: str, question: Table, program: bytes, *, fds: Sequence[int] = (), progress: Progress) -> Reader:
+    """Run a worker to its end; `program` is the system call filter that it puts itself under.
+
+    Failed with its own message; SupervisorError when it ended without an answer.
+    """
     root = str(Path(supervisor.__file__).resolve().parent.parent)
     with subprocess.Popen(
         [sys.executable, "-I", "-c", _CODE, root, module],
@@ -44,7 +49,7 @@ def ask(module: str, question: Table, *, fds: Sequence[int] = (), progress: Prog
         env={"LC_ALL": "C.UTF-8", "PYDANTIC_DISABLE_PLUGINS": "1"},
     ) as process:
         try:
-            return _converse(process, module, question, progress)
+            return _converse(process, module, {**question, "filter": base64.b64encode(program).decode()}, progress)
         finally:
             process.kill()
 
@@ -85,7 +90,10 @@ def report(text: str) -> None:
 
 
 def main(module: str) -> None:
-    """The worker's side: `supervisor.oci.MODULE.serve(question)` does the rest."""
+    """The worker's side: `supervisor.oci.MODULE.serve(question, confined)` does the rest.
+
+    It drops its power, then calls `confined`, which leaves it the calls of its filter, and only then reads on.
+    """
     if module not in MODULES:
         raise ValueError(module)
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -94,7 +102,9 @@ def main(module: str) -> None:
     question = sys.stdin.buffer.read()
     if question:
         try:
-            say("answer", serve(json.loads(question)))
+            asked = json.loads(question)
+            program = base64.b64decode(asked.pop("filter"), validate=True)
+            say("answer", serve(asked, lambda: syscalls.load_seccomp(program)))
         except SupervisorError as error:
             say("error", {"status": error.exit_status, "message": str(error)})
         except MemoryError:
