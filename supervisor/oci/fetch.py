@@ -88,7 +88,7 @@ def serve(question: Table, confined: Callable[[], None]) -> dict[str, object]:
     paths = [each for each in (path, signatures) if each]
     readable = [(each, confine.READ | (0 if os.path.isfile(each) else confine.LIST)) for each in paths]
     readable += [(each, confine.READ) for each in _RESOLVER] if client else []
-    confine.drop([(f"/proc/self/fd/{staging}", _STAGING), *readable], own=staging, read_all=not client)
+    confine.drop([(f"/proc/self/fd/{staging}", _STAGING), *readable], own=staging, read_all=bool(paths))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.bytes, limits.bytes))
     confined()
     source: Source | Layout | DockerArchive

@@ -8,11 +8,14 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import ssl
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 
 NAME, PASSWORD = "reader", "open sesame"
@@ -46,12 +49,47 @@ class Registry:
     def registries(self) -> str:
         return f'[registry."{self.host}"]\nca = "{self.folder}/cert.pem"\n'
 
+    def put(self, layout: Path, digest: str, tag: str, repository: str = "team/server") -> None:
+        """Put a manifest of a layout with all it needs, as any client does; this skopeo knows no artifacts."""
+        data = (layout / "blobs/sha256" / digest[7:]).read_bytes()
+        document = json.loads(data)
+        for each in _blob_references(document):
+            if "manifests" in document:
+                self.put(layout, each, each, repository)
+                continue
+            place = self._send("POST", f"{repository}/blobs/uploads/", b"", "").headers["Location"]
+            joined = "&" if "?" in place else "?"
+            body = (layout / "blobs/sha256" / each[7:]).read_bytes()
+            self._send("PUT", f"{place}{joined}digest={each}", body, "application/octet-stream")
+        self._send("PUT", f"{repository}/manifests/{tag}", data, str(document["mediaType"]))
+
+    def _send(self, method: str, place: str, body: bytes, kind: str) -> HTTPResponse:
+        auth = json.loads(self.authfile)["auths"][self.host]["auth"]
+        url = place if place.startswith("https:") else f"https://{self.host}/v2/{place}"
+        headers = {"Authorization": f"Basic {auth}", "Content-Type": kind}
+        request = urllib.request.Request(url, body, headers, method=method)
+        context = ssl.create_default_context(cafile=str(self.folder / "cert.pem"))
+        answer: HTTPResponse = urllib.request.urlopen(request, context=context, timeout=20)
+        answer.read()
+        return answer
+
     def push(self, layout: Path, tag: str, repository: str = "team/server") -> None:
         """Copy what has this tag in an OCI layout, as it is."""
         target = f"docker://{self.host}/{repository}:{tag}"
         argv = ["skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--dest-creds", f"{NAME}:{PASSWORD}"]
         argv += ["--dest-cert-dir", str(self.folder / "certs"), f"oci:{layout}:{tag}", target]
         subprocess.run(argv, check=True, capture_output=True, timeout=60)
+
+
+def _blob_references(document: dict[str, object]) -> list[str]:
+    """The digests of what a manifest or an index needs to be there first."""
+    entries = [document.get("config"), *_list(document, "layers"), *_list(document, "manifests")]
+    return [str(each["digest"]) for each in entries if isinstance(each, dict)]
+
+
+def _list(document: dict[str, object], key: str) -> list[object]:
+    value = document.get(key, [])
+    return value if isinstance(value, list) else []
 
 
 def _certificate(folder: Path) -> None:

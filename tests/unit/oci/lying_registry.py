@@ -85,7 +85,11 @@ def serve(made: making.Image, lies: dict[str, Answer] | None = None) -> Iterator
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that was killed; whoever killed it knows."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         registry.port = server.server_port
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
