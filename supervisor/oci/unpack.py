@@ -28,20 +28,8 @@ OPTIONS: tuple[str, ...] = ("-tar", "-noappend", "-no-progress", "-quiet", "-no-
 # The first line of input is the youngest time in the image: mksquashfs clamps its own clock to SOURCE_DATE_EPOCH.
 # It would stand in the root folder otherwise, because -root-time has no effect on a tar (4.5): two images from one.
 LAUNCH = 'read -r SOURCE_DATE_EPOCH && export SOURCE_DATE_EPOCH && exec "$0" "$@"'
-OPTIONS += (
-    "-root-mode",
-    "0555",
-    "-root-uid",
-    "0",
-    "-root-gid",
-    "0",
-    "-comp",
-    "zstd",
-    "-Xcompression-level",
-    "3",
-    "-mem",
-    "256M",
-)
+# -all-root, because the root folder belongs to whoever runs it otherwise (-root-uid has no effect either)
+OPTIONS += ("-root-mode", "0555", "-all-root", "-comp", "zstd", "-Xcompression-level", "3", "-mem", "256M")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,11 @@ OTHER = making.image([making.files({"other": b"other\n"})])
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[image_registry.Registry]:
-    with image_registry.running(tmp_path_factory.mktemp("registry")) as running:
+    # not below pytest's folder, which is closed to the ordinary user
+    with (
+        tempfile.TemporaryDirectory(prefix="svtest-", dir="/var/tmp") as folder,
+        image_registry.running(Path(folder)) as running,
+    ):
         name = f"{running.host}/team/server"
         layout = making.layout(tmp_path_factory.mktemp("image") / "layout", MADE)
         making.signed(layout, MADE, KEY, name)
@@ -38,8 +43,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[image_registr
         referrers = Layout(Folder(str(layout))).tagged(fallback_tag(MADE.digest))
         assert referrers is not None
         running.put(layout, referrers.digest, fallback_tag(MADE.digest))
-        for parent in running.folder.parents[:2]:
-            parent.chmod(0o755)
         yield running
 
 
