@@ -23,7 +23,8 @@ from supervisor.oci.store import Candidate, Contents, Layer, Record, Run, Stagin
 from supervisor.profile import load, seccomp
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_MAX_DOCUMENTS = 4096
+_MAX_DOCUMENTS = 1024
+_MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,21 @@ def add(
     """The whole way; `accept` is shown the digest before anything is verified, and may raise."""
     with store.staging() as staging:
         question = _source(wanted, staging)
-        found = worker.ask("fetch", question, _filter(wanted.kind), fds=[staging.fd], progress=progress)
+        found = worker.ask("fetch", question, worker_filter(wanted.kind), fds=[staging.fd], progress=progress)
         digest = found.text("digest")
         if not is_digest(digest):
             raise SupervisorError("the image fetcher named no digest")
         accept(digest)
         progress("verifying")
         documents = found.texts("documents", most=_MAX_DOCUMENTS)
-        contents = {each: staging.read(each, MAX_DOCUMENT) for each in documents}
+        contents: dict[str, bytes] = {}
+        for each in documents:
+            contents[each] = staging.read(each, MAX_DOCUMENT)
+            if sum(map(len, contents.values())) > _MAX_BYTES:
+                raise Refused(f"{wanted.reference}: manifests and signatures of more than {_MAX_BYTES} bytes")
         candidates = tuple(Candidate.model_validate(each.table) for each in found.each("candidates", most=1000))
         asked = _Asked(wanted, digest, found.text("media_type"), contents, candidates)
-        verdict = worker.ask(policy.worker, asked.question(policy), _filter(), progress=progress)
+        verdict = worker.ask(policy.worker, asked.question(policy), worker_filter(), progress=progress)
         layers = tuple(Layer.model_validate(each.table) for each in verdict.each("layers", most=1000))
         _bring(store, staging, question, layers, wanted=wanted, digest=digest, progress=progress)
         sealed, size, made = _unpack(store, staging, layers, progress)
@@ -87,7 +92,7 @@ def add(
         return record
 
 
-def _filter(kind: str = "") -> bytes:
+def worker_filter(kind: str = "") -> bytes:
     """The system calls of a worker: what is open already, and for a registry the network."""
     groups = ("image-worker", "image-network") if kind == "registry" else ("image-worker",)
     found = seccomp.load_groups(load.share_folder("profiles") / "syscalls", groups)
@@ -125,7 +130,7 @@ def _bring(
         return
     blobs: list[Value] = [{"digest": each, "size": size} for each, size in missing.items()]
     again = worker.ask(
-        "fetch", {**question, "blobs": blobs}, _filter(wanted.kind), fds=[staging.fd], progress=progress
+        "fetch", {**question, "blobs": blobs}, worker_filter(wanted.kind), fds=[staging.fd], progress=progress
     )
     if wanted.reference.tag and (now := again.text("digest")) and now != digest:
         raise Refused(
@@ -146,7 +151,7 @@ def _unpack(
             opened.append(store.open(layer.digest) if store.has(layer.digest) else staging.open(layer.digest))
             question.append({"fd": opened[-1], **layer.model_dump()})
         asked: Table = {"layers": question, "output": memory, "limits": {}}
-        made = worker.ask("unpacker", asked, _filter(), fds=[*opened, memory], progress=progress)
+        made = worker.ask("unpacker", asked, worker_filter(), fds=[*opened, memory], progress=progress)
         contents = Contents.model_validate(made.table)
         digest = seal.seal(memory)
         size = os.fstat(memory).st_size
@@ -228,7 +233,7 @@ def verify(store: Store, record: Record, policy: Policy, progress: worker.Progre
     progress("verifying")
     wanted = Wanted(Reference(repository(record.name), record.digest, record.tag), platform=record.platform)
     asked = _Asked(wanted, record.digest, record.media_type, contents, record.candidates)
-    verdict = worker.ask(policy.worker, asked.question(policy), _filter(), progress=progress)
+    verdict = worker.ask(policy.worker, asked.question(policy), worker_filter(), progress=progress)
     layers = tuple(Layer.model_validate(each.table) for each in verdict.each("layers", most=1000))
     if layers != record.layers or verdict.text("manifest") != record.manifest:
         raise Refused(f"{record.reference}: its record names other layers than its manifest; add it again")
