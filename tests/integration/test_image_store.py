@@ -64,6 +64,7 @@ def listed(place: Bench) -> list[dict[str, object]]:
     return found
 
 
+@as_root
 def test_the_store_is_the_caller_s_alone_and_its_file_system_seals(place: Bench) -> None:
     signed_layout(place, MADE, KEY)
     record = add(place)
@@ -133,6 +134,7 @@ def test_a_signature_by_the_command_line_counts_in_both_forms(place: Bench) -> N
             place.own(making.layout(path, MADE))
 
 
+@pytest.mark.parametrize("caller", ["user"], indirect=True)
 def test_a_certificate_counts_for_a_confined_verifier_too(place: Bench) -> None:
     own = Sigstore()
     path = making.layout(place.folder / "layout", MADE)
@@ -148,7 +150,7 @@ def test_a_certificate_counts_for_a_confined_verifier_too(place: Bench) -> None:
     assert add(place).signers == ("ci",)
 
 
-@pytest.mark.parametrize("name", ["through a symbolic link", "something after the end"])
+@pytest.mark.parametrize("name", ["through a symbolic link"])
 def test_a_hostile_image_is_refused_though_it_is_signed_and_leaves_nothing(place: Bench, name: str) -> None:
     layers, said = HOSTILE[name]
     signed_layout(place, making.image(layers), KEY)
@@ -200,10 +202,7 @@ def test_what_is_typed_wrong_is_told_with_what_to_write(place: Bench) -> None:
     source = f"oci:{place.folder}/layout"
     place.refused("say which repository it stands for", 2, "add", source)
     place.refused("write the registry too", 2, "add", "server:1.0")
-    place.refused("no tag is taken for granted", 2, "add", NAME)
     place.refused("name a SOURCE, or give --locked", 2, "add")
-    place.refused("has a name of its own", 2, "add", f"{NAME}:1", "--as", NAME)
-    place.refused("the store has 0 images of this name", 2, "show", NAME)
     place.refused("supervisor image add", 2, "rm", f"{NAME}@{MADE.digest}")
     place.refused(f"{NAME}:2.0 is not there", 1, "add", f"{source}:2.0", "--as", NAME)
     elsewhere = ("--as", NAME, "--platform", "linux/s390x")
