@@ -90,6 +90,7 @@ def test_through_the_gateway_every_check_is_the_same(
 
 
 @ALL
+@pytest.mark.parametrize("gateway", ["root"], indirect=True)
 def test_a_client_of_one_era_uses_a_server_of_the_other(
     suite: Suite, gateway: Gateway, servers: Path, tmp_path: Path
 ) -> None:
