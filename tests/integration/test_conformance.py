@@ -16,8 +16,18 @@ from tests.integration.gateway import Gateway, conformance_entries, serving
 
 ALL = pytest.mark.parametrize("suite", SUITES, ids=str)
 Runs = dict[str, Results]
-# What no bridge between the eras can pass: the old era's servers give their questions no names, and these want one.
-BEYOND = {"input-required-result-basic-elicitation", "input-required-result-ignore-extra-params"}
+# A call's stream is closed early by the server that answers on it, if at all; a server on stdio knows of no stream.
+POLLED = [("server-sse-polling", "server-sse-disconnect-resume")]
+# What no bridge from a modern client to a server of the old era can pass.
+BEYOND = (
+    # such a server gives its questions no names, and these want one
+    "input-required-result-basic-elicitation: ",
+    "input-required-result-ignore-extra-params: ",
+    # it asks one question after the other, and each is passed on when it comes
+    "input-required-result-multiple-input-requests: sep-2322-multiple-inputs-incomplete ",
+    # it is told once what its client can do: for other abilities another process starts, and 600 ms are all it has
+    "server-stateless: sep-2575-http-server-no-independent-requests-on-stream ",
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +85,17 @@ def test_through_the_gateway_every_check_is_the_same(
     results = run(suite, gateway.only("conformance"), servers, tmp_path / "results")
     assert not results.failed, "\n".join(results.failed)
     assert (results.passed, len(results.scenarios)) == (suite.scenarios, suite.scenarios)
-    found = differences(direct[suite.name], results)
+    found = differences(direct[suite.name], results, allowed=POLLED)
     assert not found, "\n".join(found)
 
 
 @ALL
+@pytest.mark.parametrize("gateway", ["root"], indirect=True)
 def test_a_client_of_one_era_uses_a_server_of_the_other(
     suite: Suite, gateway: Gateway, servers: Path, tmp_path: Path
 ) -> None:
     other = "old" if suite.name == "0.2-modern" else "new"
     results = run(suite, gateway.only(other), servers, tmp_path / "results")
     assert len(results.scenarios) == suite.scenarios
-    found = [line for line in results.failed if line.split(":")[0] not in BEYOND]
+    found = [line for line in results.failed if not line.startswith(BEYOND)]
     assert not found, "\n".join(found)
