@@ -130,6 +130,9 @@ def _suggest(row: Row, machine: Machine, missing: list[str]) -> None:
 def _edited(options: argparse.Namespace, file: File, rows: list[Row]) -> tuple[str, list[Place]]:
     """The file's text with every row that is taken replaced, and its places."""
     own, config = client_file.own_command(), _config(options)
+    for each in (*own, *config):
+        if not clients.encodable(each):
+            raise ConfigError(f"{each!r} is not UTF-8, and no client's file can name it")
     places: list[Place] = []
     splices: list[jsonc.Splice] = []
     for table in client_file.tables(file, entry.home()):

@@ -44,6 +44,8 @@ class File:
 def load(written: str) -> File:
     """Read a client's file that this user may edit; a link is followed."""
     path = os.path.realpath(written)
+    if not clients.encodable(path):
+        raise ConfigError(f"{path!r}: its name is not UTF-8")
     info = os.stat(path)
     if not stat.S_ISREG(info.st_mode):
         raise ConfigError(f"{path}: not a regular file")

@@ -76,7 +76,7 @@ class Endpoint:
         await gateway.close()
         self._server.stop()
         await serving
-        return 1 if gateway.channel.lost or authority.ended else 0
+        return 1 if gateway.channel.broken or authority.ended else 0
 
     def _authority(self, ended: asyncio.Event) -> Authority | Anybody:
         from supervisor.proxy.authority import Authority

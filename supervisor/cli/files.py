@@ -17,16 +17,19 @@ NEW = ".supervisor-new"
 
 
 @contextlib.contextmanager
-def locked(folder: str, *, make: bool = True) -> Iterator[None]:
-    """Hold the folder against other commands of ours; it is made, for its owner alone, if there is none."""
-    if make:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+def locked(folder: str) -> Iterator[None]:
+    """Hold a folder against other commands of ours; it is made, and goes again if nothing came into it."""
+    made = not os.path.isdir(folder)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
+        if made:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
 
 def read(path: str, limit: int) -> bytes:

@@ -74,8 +74,8 @@ def _connected(options: argparse.Namespace) -> Iterator[socket.socket]:
         try:
             sock.connect(path)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise SupervisorError(f"{path}: no daemon that you administer answers there ({reason})") from None
+            reason = error.strerror or error
+            raise SupervisorError(f"{path}: {reason}; no daemon that you administer answers there") from None
         yield sock
 
 

@@ -94,6 +94,18 @@ def _clients(options: argparse.Namespace, tail: list[str]) -> int:
     return (adopt.adopt if options.command == "adopt" else release.release)(options, tail)
 
 
+def _audit(arguments: list[str]) -> int:
+    from supervisor.cli import audit
+
+    return audit.main(arguments)
+
+
+def _image(arguments: list[str]) -> int:
+    from supervisor.cli import image
+
+    return image.main(arguments)
+
+
 _COMMANDS = {
     **dict.fromkeys(("adopt", "release"), _clients),
     **dict.fromkeys(("add", "remove", "list", "start", "stop", "kill"), _servers),
@@ -119,6 +131,12 @@ def main() -> None:
             _end("supervisor: nothing follows --", 2)
     try:
         _standard_streams()
+        if arguments[:1] == ["audit"]:
+            if tail:
+                raise ConfigError("audit takes no command after --")
+            sys.exit(_flushed(_audit(arguments[1:])))
+        if arguments[:1] == ["image"] and not tail:
+            sys.exit(_flushed(_image(arguments[1:])))
         options = parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")

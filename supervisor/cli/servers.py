@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 
 from supervisor.cli import entry, files, host
 from supervisor.errors import ConfigError
@@ -31,7 +32,8 @@ def add(options: argparse.Namespace, command: list[str]) -> int:
     if options.json:
         print(json.dumps({"name": options.name, "file": path}))
     else:
-        print(f"{options.name} is registered in {path}; next, review what it lists: supervisor pin {options.name}")
+        words = ["supervisor", "pin", *(["--config", path] if options.config else []), options.name]
+        print(f"{options.name} is registered in {path}; next, review what it lists: {shlex.join(words)}")
     return 0
 
 
@@ -107,7 +109,7 @@ def _absolute(written_path: str, here: str) -> str:
 def remove(options: argparse.Namespace, _command: list[str]) -> int:
     """Forget a server, and what was pinned of it."""
     path = entry.catalog(options)
-    with files.locked(os.path.dirname(path), make=False):
+    with files.locked(os.path.dirname(path)):
         unregister(path, options.name)
     if options.json:
         print(json.dumps({"name": options.name, "file": path}))
@@ -142,7 +144,8 @@ def listing(options: argparse.Namespace, _command: list[str]) -> int:
         print(json.dumps(rows, indent=2))
     for row in [] if options.json else rows:
         pinned = "pinned" if row["pinned"] else "not pinned"
-        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {row['state']!s:10} {row['summary']}".rstrip())
+        state = "" if row["state"] == "registered" else row["state"]
+        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {state!s:8} {row['summary']}".rstrip())
     return 0
 
 

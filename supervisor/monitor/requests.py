@@ -121,7 +121,7 @@ class Monitor:
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
         shown = [
-            {"name": name, "profile": server.registered.entry.profile, "manifest": server.registered.digest}
+            {"name": name, "profile": server.plan.spec.profile, "manifest": server.registered.digest}
             for name, server in sorted(self.servers.items())
             if self._verdict(peer, name).outcome == "allow"
         ]

@@ -67,6 +67,11 @@ def explain(error: ValidationError) -> tuple[str, Path]:
 
 def read(path: str) -> Source:
     """Read and parse one file that only its owner (root or this user) can write."""
+    return parse(path, checked(path))
+
+
+def checked(path: str) -> bytes:
+    """The content of such a file, unparsed."""
     if "\0" in path:
         raise ConfigError(f"not a path: {path!r}")
     try:
@@ -84,7 +89,7 @@ def read(path: str) -> Source:
         os.close(fd)
     if len(data) > _LIMIT:
         raise ConfigError(f"{path}: larger than {_LIMIT} bytes")
-    return parse(path, data)
+    return data
 
 
 def parse(path: str, data: bytes) -> Source:

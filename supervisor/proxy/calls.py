@@ -20,35 +20,27 @@ if TYPE_CHECKING:
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.servers import Server
 
+# of one client, at a time
+MAX_CALLS = 4096
 _ROUNDS = 32
+# what one call may want to know at a time, and how many bytes may wait for its client with each answer
+_QUESTIONS, _LONGEST = 16, 4 << 20
 _INPUT = b'"input_required"'
 
 
 class Call(Waiter):
     """One request that waits for its answer. `name` is what the item is called here, for people."""
 
-    __slots__ = (
-        "answers",
-        "began",
-        "conversation",
-        "fields",
-        "instance",
-        "key",
-        "meta",
-        "method",
-        "modern",
-        "name",
-        "number",
-        "outcome",
-        "params",
-        "questions",
-        "rounds",
-        "server",
-        "spelling",
-        "state",
-        "token",
-        "touched",
-    )
+    name = ""
+    server: Server | None = None
+    instance: Instance | None = None
+    number = b""
+    token: msgspec.Raw | None = None
+    # what only a call between two eras has
+    rounds = 0
+    state = ""
+    outcome: Fields | None = None
+    answers: dict[str, msgspec.Raw]
 
     def __init__(
         self,
@@ -63,69 +55,77 @@ class Call(Waiter):
         self.conversation = conversation
         self.key = key
         self.fields = fields
-        self.spelling = fields["id"]
+        # nothing that stays refers to the whole message
+        self.spelling = fields["id"].copy()
         self.method = method
         self.params = params
         self.meta = meta
         self.modern = meta is not None and eras.VERSION in meta
-        self.name = ""
-        self.server: Server | None = None
-        self.instance: Instance | None = None
-        self.number = b""
-        self.token: msgspec.Raw | None = None
         self.began = self.touched = time.monotonic()
-        self.rounds = 0
-        self.state = ""
         self.questions: dict[str, tuple[msgspec.Raw, str, msgspec.Raw]] = {}
-        self.answers: dict[str, msgspec.Raw] = {}
-        self.outcome: Fields | None = None
 
     def aim(self, route: Route, member: str) -> None:
         """Send it to where an exposed name leads, under the name that the server knows."""
         self.server = route.server
         if route.name is not None:
             self.params[member] = route.name
-            self.fields["params"] = message.raw(self.params)
 
     def go(self, instance: Instance) -> None:
         """Send it to a process that is ready."""
         self.instance = instance
-        meta = self.meta
+        fields, params, meta = self.fields, self.params, self.meta
         if self.modern != instance.modern:
             meta = self._translated(instance, meta or {})
-        if meta is not None and (meta is not self.meta or "progressToken" in meta):
-            if "progressToken" in meta:
-                self.token = meta["progressToken"]
-                meta = meta | {"progressToken": msgspec.Raw(instance.next_id)}
-            params = self.params | {"_meta": message.raw(meta)}
+            params = params | {"_meta": message.raw(meta)}
             if not meta:
                 del params["_meta"]
-            self.fields["params"] = message.raw(params)
-        self.number = instance.send(self, self.fields)
+        if meta and (token := _token(meta)):
+            self.token = token
+            meta = meta | {"progressToken": msgspec.Raw(instance.next_id)}
+            params = params | {"_meta": message.raw(meta)}
+        if params or "params" in fields:
+            # also where nothing is rewritten: of two members with one name, the server must see the one that we saw
+            fields["params"] = message.raw(params)
+        self.number = instance.send(self, fields)
+        if self.modern or not instance.modern:
+            # it is not sent again: what it carries may be long, and its answer may take long
+            self.fields = self.params = {}
+            if self.meta is not None:
+                self._keep_meta(self.meta)
+
+    def _keep_meta(self, meta: Fields) -> None:
+        kept = (eras.CAPABILITIES, eras.LOG_LEVEL)
+        self.meta = {key: value.copy() for key, value in meta.items() if key in kept}
 
     def _translated(self, instance: Instance, meta: Fields) -> Fields:
         if self.modern:
             if level := message.text(meta.get(eras.LOG_LEVEL)):
-                instance.set_level(level)
+                instance.lower_level(level)
             return eras.stripped(meta)
         client = self.conversation.hello
-        return eras.stamped(meta, eras.MODERN[0], client.capabilities, client.client, self.conversation.level)
+        return eras.stamped(meta, eras.MODERN[0], client.capabilities, client.client, client.level)
 
     def answered(self, fields: Fields) -> None:
         """The server's answer."""
         if self.state:
-            self.outcome = fields  # the client is still busy with a question of the server's
+            self._keep(fields)  # the client is still busy with a question of the server's
             return
         instance = self.instance
-        if instance is not None and self.modern != instance.modern:
-            if instance.modern and "result" in fields and _INPUT in bytes(fields["result"]) and self._ask(fields):
+        if instance is not None:
+            instance.used = self.touched = time.monotonic()
+            if self.modern != instance.modern and "result" in fields and self._bridged(instance, fields):
                 return
-            if self.modern and "result" in fields:
-                fields["result"] = eras.completed(fields["result"], self.method, self._server_info())
         if self.server is not None and self.server.makes_tasks and "result" in fields:
             self._note_task(fields["result"])
         fields["id"] = self.spelling
         self.conversation.finish(self, message.line(fields), outcome=message.outcome(fields))
+
+    def _bridged(self, instance: Instance, fields: Fields) -> bool:
+        """Make a result one of the client's era; whether it is not for the client at all."""
+        if instance.modern:
+            return _INPUT in bytes(fields["result"]) and self._ask(fields)
+        fields["result"] = eras.completed(fields["result"], self.method, self._server_info())
+        return False
 
     def _note_task(self, result: msgspec.Raw) -> None:
         """A task is asked for by its id alone: remember who made it."""
@@ -144,9 +144,16 @@ class Call(Waiter):
         """There will be no answer; the client is told why."""
         if self.state:
             body = {"code": code, "message": reason}
-            self.outcome = {"jsonrpc": message.TWO, "id": self.spelling, "error": message.raw(body)}
+            self._keep({"jsonrpc": message.TWO, "id": self.spelling, "error": message.raw(body)})
             return
         self.conversation.finish(self, message.error(bytes(self.spelling), code, reason), outcome=str(code))
+
+    def _keep(self, fields: Fields) -> None:
+        """An answer that waits for its client to come back."""
+        if sum(len(bytes(each)) for each in fields.values()) > _LONGEST:
+            said = f"the answer is over {_LONGEST} bytes, and came before its client's"
+            fields = {"jsonrpc": message.TWO, "error": message.raw({"code": envelope.TOO_LONG, "message": said})}
+        self.outcome = fields
 
     def progressed(self, fields: Fields, params: Fields) -> None:
         """The server tells how far it is; under the client's own token."""
@@ -159,16 +166,15 @@ class Call(Waiter):
         """The server asks its client something during this call; whether that client can be asked."""
         self.touched = time.monotonic()
         if not self.modern:
-            return self.conversation.ask(instance, fields, method, self.key)
+            return self.conversation.questions.ask(instance, fields, method, self.key)
         capability = eras.ASKED.get(method)
         offered = message.fields((self.meta or {}).get(eras.CAPABILITIES, message.EMPTY)) or {}
+        params = fields.get("params", message.EMPTY)
         if capability is None or capability not in offered:
             return False
-        self.questions[f"{self.rounds}-{len(self.questions)}"] = (
-            fields["id"],
-            method,
-            fields.get("params", message.EMPTY),
-        )
+        if len(self.questions) >= _QUESTIONS or len(bytes(params)) > _LONGEST:
+            return False
+        self.questions[f"{self.rounds}-{len(self.questions)}"] = (fields["id"], method, params)
         if not self.state:
             self._park()
         return True
@@ -185,9 +191,10 @@ class Call(Waiter):
     def resume(self, retry: Call) -> None:
         """The client came back with answers: it is this call that goes on, under the new id."""
         self.conversation, self.key, self.spelling = retry.conversation, retry.key, retry.spelling
+        self.token = _token(retry.meta)
         self.began = self.touched = time.monotonic()
-        self.conversation.calls[self.key] = self
         self.state = ""
+        self.conversation.hold(self)
         given = message.fields(retry.params.get("inputResponses", message.EMPTY)) or {}
         for name in list(self.questions):
             if name in given and self.instance:
@@ -204,7 +211,6 @@ class Call(Waiter):
         result = message.fields(fields["result"]) or {}
         if message.text(result.get("resultType")) != "input_required":
             return False
-        wanted = message.fields(result.get("inputRequests", message.EMPTY)) or {}
         self.rounds += 1
         if self.rounds > _ROUNDS:
             self.lost(envelope.SERVER_ENDED, f"the server asked for input {_ROUNDS} times in one call")
@@ -213,38 +219,50 @@ class Call(Waiter):
             self.params["requestState"] = result["requestState"]
         else:
             self.params.pop("requestState", None)
-        self.answers = {}
-        for name, request in wanted.items():
+        wanted: dict[str, tuple[str, msgspec.Raw]] = {}
+        for name, request in (message.fields(result.get("inputRequests", message.EMPTY)) or {}).items():
             table = message.fields(request) or {}
             method = message.text(table.get("method")) or ""
-            params = table.get("params", message.EMPTY)
-            if not self.conversation.question(method, params, self.key, self._answer_for(name, wanted)):
-                self.lost(
-                    message.METHOD_NOT_FOUND, f"the server asks for {method}, which this client does not offer"
-                )
+            if method not in eras.ASKED or not self.conversation.questions.offers(method):
+                said = f"the server asks for {method[:200]}, which this client does not offer"
+                self.lost(message.METHOD_NOT_FOUND, said)
                 return True
-        if not wanted:
-            self._again()
+            wanted[name] = method, table.get("params", message.EMPTY)
+        self._put(wanted)
         return True
 
-    def _answer_for(self, name: str, wanted: Fields) -> eras.Answered:
+    def _put(self, wanted: dict[str, tuple[str, msgspec.Raw]]) -> None:
+        if len(wanted) > _QUESTIONS:
+            self.lost(envelope.TOO_MANY, f"the server asks {len(wanted)} questions at once; {_QUESTIONS} may be")
+            return
+        self.answers = {}
+        for name, (method, params) in wanted.items():
+            self.conversation.questions.put(method, params, self.key, self._answer_for(name, len(wanted)))
+        if not wanted:
+            self._again()
+
+    def _answer_for(self, name: str, wanted: int) -> eras.Answered:
         def answered(fields: Fields) -> None:
-            if self.conversation.calls.get(self.key) is not self:
-                return  # cancelled meanwhile
-            if "result" not in fields:
-                error = message.fields(fields.get("error", message.EMPTY)) or {}
-                self.lost(message.INVALID_PARAMS, f"the client refused: {message.text(error.get('message'))}")
+            if "result" in fields:
+                self.answers[name] = fields["result"]
+                if len(self.answers) == wanted:
+                    self._again()
                 return
-            self.answers[name] = fields["result"]
-            if len(self.answers) == len(wanted):
-                self._again()
+            error = message.fields(fields.get("error", message.EMPTY)) or {}
+            self.conversation.questions.drop(self.key)
+            self.lost(message.INVALID_PARAMS, f"the client refused: {message.text(error.get('message'))}")
 
         return answered
 
     def _again(self) -> None:
+        """Call with the answers: whichever process there is, because a modern one keeps nothing between calls."""
+        self.touched = time.monotonic()
         self.params["inputResponses"] = message.raw(self.answers)
-        self.fields["params"] = message.raw(self.params)
-        if self.instance and self.instance.ready:
-            self.go(self.instance)
-        else:
-            self.lost(envelope.SERVER_ENDED, "the server's session has ended while its client was asked")
+        if self.server is not None:
+            self.conversation.dispatch(self, self.server)
+
+
+def _token(meta: Fields | None) -> msgspec.Raw | None:
+    """The progress token in a `_meta`, of whatever type; null is none."""
+    token = (meta or {}).get("progressToken")
+    return None if token is None or bytes(token) == message.NULL else token.copy()

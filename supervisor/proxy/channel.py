@@ -6,8 +6,11 @@ Runs unprivileged. What the monitor answers is checked by `link`; here is only w
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
 import socket
+import time
 from collections.abc import Callable
 
 from supervisor import wire
@@ -15,6 +18,8 @@ from supervisor.errors import SupervisorError, WireError
 from supervisor.proxy import link
 from supervisor.proxy.link import Exited, Opened
 
+# seconds that the monitor may leave our requests unread, and between two attempts
+_PATIENCE, _PAUSE = 10.0, 0.005
 Answer = tuple[wire.Message, list[int]]
 
 
@@ -22,18 +27,20 @@ class Channel:
     """One connection to a monitor, greeted already.
 
     `ended` hears of each session's end, `refused` of what a session was not let reach, `reloaded` of a new
-    configuration, `gone` of the monitor's own end.
+    configuration, `lost` and then `gone` of the monitor's own end: one is for the gateway, one for its front.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._next = 1 << 20  # a blocking link on the same socket counts from 1
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._sending = asyncio.Lock()
         self.ended: Callable[[Exited], None] = lambda _: None
         self.refused: Callable[[int, str], None] = lambda *_: None
         self.reloaded: Callable[[], None] = lambda: None
+        self.lost: Callable[[], None] = lambda: None
         self.gone: Callable[[], None] = lambda: None
-        self.closed = self.lost = False
+        self.closed = self.broken = False
 
     def start(self) -> None:
         """From now on the running loop reads."""
@@ -48,10 +55,9 @@ class Channel:
         number = self._next
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            wire.send(self._socket, {"id": number, "req": req, **fields})
+            async with self._sending:  # in their order, and one at a time where there is no room
+                await self._send({"id": number, "req": req, **fields})
             answer, fds = await future
-        except (BlockingIOError, ConnectionError):
-            raise SupervisorError("the monitor does not read its connection") from None
         finally:
             self._waiting.pop(number, None)
         error = answer.get("error")
@@ -62,9 +68,28 @@ class Channel:
             raise WireError(f"{req}: an answer without a result")
         return found, fds
 
+    async def _send(self, request: wire.Message) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                wire.send(self._socket, request)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SupervisorError("the monitor does not read its connection") from None
+                await asyncio.sleep(_PAUSE)  # there is room for some hundred requests
+            except OSError as error:
+                raise SupervisorError(f"the monitor cannot be asked: {error.strerror or error}") from None
+            else:
+                return
+
     async def open(self, server: str) -> Opened:
         """Start a session."""
-        return link.opened(*await self.ask("open", server=server))
+        answer, fds = await self.ask("open", server=server)
+        try:
+            return link.opened(answer, fds)
+        except (KeyError, ValueError, WireError) as error:
+            _close(fds)
+            raise SupervisorError(f"open: the monitor's answer is malformed ({error})") from None
 
     async def close_session(self, session: int) -> None:
         """Ask for the end of a session; `ended` tells when it has come."""
@@ -80,6 +105,7 @@ class Channel:
         """Hang up; every session of this connection is killed."""
         if not self.closed:
             self.release()
+            self._give_up()
         self._socket.close()
 
     def _readable(self) -> None:
@@ -93,15 +119,25 @@ class Channel:
             self._lost()
             return
         said, fds = received
-        event = said.get("event")
-        if event is None:
+        if "event" not in said:
             self._answered(said, fds)
-        elif event == "exited":
-            self.ended(link.exited(said))
-        elif event == "refused":
-            self.refused(int(str(said["session"])), link.refusal(said))
-        elif event == "reloaded":
-            self.reloaded()
+            return
+        _close(fds)
+        try:
+            tell = self._news(said)
+        except (KeyError, ValueError):
+            self._lost()
+        else:
+            tell()
+
+    def _news(self, said: wire.Message) -> Callable[[], None]:
+        """Whom an event is for; KeyError or ValueError when it is malformed."""
+        event = said["event"]
+        if event == "exited":
+            return functools.partial(self.ended, link.exited(said))
+        if event == "refused":
+            return functools.partial(self.refused, int(str(said["session"])), link.refusal(said))
+        return self.reloaded if event == "reloaded" else lambda: None
 
     def _answered(self, said: wire.Message, fds: list[int]) -> None:
         number = said.get("id")
@@ -110,17 +146,26 @@ class Channel:
             future.set_result((said, fds))
             return
         # whoever asked has given up: a session that nobody knows of must not run on
-        for fd in fds:
-            os.close(fd)
+        _close(fds)
         answer = said.get("ok")
         if isinstance(answer, dict) and "session" in answer and not self.closed:
             self._next += 1
-            wire.send(self._socket, {"id": self._next, "req": "close", "session": int(str(answer["session"]))})
+            with contextlib.suppress(OSError):
+                wire.send(self._socket, {"id": self._next, "req": "close", "session": int(str(answer["session"]))})
 
     def _lost(self) -> None:
-        self.lost = True
+        self.broken = True
         self.release()
+        self._give_up()
+        self.lost()
+        self.gone()
+
+    def _give_up(self) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(SupervisorError("the monitor ended; its sessions were killed with it"))
-        self.gone()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -5,26 +5,30 @@ Runs unprivileged. What can be answered without a process is answered here; ever
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from supervisor.proxy import envelope, eras, local, message
-from supervisor.proxy.calls import Call
+from supervisor.proxy.calls import MAX_CALLS, Call
 from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.message import Fields
 from supervisor.proxy.principal import Principal
-from supervisor.proxy.servers import NOBODY, Key, Server, Unavailable
+from supervisor.proxy.questions import Questions
+from supervisor.proxy.servers import NOBODY, Key, Server, Unavailable, usable
 
 if TYPE_CHECKING:
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.gateway import Gateway
     from supervisor.proxy.listening import Listener
+    from supervisor.proxy.process import Process
 
-MAX_CALLS = 4096
-_BATCH = "batches are gone from the protocol since 2025-06-18: send one message at a time"
+# seconds that a client may leave unread what a process says that others use as well
+PATIENCE = 5.0
 _FIRST = f'initialize first, or send params._meta["{eras.VERSION}"] with every request'
+_SLOW = "this client does not read what it gets"
 
 
 class Outlet(Protocol):
@@ -40,73 +44,76 @@ class Outlet(Protocol):
 
 
 class Conversation:
-    """The state of one client. `blocked` is called when a server does not take more, and when it does again."""
+    """The state of one client.
+
+    `blocked` is called when nothing more can be taken from the client (a server does not read, or the client does
+    not), and when it can again.
+    """
 
     def __init__(self, gateway: Gateway, outlet: Outlet, principal: Principal, only: str | None) -> None:
         self.gateway = gateway
         self.outlet = outlet
         self.principal = principal
         self.only = only
+        self.endpoint = gateway.view(only)
         self.protocol = ""
         self.hello = Hello(eras.LEGACY[-1], message.EMPTY, NOBODY)
         self.calls: dict[bytes, Call] = {}
         self.listeners: dict[bytes, Listener] = {}
+        self.questions = Questions(self)
         self.instances: set[Instance] = set()
         self.closed = False
         self.blocked: Callable[[bool], None] = lambda _: None
-        self._asked: dict[bytes, eras.Answered] = {}
-        self._asked_by: dict[tuple[Instance, bytes], bytes] = {}
-        self._tokens: dict[bytes, tuple[Instance, msgspec.Raw]] = {}
-        self._number = 0
-        self._blocking: set[Instance] = set()
-        self._paused = False
+        self._full: set[Process] = set()
+        # since when the client does not read, and whether we have given up to wait for that
+        self._held: float | None = None
+        self._slow = False
         outlet.on_writable = self._resume
 
     @property
-    def level(self) -> str:
-        """The log level that a legacy client has set; empty: none."""
-        return self.hello.level
+    def deaf(self) -> bool:
+        """Whether there is no use in telling this client anything."""
+        return self.closed or self._slow
 
-    def receive(self, line: bytes) -> None:
-        """One message of the client's."""
-        self.take(line, message.fields(line))
-
-    def take(self, line: bytes, fields: Fields | None) -> None:
-        """The same, for a front that has looked at its members already."""
+    def receive(self, line: bytes, fields: Fields | None = None) -> None:
+        """One message of the client's; `fields` from a front that has looked at it already."""
+        if self.closed:
+            return
+        fields = fields or message.incoming(line)
         if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"':
-            self._malformed(line, fields)
-            return
-        if "method" not in fields:
-            self._response(fields)
-            return
-        method = message.text(fields["method"])
-        params = message.fields(fields.get("params", message.EMPTY))
-        if method is None or params is None:
-            self._malformed(line, fields)
-        elif "id" not in fields:
-            self._notified(method, params, fields)
+            self._malformed(line)
+        elif "method" in fields:
+            method = message.text(fields["method"])
+            params = message.fields(fields["params"]) if "params" in fields else {}
+            if method is None or params is None:
+                self._malformed(line)
+            elif "id" in fields:
+                self._requested(fields, method, params)
+            else:
+                self._notified(method, params, fields)
+        elif "result" in fields or "error" in fields:
+            self.questions.answer(fields)
         else:
-            self._requested(fields, method, params)
+            self._malformed(line)
 
-    def _malformed(self, line: bytes, fields: Fields | None) -> None:
-        known = message.identifier(fields["id"]) if fields and "id" in fields else None
-        if fields is not None:
-            code, said = message.INVALID_REQUEST, "not a JSON-RPC 2.0 message: jsonrpc, method or params is wrong"
-        elif message.is_batch(line):
-            code, said = message.INVALID_REQUEST, _BATCH
-        else:
-            code, said = message.PARSE_ERROR, "this is not a JSON object"
-        # an answer to nothing we asked must not be answered
-        if fields is None or "method" in fields or "result" not in fields:
-            self.outlet.deliver(message.error(known or message.NULL, code, said), known, last=known is not None)
+    def _malformed(self, line: bytes) -> None:
+        if answer := message.wrong(line):
+            self._reject(*answer)
+
+    def _reject(self, key: bytes | None, code: int, said: str) -> None:
+        """Answer what never became a request; under its id if that is not another one's."""
+        if key in self.calls:
+            key = None
+        self.outlet.deliver(message.error(key or message.NULL, code, said), key, last=key is not None)
+        self._check()
 
     def _requested(self, fields: Fields, method: str, params: Fields) -> None:
         key = message.identifier(fields["id"])
-        if key is None or key in self.calls:
-            said = "this request id is in use" if key else "a request id is text or a whole number"
-            self.outlet.deliver(
-                message.error(key or message.NULL, message.INVALID_REQUEST, said), None, last=key is not None
-            )
+        if key is None:
+            self._reject(None, message.INVALID_REQUEST, "a request id is text or a whole number")
+            return
+        if key in self.calls:
+            self._duplicate(key)
             return
         meta = message.fields(params["_meta"]) if "_meta" in params else None
         call = Call(self, key, fields, method=method, params=params, meta=meta)
@@ -115,13 +122,20 @@ class Conversation:
                 self.answer(call, message.error(key, *wrong))
                 return
         elif not self.protocol and method not in ("initialize", "ping"):
-            self.answer(call, message.error(key, message.INVALID_PARAMS, _FIRST))
+            self.refuse(call, message.INVALID_PARAMS, _FIRST)
             return
         local.TABLE[call.modern].get(method, local.unknown)(self, call)
+
+    def _duplicate(self, key: bytes) -> None:
+        # it has the id of a request that is going to be answered: this is not that answer
+        said = "this request id is in use"
+        self.outlet.deliver(message.error(key, message.INVALID_REQUEST, said), None, last=True)
+        self._check()
 
     def answer(self, call: Call, line: bytes) -> None:
         """Answer a request that never left."""
         self.outlet.deliver(line, call.key, last=True)
+        self._check()
 
     def refuse(self, call: Call, code: int, said: str, data: object = None) -> None:
         """Answer a request that never left with an error."""
@@ -133,41 +147,89 @@ class Conversation:
             self.gateway.meter.refused(route.verdict.rule)
             self.refuse(call, message.NOT_ALLOWED, route.verdict.reason)
             return
+        if message.ambiguous(call.params):
+            self.refuse(call, message.INVALID_PARAMS, "params has members that differ in case only")
+            return
         call.aim(route, member)
         if call.modern and "requestState" in call.params and self.gateway.parked.resume(call):
             return
-        self.forward(call, route.server)
+        if self.admit(call, route.server):
+            self.dispatch(call, route.server)
 
     def forward(self, call: Call, server: Server) -> None:
         """Send a request to a server, starting it if need be."""
+        if self.admit(call, server):
+            self.dispatch(call, server)
+
+    def admit(self, call: Call, server: Server) -> bool:
+        """Whether one more call may go to that server; if not, the client has been told."""
         call.server = server
+        most = server.settings.quota.calls
         busy = server.load.get(self.principal.name, 0)
-        if busy >= server.settings.quota.calls or len(self.calls) >= MAX_CALLS:
+        if busy >= most:
             self.gateway.meter.refused("quota.calls")
-            most = min(server.settings.quota.calls, MAX_CALLS)
             said = f"{self.principal.name} has {most} calls in flight (quota.calls, {server.settings.origin})"
-            self.refuse(call, message.BUSY, f'server "{server.name}": {said}')
-            return
-        server.load[self.principal.name] = busy + 1
+        elif len(self.calls) >= MAX_CALLS:
+            said = f"this client has {MAX_CALLS} calls in flight"
+        elif self._slow:
+            said = _SLOW
+        else:
+            self.calls[call.key] = call
+            server.load[self.principal.name] = busy + 1
+            return True
+        self.refuse(call, message.BUSY, f'server "{server.name}": {said}')
+        return False
+
+    def hold(self, call: Call) -> None:
+        """It is under way from now on."""
         self.calls[call.key] = call
+        if call.server is not None:
+            load = call.server.load
+            load[self.principal.name] = load.get(self.principal.name, 0) + 1
+
+    def _release(self, call: Call) -> None:
+        del self.calls[call.key]
+        if call.server is not None:
+            load, name = call.server.load, self.principal.name
+            if load[name] > 1:
+                load[name] -= 1
+            else:
+                del load[name]
+
+    def dispatch(self, call: Call, server: Server) -> None:
+        """Give a call to the process that serves it, started if there is none."""
         try:
             instance = self.instance(call, server)
         except Unavailable as error:
             call.lost(error.code, str(error))
             return
-        call.instance = instance
-        server.give(instance, call)
+        if instance.ready:
+            call.go(instance)
+        else:
+            call.instance = instance
+            instance.give(call)
 
     def instance(self, call: Call, server: Server) -> Instance:
-        """The process that serves this call, started if there is none."""
-        modern = server.speaks(modern=call.modern)
+        """The process that serves this call; Unavailable when there can be none now."""
+        modern = server.modern[call.modern]
         key, owner = self._key(call, server, modern=modern)
         found = server.instances.get(key)
-        if found is None or found.ending:
+        if found is None or found not in self.instances or not found.ready or found.ending:
+            found = self._join(key, owner, call, server, modern=modern)
+        return found
+
+    def _join(self, key: Key, owner: Conversation | None, call: Call, server: Server, *, modern: bool) -> Instance:
+        found = server.instances.get(key)
+        if found is None or not usable(found):
             found = server.instance(key, self.principal.name, modern=modern, hello=self._hello(call, server, owner))
             found.owner = owner
-            found.blocked = lambda full: self._block(found, full=full)
         self.instances.add(found)
+        found.users.add(self)
+        found.principals.add(self.principal.name)
+        if found.full:
+            self.block(found, full=True)
+        if self._held is not None and not self._slow:
+            found.pause(self, paused=True)
         return found
 
     def _key(self, call: Call, server: Server, *, modern: bool) -> tuple[Key, Conversation | None]:
@@ -181,12 +243,12 @@ class Conversation:
             return (call,), None if call.modern else self
         if share == "server":
             return (modern,), None
+        if not modern and not call.modern:
+            return (self,), self
         if modern:
             return (modern, self.principal.name), None
-        if call.modern:
-            capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
-            return (modern, self.principal.name, capabilities), None
-        return (self,), self
+        capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
+        return (modern, self.principal.name, capabilities), None
 
     def _hello(self, call: Call, server: Server, owner: Conversation | None) -> Hello:
         lists = server.manifest.era(modern=False)
@@ -206,77 +268,25 @@ class Conversation:
         self._release(call)
         self.outlet.deliver(line, call.key, last=True)
         if call.server is not None:
-            self.gateway.called(call, outcome=outcome)
-            if call.instance and not parked and call.server.settings.session.share == "call":
-                call.instance.end("its call was answered")
-        self._check()
+            self._count(call, call.server, outcome=outcome, parked=parked)
+        if self._held is None and not self.outlet.writable():
+            self._hold()
 
-    def _release(self, call: Call) -> None:
-        del self.calls[call.key]
-        if call.server is not None:
-            call.server.load[self.principal.name] -= 1
+    def _count(self, call: Call, server: Server, *, outcome: str, parked: bool = False) -> None:
+        server.calls += 1
+        if server.failures and outcome in ("ok", "tool_error"):
+            server.worked()
+        # names of resources and unknown methods are the client's invention
+        name = call.name if call.method in ("tools/call", "prompts/get") else local.label(call.method)
+        self.gateway.meter.called(server.name, name, time.monotonic() - call.began, outcome=outcome)
+        if call.instance and not parked and server.settings.session.share == "call":
+            call.instance.end("its call was answered")
 
     def say(self, line: bytes, about: bytes | None) -> None:
         """Something that is not an answer."""
-        if not self.closed:
+        if not self.deaf:
             self.outlet.deliver(line, about, last=False)
             self._check()
-
-    def ask(self, instance: Instance, fields: Fields, method: str, about: bytes | None) -> bool:
-        """Pass on what a server asks; whether the client offers that."""
-        original = fields["id"]
-
-        def answered(found: Fields) -> None:
-            self._asked_by.pop((instance, bytes(original)), None)
-            found["id"] = original
-            instance.write(message.line(found))
-
-        params = fields.get("params")
-        table = message.fields(params) if params is not None else None
-        meta = message.fields(table["_meta"]) if table and "_meta" in table else None
-        if table and meta and "progressToken" in meta:
-            token = b"%d" % (self._number + 1)
-            self._tokens[token] = (instance, meta["progressToken"])
-            params = message.raw(table | {"_meta": message.raw(meta | {"progressToken": msgspec.Raw(token)})})
-        if not self._put(fields | ({} if params is None else {"params": params}), method, about, answered):
-            return False
-        self._asked_by[instance, bytes(original)] = b"%d" % self._number
-        return True
-
-    def question(self, method: str, params: msgspec.Raw, about: bytes | None, answered: eras.Answered) -> bool:
-        """Ask the client something of ours; whether it offers that."""
-        fields: Fields = {
-            "jsonrpc": message.TWO,
-            "id": message.EMPTY,
-            "method": message.raw(method),
-            "params": params,
-        }
-        return self._put(fields, method, about, answered)
-
-    def _put(self, fields: Fields, method: str, about: bytes | None, answered: eras.Answered) -> bool:
-        capability = eras.ASKED.get(method)
-        if self.closed or not self.protocol or len(self._asked) >= MAX_CALLS:
-            return False
-        if capability and capability not in (message.fields(self.hello.capabilities) or {}):
-            return False
-        self._number += 1
-        number = b"%d" % self._number
-        self._asked[number] = answered
-        self.say(message.line(fields | {"id": msgspec.Raw(number)}), about)
-        return True
-
-    def _response(self, fields: Fields) -> None:
-        key = message.identifier(fields["id"]) if "id" in fields else None
-        answered = self._asked.pop(key, None) if key else None
-        if answered and ("result" in fields or "error" in fields):
-            answered(fields)
-
-    def withdrawn(self, instance: Instance, fields: Fields, params: Fields) -> None:
-        """A server no longer wants to know what it has asked."""
-        number = self._asked_by.pop((instance, bytes(params.get("requestId", b""))), None)
-        if number and self._asked.pop(number, None):
-            fields["params"] = message.raw(params | {"requestId": msgspec.Raw(number)})
-            self.say(message.line(fields), None)
 
     def _notified(self, method: str, params: Fields, fields: Fields) -> None:
         if method == "notifications/cancelled":
@@ -284,33 +294,39 @@ class Conversation:
             if key in self.calls:
                 self.cancel(self.calls[key], params)
         elif method == "notifications/progress":
-            known = self._tokens.get(bytes(params.get("progressToken", b"")))
-            if known:
-                fields["params"] = message.raw(params | {"progressToken": known[1]})
-                known[0].write(message.line(fields))
-        elif method != "notifications/initialized":
+            self.questions.progress(fields, params)
+        elif method.startswith("notifications/") and method != "notifications/initialized":
             for instance in self.instances:
                 # of a process that others use as well, one client may not change the state
-                if instance.owner is self and instance.ready and (self.only or method in eras.SPREAD):
+                mine = instance.owner is self and instance.ready and not instance.modern
+                if mine and (self.only or method in eras.SPREAD):
                     instance.write(message.line(fields))
 
     def cancel(
         self, call: Call, params: Fields | None = None, line: bytes = b"", outcome: str = "cancelled"
     ) -> None:
         """Nobody waits for the answer any more: the server is told, and the client gets `line`, if anything."""
+        if self.calls.get(call.key) is not call:
+            return
         listener = self.listeners.pop(call.key, None)
         if listener:
             listener.close()
         self._release(call)
+        self.questions.drop(call.key)
         instance = call.instance
-        if instance and call.server and not call.server.withdraw(instance, call):
-            instance.pending.pop(call.number, None)
-            if instance.ready:
-                said = (params or {}) | {"requestId": msgspec.Raw(call.number)}
-                instance.write(message.notification("notifications/cancelled", said))
-        if call.server:
-            self.gateway.called(call, outcome=outcome)
+        if instance and not instance.withdraw(call) and instance.pending.pop(call.number, None):
+            said = (params or {}) | {"requestId": msgspec.Raw(call.number)}
+            instance.write(message.notification("notifications/cancelled", said))
         self.outlet.deliver(line, call.key, last=True)
+        if call.server:
+            self._count(call, call.server, outcome=outcome)
+
+    def timed_out(self, call: Call, seconds: float) -> None:
+        """No message about a call for too long: it is cancelled at the server, and the client told."""
+        said = f'server "{call.server.name if call.server else ""}" did not answer within {seconds:g} s'
+        said = f"{said} (session.answer)"
+        line = message.error(bytes(call.spelling), envelope.SERVER_SILENT, said)
+        self.cancel(call, line=line, outcome="timeout")
 
     def mirrored(self, tool: str) -> Mapping[tuple[str, ...], bytes]:
         """The arguments of a tool that its schema wants repeated in HTTP headers."""
@@ -320,45 +336,57 @@ class Conversation:
         """The client is gone: what it asked for is cancelled, and what was its alone ends."""
         if self.closed:
             return
+        self.closed = True
         for call in list(self.calls.values()):
             self.cancel(call)
-        self.closed = True
         self.gateway.left(self)
         for instance in self.instances:
+            instance.users.discard(self)
             instance.pause(self, paused=False)
             if instance.owner is self:
                 instance.end("its client has gone")
         self.instances.clear()
 
     def _check(self) -> None:
-        """Do not read what there is no room for."""
-        if not self._paused and not self.outlet.writable():
-            self._paused = True
-            for instance in self.instances:
-                instance.pause(self, paused=True)
+        if self._held is None and not self.outlet.writable():
+            self._hold()
+
+    def _hold(self) -> None:
+        """Neither read what there is no room for, nor ask for more of it."""
+        self._held = time.monotonic()
+        for instance in self.instances:
+            instance.pause(self, paused=True)
+        self._tell()
 
     def _resume(self) -> None:
-        self._paused = False
+        self._held, self._slow = None, False
         for instance in self.instances:
             instance.pause(self, paused=False)
+        self._tell()
 
-    def _block(self, instance: Instance, *, full: bool) -> None:
-        (self._blocking.add if full else self._blocking.discard)(instance)
-        self.blocked(bool(self._blocking))
+    def look(self, now: float) -> None:
+        """Once a second: others must not wait for a client that does not read."""
+        if self._held is None or self._slow or now - self._held < PATIENCE:
+            return
+        self._slow = True
+        for instance in self.instances:
+            if instance.owner is not self:
+                instance.pause(self, paused=False)
+        for call in list(self.calls.values()):
+            if call.instance and call.instance.owner is not self:
+                self.cancel(call, line=message.error(bytes(call.spelling), message.BUSY, _SLOW))
+
+    def block(self, process: Process, *, full: bool) -> None:
+        """A process does not take more, or does again."""
+        (self._full.add if full else self._full.discard)(process)
+        self._tell()
+
+    def _tell(self) -> None:
+        self.blocked(bool(self._full) or self._held is not None)
 
     def forget(self, instance: Instance) -> None:
         """A process has ended."""
         self.instances.discard(instance)
-        if instance in self._blocking:
-            self._block(instance, full=False)
-        for known in [key for key in self._asked_by if key[0] is instance]:
-            self._asked.pop(self._asked_by.pop(known), None)
-
-    def timed_out(self, call: Call, seconds: float) -> None:
-        """No message about a call for too long: it is cancelled at the server, and the client told."""
-        if self.calls.get(call.key) is not call:
-            return
-        said = f'server "{call.server.name if call.server else ""}" did not answer within {seconds:g} s'
-        said = f"{said} (session.answer)"
-        line = message.error(bytes(call.spelling), envelope.SERVER_SILENT, said)
-        self.cancel(call, line=line, outcome="timeout")
+        if instance in self._full:
+            self.block(instance, full=False)
+        self.questions.forget(instance)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import translate
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -20,7 +21,10 @@ from supervisor.proxy.policy import Verdict
 from supervisor.proxy.servers import Server
 
 SEPARATOR = "__"
+ALIAS = "supervisor:"
 PAGE = 250
+# characters of a template, and of a URI that is matched with one
+_LONGEST = 8192
 VERSION = "0.1.0"
 _ME = {"name": "supervisor", "version": VERSION}
 # capabilities that a gateway offers when any server does; what else there is comes from each server as it is
@@ -82,9 +86,10 @@ class Endpoint:
             return name
         if kind in ("tools", "prompts"):
             return f"{server.name}{SEPARATOR}{name}"
-        if not collides:
+        # nor may a server's own name for something look like ours for something of another's
+        if not collides and not name.startswith(ALIAS):
             return name
-        self._aliases[server.name, name] = f"supervisor://{server.name}/{name}"
+        self._aliases[server.name, name] = f"{_alias(server)}{name}"
         return self._aliases[server.name, name]
 
     def _route(self, kind: str, server: Server, name: str, exposed: str) -> Route:
@@ -93,35 +98,43 @@ class Endpoint:
         verdict = settings.patterns(kind).verdict(rule, name, settings.origin)
         route = Route(server, None if exposed == name else message.raw(name), verdict)
         self.routes[kind][exposed] = route
-        if kind == "templates":
+        if kind == "templates" and len(exposed) <= _LONGEST:
             self._templates.append((_matching(exposed), route))
         if kind in ("templates", "resources"):
             self._schemes.setdefault(exposed.partition(":")[0], set()).add(server.name)
         return route
 
     def resource(self, uri: str) -> Route | None:
-        """The server of a resource: listed, or matching a template, or the only one of that kind."""
+        """The server of a resource: listed, or aliased, or matching its templates, or the only one of that kind."""
         found = self.routes["resources"].get(uri)
         if found:
             return found
-        for pattern, route in self._templates:
-            if pattern.fullmatch(uri):
-                return self._judged(route.server, uri)
         if self.single:
             return self._judged(self.servers[0], uri)
-        owners = self._schemes.get(uri.partition(":")[0], set())
-        offering = (
-            owners if len(owners) == 1 else {each.name for each in self.servers if _offers(each, "resources")}
-        )
-        for server in self.servers:
-            if len(offering) == 1 and server.name in offering:
-                return self._judged(server, uri)
-        return None
+        possible = self._matched(uri)
+        if not possible and not uri.startswith(ALIAS):
+            owners = self._schemes.get(uri.partition(":")[0], set())
+            possible = [each for each in self.servers if each.name in owners]
+            possible = possible or [each for each in self.servers if _offers(each, "resources")]
+        # where several could be meant nobody is: one server's templates must not catch what is another's
+        return self._judged(possible[0], uri) if len(possible) == 1 else None
+
+    def _matched(self, uri: str) -> list[Server]:
+        """The server whose name an alias has, or all that have a template for a URI."""
+        if uri.startswith(ALIAS):
+            return [each for each in self.servers if uri.startswith(_alias(each))]
+        if len(uri) > _LONGEST:
+            return []
+        found = {route.server.name: route.server for pattern, route in self._templates if pattern.fullmatch(uri)}
+        return list(found.values())
 
     def _judged(self, server: Server, uri: str) -> Route:
-        alias = f"supervisor://{server.name}/"
-        name = uri.removeprefix(alias)
-        verdict = server.settings.resources.verdict("resources", name, server.settings.origin)
+        name = uri if self.single else uri.removeprefix(_alias(server))
+        patterns, origin = server.settings.resources, server.settings.origin
+        if (patterns.allow or patterns.deny) and ".." in unquote(name).replace("\\", "/").split("/"):
+            said = f'{origin}: "{name[:200]}" has ".." in it, which no pattern can judge; name the resource itself'
+            return Route(server, None, Verdict("deny", "resources", said, origin))
+        verdict = patterns.verdict("resources", name, origin)
         return Route(server, message.raw(name) if name != uri else None, verdict)
 
     def alias(self, server: Server, uri: str) -> str:
@@ -227,6 +240,11 @@ class Endpoint:
         offered |= {name: union for name, union in extra.items() if union}
         found: Fields = {"capabilities": message.raw(offered)}
         return found | ({"instructions": message.raw("\n\n".join(said))} if said else {})
+
+
+def _alias(server: Server) -> str:
+    """What the names begin with that resources of a server have here where they collide."""
+    return f"{ALIAS}//{server.name}/"
 
 
 def _handshake(server: Server, *, modern: bool) -> Fields:

@@ -7,12 +7,12 @@ wait for their client's word, subscriptions; and looks after all of it once a se
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Coroutine, Iterator
+import math
+from collections.abc import Coroutine
 from typing import Protocol
 
 from supervisor.errors import SupervisorError
-from supervisor.proxy import eras, listening, local, manifests, message, pump, settings
+from supervisor.proxy import eras, listening, manifests, message, pump, settings
 from supervisor.proxy.calls import Call
 from supervisor.proxy.care import Care
 from supervisor.proxy.channel import Channel
@@ -26,6 +26,10 @@ from supervisor.proxy.news import News
 from supervisor.proxy.parked import Parked
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.servers import Server
+
+_ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+# seconds between two comparisons of one process's lists
+_BREATH = 1.0
 
 
 class Meter(Protocol):
@@ -50,7 +54,9 @@ class Gateway:
         self.conversations: set[Conversation] = set()
         self.stopping = False
         self._only = only
-        self._texts: dict[str, tuple[str, str, str]] = {}
+        self._loading = asyncio.Lock()
+        self._retired: set[Server] = set()
+        self._changed: dict[Instance, set[str]] = {}
         self._endpoints: dict[str | None, Endpoint] = {}
         self.parked = Parked()
         self.news = News(self)
@@ -59,9 +65,14 @@ class Gateway:
         channel.ended = self._exited
         channel.refused = self._refused
         channel.reloaded = lambda: self.spawn(self._reload())
+        channel.lost = self._lost
 
     async def load(self) -> list[str]:
         """Ask for the servers and make the endpoints; what could not be used, a line each."""
+        async with self._loading:
+            return await self._load()
+
+    async def _load(self) -> list[str]:
         answer, _ = await self.channel.ask("list")
         listed = answer.get("servers")
         names = {
@@ -77,15 +88,24 @@ class Gateway:
                 found[name].profile = names.get(name, "")
             except SupervisorError as error:
                 problems.append(str(error))
-        old, self.servers = self.servers, found
-        self._endpoints = {name: Endpoint([server], single=True) for name, server in found.items()}
-        self._endpoints[None] = Endpoint(list(found.values()), single=False)
+        endpoints: dict[str | None, Endpoint] = {
+            name: Endpoint([server], single=True) for name, server in found.items()
+        }
+        endpoints[None] = Endpoint(list(found.values()), single=False)
+        old, self.servers, self._endpoints = self.servers, found, endpoints
+        for conversation in self.conversations:
+            conversation.endpoint = self.view(conversation.only)
         for name, server in old.items():
             if found.get(name) is not server:
-                if name not in found:
-                    self._texts.pop(name, None)
-                self.spawn(server.stop("its configuration has changed"))
+                server.retired = "its configuration has changed"
+                self._retired.add(server)
+                self.spawn(self._retire(server))
         return problems
+
+    async def _retire(self, server: Server) -> None:
+        await server.stop(server.retired)
+        await server.over()
+        self._retired.discard(server)
 
     async def _server(self, name: str) -> Server:
         answer, fds = await self.channel.ask("describe", server=name)
@@ -96,7 +116,7 @@ class Gateway:
         text, digest = str(answer.get("gateway", "{}")), str(answer.get("manifest", ""))
         identity = (text, digest, str(answer.get("spec", "")))
         known = self.servers.get(name)
-        if known is not None and self._texts.get(name) == identity:
+        if known is not None and known.identity == identity:
             self._halt(known, stopped=bool(answer.get("stopped")))
             return known
         if not digest or not pinned or len(pinned) > manifests.MAX_BYTES:
@@ -108,7 +128,7 @@ class Gateway:
         made.stderr = self.journal.add
         made.ended = self._over
         made.started = self._started
-        self._texts[name] = identity
+        made.identity = identity
         self._halt(made, stopped=bool(answer.get("stopped")))
         return made
 
@@ -123,6 +143,8 @@ class Gateway:
     def _started(self, server: Server, instance: Instance, seconds: float) -> None:
         self.meter.started(server.name, seconds)
         self.news.started(instance)
+        if instance in self._changed:
+            self.spawn(self._recheck(server, instance))  # it said so before it was ready
 
     async def _reload(self) -> None:
         """The configuration has changed, or an operator has started a server again."""
@@ -151,21 +173,17 @@ class Gateway:
         return server in self._endpoints
 
     def endpoint(self, conversation: Conversation) -> Endpoint:
-        """What a client sees; of a server that is gone, nothing."""
-        found = self._endpoints.get(conversation.only)
-        return found or Endpoint([], single=False)
+        """What a client sees."""
+        return conversation.endpoint
+
+    def view(self, only: str | None) -> Endpoint:
+        """What a client of all servers, or of one, sees; of a server that is gone, nothing."""
+        return self._endpoints.get(only) or Endpoint([], single=False)
 
     def left(self, conversation: Conversation) -> None:
         """A client is gone."""
         self.conversations.discard(conversation)
         self.news.left(conversation)
-
-    def called(self, call: Call, *, outcome: str) -> None:
-        """A call has come to its end."""
-        if call.server is not None:
-            call.server.calls += 1
-            seconds = time.monotonic() - call.began
-            self.meter.called(call.server.name, local.label(call.method, call.name), seconds, outcome=outcome)
 
     # what servers say by themselves
 
@@ -174,30 +192,29 @@ class Gateway:
         if method == listening.UPDATED:
             self.news.updated(server, instance, fields, params)
         elif method in listening.CHANGED:
-            self.spawn(self._recheck(server, instance, method))
+            self._list_changed(server, instance, method)
         elif method == "notifications/cancelled":
-            for each in [instance.owner] if instance.owner else self._users(instance):
-                each.withdrawn(instance, fields, params)
+            for each in self._users(instance):
+                each.questions.withdrawn(instance, fields, params)
         elif method == "notifications/message":
             self._logged(instance, fields, params)
-        elif instance.owner:
-            instance.owner.say(message.line(fields), None)
-        else:
-            for each in set(self._users(instance)):
+        elif method != _ACKNOWLEDGED and len(instance.principals) < 2:
+            # nobody can tell whose it is in a process that several people use
+            for each in self._users(instance):
                 each.say(message.line(fields), None)
 
-    def _users(self, instance: Instance) -> Iterator[Conversation]:
-        """The clients that have a call at this process."""
-        for waiter in list(instance.pending.values()):
-            if isinstance(waiter, Call):
-                yield waiter.conversation
+    def _users(self, instance: Instance) -> set[Conversation]:
+        """The client that a process is there for, or those that have a call at it."""
+        if instance.owner:
+            return {instance.owner}
+        return {each.conversation for each in instance.pending.values() if isinstance(each, Call)}
 
     def _logged(self, instance: Instance, fields: Fields, params: Fields) -> None:
         """A log message: to the owner, or to whoever asked for logs with a call that is under way."""
         level = message.text(params.get("level"))
         number = eras.LEVELS.index(level) if level in eras.LEVELS else 0
         for waiter in reversed(instance.pending.values()):
-            if not isinstance(waiter, Call):
+            if not isinstance(waiter, Call) or len(instance.principals) > 1:
                 continue
             wanted = message.text((waiter.meta or {}).get(eras.LOG_LEVEL)) if waiter.modern else eras.LEVELS[0]
             if wanted in eras.LEVELS and eras.LEVELS.index(wanted) <= number:
@@ -206,40 +223,57 @@ class Gateway:
         if instance.owner:
             instance.owner.say(message.line(fields), None)
 
-    async def _recheck(self, server: Server, instance: Instance, method: str) -> None:
-        """A server says that a list has changed: only if it is still as it was pinned does it go on."""
-        try:
-            async with asyncio.timeout(server.settings.session.start):
-                await server.compare(instance, server.manifest.era(modern=instance.modern).handshake)
-        except (SupervisorError, TimeoutError) as error:
-            if instance.ready and server.drift:
-                pump.note(f'server "{server.name}": {error}')
-                server.unwell(instance, str(error))
-            return
-        if instance.owner:
-            instance.owner.say(message.notification(method, {}), None)
-        else:
-            self.news.changed(method, server)
+    def _list_changed(self, server: Server, instance: Instance, method: str) -> None:
+        """Only if its lists are still as they were pinned does a server go on; one check at a time."""
+        busy = instance in self._changed
+        self._changed.setdefault(instance, set()).add(method)
+        if instance.ready and not busy:
+            self.spawn(self._recheck(server, instance))
+
+    async def _recheck(self, server: Server, instance: Instance) -> None:
+        while methods := self._changed.get(instance):
+            self._changed[instance] = set()
+            try:
+                async with asyncio.timeout(server.settings.session.start):
+                    await server.compare(instance, server.manifest.era(modern=instance.modern).handshake)
+            except (SupervisorError, TimeoutError) as error:
+                if instance.ready and server.drift:
+                    self.journal.add(server.name, f"({error})".encode())
+                    server.unwell(instance, str(error))
+                break
+            for method in sorted(methods):
+                if instance.owner:
+                    instance.owner.say(message.notification(method, {}), None)
+                else:
+                    self.news.changed(method, server)
+            await asyncio.sleep(_BREATH)
+        self._changed.pop(instance, None)
 
     # the end of processes
 
     def _exited(self, ended: Exited) -> None:
-        for server in self.servers.values():
+        for server in (*self.servers.values(), *self._retired):
             if server.owns(ended.session):
                 server.exited(ended)
                 return
 
+    def _lost(self) -> None:
+        """The monitor is gone, and every process with it."""
+        for server in (*self.servers.values(), *self._retired):
+            server.lost()
+
     def _over(self, instance: Instance) -> None:
         """A process has ended: nobody may wait for it any more."""
+        self._changed.pop(instance, None)
         self._care.over(instance)
         self.news.over(instance)
-        for conversation in self.conversations:
+        for conversation in list(self.conversations):
             conversation.forget(instance)
 
     def _refused(self, session: int, said: str) -> None:
-        for server in self.servers.values():
+        for server in (*self.servers.values(), *self._retired):
             if server.owns(session):
-                pump.note(pump.printable(f"{server.name}: {said}"))
+                self.journal.add(server.name, f"({said})".encode())
 
     def start(self) -> None:
         """Look after everything from now on."""
@@ -257,7 +291,11 @@ class Gateway:
         for conversation in list(self.conversations):
             for listener in list(conversation.listeners.values()):
                 self.news.end(conversation, listener)
-        await asyncio.gather(*(each.stop("the gateway has ended") for each in self.servers.values()))
+        self.parked.expire(math.inf)
+        servers = (*self.servers.values(), *self._retired)
+        for each in servers:
+            each.retired = "the gateway has ended"
+        await asyncio.gather(*(each.stop(each.retired) for each in servers))
         for task in self._tasks:
             task.cancel()
         self.channel.close()

@@ -167,7 +167,7 @@ class Front:
             await _refuse(reply, 413, envelope.TOO_LONG, f"a message is over the limit of {MAX_BODY} bytes")
             return
         line = compact(body)
-        fields = message.fields(line) if line is not None else None
+        fields = message.incoming(line) if line is not None else None
         if line is None or fields is None:
             code = message.INVALID_REQUEST if line and message.is_batch(line) else message.PARSE_ERROR
             await _refuse(reply, 400, code, "the body must be one JSON-RPC message")
@@ -202,7 +202,7 @@ class Front:
             if wrong is not None:
                 await _refuse(reply, 400, wrong.code, wrong.said, key)
                 return
-            conversation.take(body.line, body.fields)
+            conversation.receive(body.line, body.fields)
             json_too, events = http_headers.accepts(headers)
             await stream_answer(reply, exchange.stream, events=events, whole=json_too, modern=True)
         finally:
@@ -238,7 +238,7 @@ class Front:
             await self._unanswered(reply, session, conversation, body, key if method else None)
             return
         stream = session.expect(key)
-        conversation.take(body.line, body.fields)
+        conversation.receive(body.line, body.fields)
         _, events = http_headers.accepts(headers)
         more = [(http_headers.SESSION, name.encode())] if name else []
         # as the official servers do it: a stream wherever the client takes one
@@ -252,7 +252,7 @@ class Front:
         if key is not None:
             await _refuse(reply, 400, message.INVALID_REQUEST, "this request id is in use", key)
             return
-        conversation.take(body.line, body.fields)
+        conversation.receive(body.line, body.fields)
         await reply.whole(202, b"", "")
 
     def _begin(self, who: Principal, only: str | None) -> str:

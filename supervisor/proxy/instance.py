@@ -1,4 +1,4 @@
-"""One running process of a server: its stream, who waits for which answer, its handshake and its end.
+"""One running process of a server: who waits for which answer, its handshake, its lists.
 
 Runs unprivileged. Ids and progress tokens are rewritten here, because several clients may share one process.
 """
@@ -6,26 +6,35 @@ Runs unprivileged. Ids and progress tokens are rewritten here, because several c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from supervisor.errors import SessionLost, SupervisorError
-from supervisor.proxy import envelope, eras, lines, message, pump
-from supervisor.proxy.link import Exited, Opened
-from supervisor.proxy.manifests import KINDS, Lists
+from supervisor.proxy import envelope, eras, message, pump
+from supervisor.proxy.manifests import KINDS, MAX_BYTES, Lists
 from supervisor.proxy.message import Fields
-from supervisor.proxy.meter import Meter
+from supervisor.proxy.process import Process
 
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.conversation import Conversation
 
-MAX_PAGES = 100
+# of one list: pages, and bytes of them
+MAX_PAGES, MAX_LIST = 100, MAX_BYTES // len(KINDS)
 _TOLD = 20
+# answers that may wait for a server that asks and does not read
+_UNREAD = 1024
+
+
+class Waiting(Protocol):
+    """Whoever waits for a process to be ready."""
+
+    def go(self, instance: Instance) -> None: ...
+    def lost(self, code: int, reason: str) -> None: ...
+    def asked(self, instance: Instance, fields: Fields, method: str) -> bool: ...
 
 
 class Waiter:
@@ -86,58 +95,32 @@ class Traffic:
         self.received = self.sent = 0
 
 
-class Instance:
-    """A session of a server, from its start to its end.
+class Instance(Process):
+    """A session of a server that speaks MCP.
 
-    `notified` gets every notification of the server that is not about one request, `orphan` its requests that no
-    waiting call claims; `over` is called once, with the reason and whether the end was asked for.
+    `notified` gets every notification of the server that is not about one request. `owner` is the one client whose
+    it is, if it is; otherwise `principals` are those who have used it.
     """
 
     def __init__(self, name: str, channel: Channel, *, modern: bool, hello: Hello) -> None:
-        self.name = name
+        super().__init__(name, channel, self.received)
         self.modern = modern
         self.hello = hello
         self.ready = False
+        self.gone = ""
         self.used = time.monotonic()
         self.pending: dict[bytes, Waiter] = {}
-        self.opened: Opened | None = None
-        self.ending = ""
-        self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
-        self.principal = ""
+        self.waiting: list[Waiting] = []
         self.traffic = Traffic()
         self.owner: Conversation | None = None
+        self.principal = ""
+        self.principals: set[str] = set()
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
-        self.orphan: Callable[[Instance, Fields, str], bool] = lambda *_: False
-        self.stderr: Callable[[bytes], None] = lambda _: None
-        self.blocked: Callable[[bool], None] = lambda _: None
-        self._channel = channel
         self._number = 0
         self._dropped = 0
+        self._unread = 0
         self._level = ""
-        self._drained = asyncio.Event()
-        self._paused: set[object] = set()
-        self._writer = lines.Writer(self._full, lambda: None)
-        self._reader: lines.Reader | None = None
-
-    async def open(self) -> Opened:
-        """Start the process and connect to it."""
-        opened = self.opened = await self._channel.open(self.name)
-        meter = Meter(opened.output, opened.output_rate)
-        self._reader = lines.Reader(
-            opened.output_line,
-            self.received,
-            self._too_long,
-            self._drained.set,
-            meter=meter,
-            over=lambda: self.end(meter.reason()),
-        )
-        errors = lines.Reader(1 << 16, self.stderr, lambda: None, lambda: None)
-        await self._writer.open(opened.stdin)
-        await self._reader.open(opened.stdout)
-        await errors.open(opened.stderr)
-        self._pause()
-        return opened
 
     async def shake(self) -> msgspec.Raw:
         """The handshake of its era; its result."""
@@ -150,17 +133,43 @@ class Instance:
         }
         found = await self.ask("initialize", params)
         self.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
-        if self.hello.level:
-            self.set_level(self.hello.level)
         return found
+
+    def start(self) -> None:
+        """It is ready: whoever has waited for that goes on."""
+        self.ready = True
+        if self.hello.level and not self.modern:
+            self.set_level(self.hello.level)
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each.go(self)
+
+    def give(self, call: Waiting) -> None:
+        """Let a call go as soon as the process is ready."""
+        if self.ready:
+            call.go(self)
+        elif self.gone:
+            call.lost(envelope.SERVER_ENDED, self.gone)
+        else:
+            self.waiting.append(call)
+
+    def withdraw(self, call: Waiting) -> bool:
+        """Forget a call that still waits; whether it did."""
+        if call in self.waiting:
+            self.waiting.remove(call)
+            return True
+        return False
 
     def set_level(self, level: str) -> None:
         """What a legacy server is to log from now on; it may not know how."""
         if level != self._level:
             self._level = level
-            body = message.raw({"level": level})
-            fields = {"jsonrpc": message.TWO, "method": message.raw("logging/setLevel"), "params": body}
-            self.send(Waiter(), fields)
+            self.tell("logging/setLevel", {"level": level})
+
+    def lower_level(self, level: str) -> None:
+        """The same where several calls wish for different levels: the wordiest is the server's."""
+        if level in eras.LEVELS and (not self._level or eras.LEVELS.index(level) < eras.LEVELS.index(self._level)):
+            self.set_level(level)
 
     async def lists(self, handshake: msgspec.Raw) -> Lists:
         """Everything the server lists, asked for all at once."""
@@ -173,8 +182,10 @@ class Instance:
 
     async def _pages(self, kind: str) -> list[msgspec.Raw]:
         found: list[msgspec.Raw] = []
+        cursors: set[str | None] = {""}
         params: dict[str, object] = {}
-        while len(found) < MAX_PAGES:
+        size = 0
+        while True:
             try:
                 page = await self.ask(KINDS[kind][0], params)
             except RequestFailed as error:
@@ -182,23 +193,40 @@ class Instance:
                     return []  # many offer resources and no templates
                 raise
             found.append(page)
+            size += len(bytes(page))
             cursor = message.text((message.fields(page) or {}).get("nextCursor"))
             if cursor is None:
                 return found
+            if cursor in cursors or len(found) == MAX_PAGES or size > MAX_LIST:
+                most = f"{MAX_PAGES} pages or {MAX_LIST} bytes"
+                raise SupervisorError(f"{KINDS[kind][0]} does not come to an end, or has more than {most}")
+            cursors.add(cursor)
             params = {"cursor": cursor}
-        raise SupervisorError(f"{KINDS[kind][0]} has more than {MAX_PAGES} pages")
 
     async def ask(self, method: str, params: Mapping[str, object]) -> msgspec.Raw:
         """A request of the gateway's own; its result. RequestFailed for an error, SessionLost at its end."""
+        if self.gone:
+            raise SessionLost(self.gone)
         own = Own()
-        if self.modern:
-            meta = eras.stamped({}, eras.MODERN[0], self.hello.capabilities, self.hello.client, "")
-            params = {**params, "_meta": meta}
-        self.send(own, {"jsonrpc": message.TWO, "method": message.raw(method), "params": message.raw(params)})
-        answer = await own.future
+        number = self.send(own, self._own(method, params))
+        try:
+            answer = await own.future
+        finally:
+            self.pending.pop(number, None)
         if "result" in answer:
             return answer["result"]
         raise RequestFailed(method, answer.get("error", message.EMPTY))
+
+    def tell(self, method: str, params: Mapping[str, object]) -> None:
+        """A request of the gateway's own whose answer does not matter."""
+        self._number += 1
+        self.write(message.line(self._own(method, params) | {"id": message.raw(self._number)}))
+
+    def _own(self, method: str, params: Mapping[str, object]) -> Fields:
+        if self.modern:
+            meta = eras.stamped({}, eras.MODERN[0], self.hello.capabilities, self.hello.client, "")
+            params = {**params, "_meta": meta}
+        return {"jsonrpc": message.TWO, "method": message.raw(method), "params": message.raw(params)}
 
     def send(self, waiter: Waiter, fields: Fields) -> bytes:
         """Send a request under an id of its own, which is returned, and remember who waits for the answer."""
@@ -214,7 +242,7 @@ class Instance:
     @property
     def busy(self) -> bool:
         """Whether anybody waits for an answer."""
-        return any(each.is_work for each in self.pending.values())
+        return bool(self.waiting) or any(each.is_work for each in self.pending.values())
 
     @property
     def requests(self) -> int:
@@ -229,12 +257,14 @@ class Instance:
     def write(self, line: bytes) -> None:
         """Send a line as it is."""
         self.traffic.sent += len(line)
-        self._writer.write(line)
+        super().write(line)
 
     def received(self, line: bytes) -> None:
         """One line of the server's."""
         self.traffic.received += len(line)
-        fields = message.fields(line)
+        fields = message.incoming(line)
+        if fields is None and not line.isascii():
+            fields = message.repaired(line)
         if fields is None:
             self._garbage(line)
             return
@@ -243,11 +273,12 @@ class Instance:
             return
         waiter = self.pending.pop(bytes(fields["id"]), None) if "id" in fields else None
         if waiter is None:
+            waiter = self.pending.pop(_number(fields.get("id")), None)
+        if waiter is None:
             return  # cancelled, answered already, or never asked
         if "result" not in fields and "error" not in fields:
             waiter.lost(envelope.SERVER_ENDED, "the server sent an answer without a result")
             return
-        self.used = time.monotonic()
         waiter.answered(fields)
 
     def _called(self, fields: Fields) -> None:
@@ -259,7 +290,7 @@ class Instance:
             return
         params = message.fields(fields.get("params", message.EMPTY)) or {}
         if method == "notifications/progress":
-            waiter = self.pending.get(bytes(params["progressToken"])) if "progressToken" in params else None
+            waiter = self.pending.get(_number(params.get("progressToken")))
             if waiter:
                 waiter.progressed(fields, params)
             return
@@ -267,77 +298,76 @@ class Instance:
 
     def _asked(self, fields: Fields, method: str) -> None:
         if method == "ping":
-            self.write(message.result(bytes(fields["id"]), b"{}"))
-            return
+            self._reply(message.result(bytes(fields["id"]), b"{}"))
+        elif not self._may_ask(method) or not self._passed_on(fields, method):
+            said = f"no client that is connected supports {method[:200]}"
+            self._reply(message.error(bytes(fields["id"]), message.METHOD_NOT_FOUND, said))
+
+    def _may_ask(self, method: str) -> bool:
+        """A modern server asks in its answers only; others what they were told that their one client can do."""
+        capability = eras.ASKED.get(method)
+        if self.modern or len(self.principals) > 1:
+            return False
+        if capability is None:
+            return self.owner is not None
+        return capability in (message.fields(self.hello.capabilities) or {})
+
+    def _passed_on(self, fields: Fields, method: str) -> bool:
         # whoever asked last is the likeliest to be meant
-        for waiter in reversed(self.pending.values()):
-            if waiter.asked(self, fields, method):
-                return
-        if not self.orphan(self, fields, method):
-            self.refuse(fields["id"], method)
+        likely: list[Waiting | Waiter] = [*reversed(self.pending.values()), *self.waiting]
+        for each in likely:
+            if each.asked(self, fields, method):
+                return True
+        return self.owner is not None and self.owner.questions.ask(self, fields, method, None)
 
-    def refuse(self, request_id: msgspec.Raw, method: str) -> None:
-        """Tell the server that no client here can do this for it."""
-        said = f"no client that is connected supports {method}"
-        self.write(message.error(bytes(request_id), message.METHOD_NOT_FOUND, said))
-
-    def _full(self, full: bool) -> None:
-        self.blocked(full)
-
-    def pause(self, who: object, *, paused: bool) -> None:
-        """Stop reading as long as anybody who gets what it says cannot take more."""
-        (self._paused.add if paused else self._paused.discard)(who)
-        self._pause()
-
-    def _pause(self) -> None:
-        if self._reader:
-            self._reader.pause(paused=bool(self._paused))
+    def _reply(self, line: bytes) -> None:
+        """Answer what the server asked; it may not ask without reading, because answers that wait are memory."""
+        self._unread = self._unread + 1 if self.full else 0
+        if self._unread <= _UNREAD:
+            self.write(line)
+        else:
+            self.unwell("it sends requests and does not read the answers")
 
     def _garbage(self, line: bytes) -> None:
         self._dropped += 1
         if self._dropped <= _TOLD:
             shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
-            pump.note(f"{self.name} wrote a line that is not JSON-RPC; dropped: {shown}")
-
-    def _too_long(self) -> None:
-        most = self.opened.output_line if self.opened else 0
-        self.end(f"it wrote a line of more than {most} bytes (limits.output_line)")
-
-    def end(self, reason: str) -> None:
-        """End the session: SIGTERM, its grace, SIGKILL; `ended` tells when it has ended."""
-        if not self.ending:
-            self.ending = reason
-            if self.opened and not self.ended.done():
-                asyncio.get_running_loop().create_task(self._close())
-
-    async def _close(self) -> None:
-        if self.opened:
-            await self._writer.flush_and_close(0.1)
-            await self._channel.close_session(self.opened.session)
+            self.stderr(f"(it wrote a line that is not JSON-RPC; dropped: {shown})\n".encode(), True)
 
     async def over(self) -> str:
-        """Wait for the end; the reason, in words. Every request that waited has been told."""
-        exited = await self.ended
-        with contextlib.suppress(TimeoutError):
-            # what it said before it ended is still in the pipe
-            await asyncio.wait_for(self._drained.wait(), 2)
-        self.ready = False
-        reason = self.ending or (exited.reason if exited else "the supervisor's monitor ended")
-        await self._writer.flush_and_close(0)
+        """Wait for the end; the reason, in words. Everybody who waited has been told."""
+        reason = await self.last_words()
         self.lose(envelope.SERVER_ENDED, f"the server's session has ended: {reason}")
+        await self.shut()
         return reason
 
     def lose(self, code: int, reason: str) -> None:
-        """Every request that waits gets the reason why it waits in vain."""
-        waiting, self.pending = list(self.pending.values()), {}
-        for waiter in waiting:
-            waiter.lost(code, reason)
+        """Whoever waits, and whoever comes from now on, gets the reason why in vain."""
+        self.ready = False
+        self.gone = reason
+        losers: list[Waiting | Waiter] = [*self.pending.values(), *self.waiting]
+        self.pending, self.waiting = {}, []
+        for each in losers:
+            each.lost(code, reason)
+
+
+def _number(written: msgspec.Raw | None) -> bytes:
+    """An id or token of ours as we write it: some send 5.0 or "5" back."""
+    data = b"" if written is None else bytes(written)
+    if data.isdigit():
+        return data
+    try:
+        value = float(data.strip(b'"'))
+    except ValueError:
+        return b""
+    return b"%d" % int(value) if value.is_integer() else b""
 
 
 class RequestFailed(SupervisorError):
     """A server answered a request of the gateway's own with an error."""
 
     def __init__(self, method: str, error: msgspec.Raw) -> None:
+        self.error = error
         table = message.fields(error) or {}
         try:
             self.code = int(bytes(table.get("code", b"0")))

@@ -25,16 +25,17 @@ class Journal:
         self._quiet = quiet
         self._kept: dict[str, deque[bytes]] = {}
 
-    def add(self, server: str, line: bytes) -> None:
-        """One line of a server's."""
+    def add(self, server: str, line: bytes, loud: bool = True) -> None:
+        """One line of a server's; kept, and passed on unless it is not `loud`."""
         line = line.rstrip(b"\r\n")[:LINE]
         self._kept.setdefault(server, deque(maxlen=KEPT)).append(line)
-        for follower in self.followers.get(server, []):
+        for follower in list(self.followers.get(server, [])):
             follower(line)
-        if not self._quiet and select.select([], [2], [], 0)[1]:
-            shown = pump.printable(line.decode(errors="replace"))
+        if loud and not self._quiet:
+            shown = f"[{server}] {pump.printable(line.decode(errors='replace'))}"
             with contextlib.suppress(OSError):
-                os.write(2, f"[{server}] {shown}\n".encode()[:LINE])
+                if select.select([], [2], [], 0)[1]:
+                    os.write(2, shown.encode()[: LINE - 1] + b"\n")
 
     def lines(self, server: str) -> list[bytes]:
         """What is kept of a server."""

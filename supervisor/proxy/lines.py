@@ -74,8 +74,14 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's. What lies between two newlines is one line, however it arrived."""
-        if self._meter:
-            data = self._metered(self._meter, data)
+        meter = self._meter
+        if meter:
+            size = len(data)
+            if size <= meter.free:
+                meter.free -= size
+                meter.passed += size
+            else:
+                data = self._metered(meter, data)
         buffer = self._buffer
         if not buffer and data.endswith(b"\n") and data.find(b"\n") == len(data) - 1:
             self._deliver(data)

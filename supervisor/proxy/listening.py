@@ -5,12 +5,13 @@ Runs unprivileged. One subscription at a server serves everybody here who asked 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from supervisor.errors import SupervisorError
+from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import eras, message
 from supervisor.proxy.instance import Instance, Waiter
 from supervisor.proxy.message import Fields
@@ -25,6 +26,8 @@ CHANGED = {
     "notifications/resources/list_changed": "resourcesListChanged",
 }
 UPDATED = "notifications/resources/updated"
+# resources that one request, and that all together, may hear of
+MOST, MOST_OF_ONE_PROCESS = 1024, 4096
 _Hear = Callable[[str], None]
 
 
@@ -59,6 +62,7 @@ class Subscriptions:
         self.instance = instance
         self._hearers: dict[str, dict[object, _Hear]] = {}
         self._streams: dict[str, Stream] = {}
+        self._asked: dict[str, asyncio.Future[msgspec.Raw]] = {}
         self._lists: Stream | None = None
 
     def watch_lists(self) -> None:
@@ -68,20 +72,34 @@ class Subscriptions:
 
     async def add(self, uri: str, who: object, hear: _Hear) -> None:
         """Subscribe `who`; SupervisorError when the server does not take it."""
+        if self.instance.gone:
+            raise SessionLost(self.instance.gone)
+        if uri not in self._hearers and len(self._hearers) >= MOST_OF_ONE_PROCESS:
+            raise SupervisorError(f"{MOST_OF_ONE_PROCESS} resources of this server are subscribed to")
         hearers = self._hearers.setdefault(uri, {})
         first = not hearers
         hearers[who] = hear
         self.instance.holders.add(who)
-        if not first:
-            return
         if self.instance.modern:
-            self._streams[uri] = Stream(self.instance, {"resourceSubscriptions": [uri]})
+            if first:
+                self._streams[uri] = Stream(self.instance, {"resourceSubscriptions": [uri]})
             return
+        if first:
+            self._asked[uri] = asyncio.ensure_future(self.instance.ask("resources/subscribe", {"uri": uri}))
+        # who comes meanwhile gets the same answer
+        if asked := self._asked.get(uri):
+            await self._answered(asked, uri, who)
+
+    async def _answered(self, asked: asyncio.Future[msgspec.Raw], uri: str, who: object) -> None:
         try:
-            await self.instance.ask("resources/subscribe", {"uri": uri})
-        except SupervisorError:
+            await asyncio.shield(asked)
+        except (SupervisorError, asyncio.CancelledError):
             self.remove(uri, who, tell=False)
             raise
+        finally:
+            if asked.done() or uri not in self._hearers:
+                asked.cancel()
+                self._asked.pop(uri, None)
 
     def remove(self, uri: str, who: object, *, tell: bool = True) -> None:
         """Unsubscribe `who`."""
@@ -97,15 +115,7 @@ class Subscriptions:
         if stream:
             stream.close()
         elif tell and self.instance.ready:
-            params = {"uri": uri}
-            self.instance.send(
-                Waiter(),
-                {
-                    "jsonrpc": message.TWO,
-                    "method": message.raw("resources/unsubscribe"),
-                    "params": message.raw(params),
-                },
-            )
+            self.instance.tell("resources/unsubscribe", {"uri": uri})
 
     def remove_all(self, who: object) -> None:
         """`who` is gone."""
@@ -130,6 +140,8 @@ class Listener:
             text for each in message.items(wanted.get("resourceSubscriptions")) if (text := message.text(each))
         ]
         self.honoured: list[str] = []
+        # what happened before the first message, in order and once
+        self._early: dict[tuple[str, str], None] | None = {}
         self.subscriptions: list[Subscriptions] = []
 
     @property
@@ -142,20 +154,29 @@ class Listener:
         agreed: dict[str, object] = dict.fromkeys(sorted(self.lists), True)
         if self.uris:
             agreed["resourceSubscriptions"] = self.honoured
-        body = {"notifications": agreed, "_meta": self.tag}
-        self._say("notifications/subscriptions/acknowledged", body)
+        early, self._early = self._early, None
+        self._say("notifications/subscriptions/acknowledged", {"notifications": agreed})
+        for method, uri in early or ():
+            self._say(method, {"uri": uri} if uri else {})
 
     def changed(self, method: str) -> None:
         """A list is another now."""
         if CHANGED.get(method) in self.lists:
-            self._say(method, {"_meta": self.tag})
+            self._tell(method, "")
 
     def updated(self, uri: str) -> None:
         """A resource has changed; under its exposed name."""
-        self._say(UPDATED, {"uri": uri, "_meta": self.tag})
+        self._tell(UPDATED, uri)
 
-    def _say(self, method: str, params: Mapping[str, object]) -> None:
-        self.call.conversation.say(message.notification(method, params), self.call.key)
+    def _tell(self, method: str, uri: str) -> None:
+        if self._early is None:
+            self._say(method, {"uri": uri} if uri else {})
+        else:
+            self._early[method, uri] = None
+
+    def _say(self, method: str, params: dict[str, object]) -> None:
+        line = message.notification(method, params | {"_meta": self.tag})
+        self.call.conversation.say(line, self.call.key)
 
     def close(self) -> None:
         """Unsubscribe from everything."""

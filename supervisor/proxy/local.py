@@ -9,23 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from supervisor.proxy import eras, message
-from supervisor.proxy.calls import Call
+from supervisor.proxy import eras, listening, message
+from supervisor.proxy.calls import MAX_CALLS, Call
 
 if TYPE_CHECKING:
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.endpoint import Route
+    from supervisor.proxy.servers import Server
 
 Answer = Callable[["Conversation", Call], None]
 
 
 def initialize(to: Conversation, call: Call) -> None:
     """The handshake of the legacy era."""
-    endpoint = to.gateway.endpoint(to)
-    version = eras.negotiated(message.text(call.params.get("protocolVersion")), endpoint.most())
+    endpoint = to.endpoint
+    asked = message.text(call.params.get("protocolVersion"))
+    capabilities = call.params.get("capabilities", message.EMPTY)
+    client = call.params.get("clientInfo", to.hello.client)
+    if asked is None or message.fields(capabilities) is None or message.fields(client) is None:
+        said = "initialize needs protocolVersion (text), capabilities and clientInfo (objects)"
+        to.refuse(call, message.INVALID_PARAMS, said)
+        return
+    version = eras.negotiated(asked, endpoint.most())
     to.protocol = version
-    to.hello.capabilities = call.params.get("capabilities", message.EMPTY)
-    to.hello.client = call.params.get("clientInfo", to.hello.client)
+    to.hello.capabilities, to.hello.client = capabilities.copy(), client.copy()
     to.answer(call, message.result(bytes(call.spelling), endpoint.handshake(version)))
 
 
@@ -36,7 +43,7 @@ def ping(to: Conversation, call: Call) -> None:
 
 def discover(to: Conversation, call: Call) -> None:
     """What there is, in the modern era."""
-    to.answer(call, message.result(bytes(call.spelling), to.gateway.endpoint(to).discovery()))
+    to.answer(call, message.result(bytes(call.spelling), to.endpoint.discovery()))
 
 
 def set_level(to: Conversation, call: Call) -> None:
@@ -56,13 +63,16 @@ def listing(kind: str) -> Answer:
     """A list, from the pinned manifests."""
 
     def answer(to: Conversation, call: Call) -> None:
-        endpoint = to.gateway.endpoint(to)
+        endpoint = to.endpoint
         if endpoint.single and not endpoint.offers(kind):
             unknown(to, call)
             return
-        cursor = message.text(call.params.get("cursor"))
+        written = call.params.get("cursor")
+        if written is not None and bytes(written) == message.NULL:
+            written = None
+        cursor = message.text(written)
         page = endpoint.page(kind, cursor, modern=call.modern)
-        if page is None or ("cursor" in call.params and cursor is None):
+        if page is None or (written is not None and cursor is None):
             to.refuse(call, message.INVALID_PARAMS, "this cursor is not one that was given out here")
             return
         to.answer(call, message.result(bytes(call.spelling), page))
@@ -79,7 +89,7 @@ def using(kind: str) -> Answer:
             to.refuse(call, message.INVALID_PARAMS, "params.name is missing, or is not text")
             return
         call.name = name
-        route = to.gateway.endpoint(to).routes[kind].get(name)
+        route = to.endpoint.routes[kind].get(name)
         if route is None:
             to.refuse(call, message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}")
             return
@@ -95,7 +105,7 @@ def _resource(to: Conversation, call: Call) -> Route | None:
         to.refuse(call, message.INVALID_PARAMS, "params.uri is missing, or is not text")
         return None
     call.name = uri
-    route = to.gateway.endpoint(to).resource(uri)
+    route = to.endpoint.resource(uri)
     if route is None:
         code = message.INVALID_PARAMS if call.modern else message.RESOURCE_NOT_FOUND
         to.refuse(call, code, "Resource not found", {"uri": uri})
@@ -124,60 +134,58 @@ def listen(to: Conversation, call: Call) -> None:
     wanted = message.fields(call.params.get("notifications", message.TWO))
     if wanted is None:
         to.refuse(call, message.INVALID_PARAMS, "params.notifications is missing")
-        return
-    to.gateway.news.listen(to, call, wanted)
+    elif len(message.items(wanted.get("resourceSubscriptions"))) > listening.MOST:
+        to.refuse(call, message.INVALID_PARAMS, f"resourceSubscriptions has more than {listening.MOST} entries")
+    elif len(to.calls) >= MAX_CALLS:
+        to.refuse(call, message.BUSY, f"this client has {MAX_CALLS} requests in flight")
+    else:
+        to.gateway.news.listen(to, call, wanted)
 
 
 def complete(to: Conversation, call: Call) -> None:
     """Completion, for a prompt or a resource template."""
     ref = message.fields(call.params.get("ref", message.TWO)) or {}
-    endpoint = to.gateway.endpoint(to)
     prompt = message.text(ref.get("type")) == "ref/prompt"
     member = "name" if prompt else "uri"
     name = message.text(ref.get(member))
-    if name is None:
-        to.refuse(call, message.INVALID_PARAMS, "params.ref names no prompt and no resource")
+    if name is None or message.ambiguous(ref):
+        to.refuse(call, message.INVALID_PARAMS, "params.ref names no prompt and no resource, or two")
         return
     call.name = name
-    route = endpoint.routes["prompts" if prompt else "templates"].get(name)
+    route = to.endpoint.routes["prompts" if prompt else "templates"].get(name)
     if route is None:
-        route = None if prompt else endpoint.resource(name)
+        route = None if prompt else to.endpoint.resource(name)
     if route is None:
         to.refuse(call, message.INVALID_PARAMS, f"Unknown {'prompt' if prompt else 'resource'}: {name[:200]}")
         return
-    if route.name is not None:
-        call.params["ref"] = message.raw(ref | {member: route.name})
-        call.fields["params"] = message.raw(call.params)
+    # written anew also where it keeps its name: of two members with one name, the server must see ours
+    call.params["ref"] = message.raw(ref | ({member: route.name} if route.name is not None else {}))
     to.use(call, route._replace(name=None), member)
 
 
 def task(to: Conversation, call: Call) -> None:
-    """A task belongs to the server that issued it."""
-    endpoint = to.gateway.endpoint(to)
-    server = (
-        endpoint.servers[0]
-        if endpoint.single
-        else to.gateway.parked.issuer(to, message.text(call.params.get("taskId")))
-    )
-    if server is None:
-        to.refuse(call, message.INVALID_PARAMS, "no server that is running here has issued this task")
+    """A task belongs to the server that issued it, and to the client that it was issued to."""
+    if to.endpoint.single and to.endpoint.servers[0].settings.session.share != "server":
+        # whatever process this client gets is its own
+        server: Server | None = to.endpoint.servers[0]
+    else:
+        server = to.gateway.parked.issuer(to, message.text(call.params.get("taskId")))
+    if server is None or server not in to.endpoint.servers:
+        to.refuse(call, message.INVALID_PARAMS, "no server that is running here has issued this task to you")
     else:
         to.forward(call, server)
 
 
 def unknown(to: Conversation, call: Call) -> None:
     """A method that only its server knows, or nobody."""
-    endpoint = to.gateway.endpoint(to)
-    if endpoint.single and call.method not in _KNOWN:
-        to.forward(call, endpoint.servers[0])
+    if to.endpoint.single and call.method not in _KNOWN and not call.method.startswith("notifications/"):
+        to.forward(call, to.endpoint.servers[0])
     else:
         to.refuse(call, message.METHOD_NOT_FOUND, f"Method not found: {call.method[:200]}")
 
 
-def label(method: str, name: str) -> str:
-    """What a request is counted as: nothing that a client can make up."""
-    if method in ("tools/call", "prompts/get"):
-        return name
+def label(method: str) -> str:
+    """What a request that names no tool is counted as: nothing that a client can make up."""
     return method if method in _KNOWN else "other"
 
 

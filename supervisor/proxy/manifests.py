@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy import message
 
 FORMAT = 1
@@ -29,7 +29,8 @@ KINDS = {
 }
 # what a reader does not see, or takes for somebody else's word
 _MARKUP = ("<!--", "<important", "<system", "<secret", "<instructions", "[system]", "<|im_start|>", "<|system|>")
-_CONTEXT = 2
+# of a diff
+_CONTEXT, _LINES = 2, 4000
 
 
 class Lists(msgspec.Struct, frozen=True):
@@ -41,12 +42,24 @@ class Lists(msgspec.Struct, frozen=True):
 
     def items(self, kind: str) -> dict[str, msgspec.Raw]:
         """The items of every page by name, as they were written."""
+        return {name or "": item for name, item in self._named(kind)}
+
+    def check(self) -> None:
+        """SupervisorError for items that nobody could tell apart: only one of them would be reviewed."""
+        for kind in KINDS:
+            seen = set()
+            for name, _ in self._named(kind):
+                if not name:
+                    raise SupervisorError(f"it lists a {kind[:-1]} without a name")
+                if name in seen:
+                    raise SupervisorError(f"it lists the {kind[:-1]} {json.dumps(name)} twice")
+                seen.add(name)
+
+    def _named(self, kind: str) -> Iterator[tuple[str | None, msgspec.Raw]]:
         _, member, key = KINDS[kind]
-        found = {}
         for page in self.pages.get(kind, []):
             for item in message.items((message.fields(page) or {}).get(member)):
-                found[message.text((message.fields(item) or {}).get(key)) or ""] = item
-        return found
+                yield message.text((message.fields(item) or {}).get(key)), item
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -84,8 +97,16 @@ def encode(made: Manifest) -> bytes:
 
 
 def canonical(item: msgspec.Raw) -> bytes:
-    """An item with its members in order and no spaces: what its digest is of."""
-    return json.dumps(json.loads(bytes(item)), sort_keys=True, separators=(",", ":")).encode()
+    """An item with its members in order and no spaces: what its digest is of; SupervisorError when it has none."""
+    return _written(item, indent=None).encode()
+
+
+def _written(item: msgspec.Raw, indent: int | None) -> str:
+    separators = (",", ":") if indent is None else None
+    try:
+        return json.dumps(json.loads(bytes(item)), sort_keys=True, separators=separators, indent=indent)
+    except (ValueError, RecursionError):
+        raise SupervisorError("it lists an item that is too deep, or has a number too long, to compare") from None
 
 
 def digests(lists: Lists) -> dict[str, dict[str, str]]:
@@ -97,38 +118,40 @@ def digests(lists: Lists) -> dict[str, dict[str, str]]:
 
 
 class Change(NamedTuple):
-    """An item that is not as it was pinned: `how` is added, removed or changed; `diff` is for a reader."""
+    """An item that is not as it was pinned: `how` is added, removed or changed."""
 
     kind: str
     name: str
     how: str
-    diff: str
+    before: msgspec.Raw | None
+    now: msgspec.Raw | None
+
+    @property
+    def diff(self) -> str:
+        """For a reader; made only for one, because a stranger decides how long it takes."""
+        old, new = _shown(self.before), _shown(self.now)
+        if len(old) + len(new) > _LINES:
+            return f"({len(old)} and {len(new)} lines, which is too much to compare by eye)"
+        return "\n".join(difflib.unified_diff(old, new, "pinned", "now", lineterm="", n=_CONTEXT))
 
 
 def changes(pinned: Lists, live: Lists) -> list[Change]:
-    """Every difference between two lists, by name."""
+    """Every difference between two lists, by name; SupervisorError when they cannot be compared."""
     return [each for kind in KINDS for each in _changes(kind, pinned.items(kind), live.items(kind))]
 
 
 def _changes(kind: str, old: dict[str, msgspec.Raw], new: dict[str, msgspec.Raw]) -> Iterator[Change]:
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
-        if before is not None and now is not None:
-            if bytes(before) == bytes(now) or canonical(before) == canonical(now):
-                continue
-            yield Change(kind, name, "changed", _diff(before, now))
-        else:
-            yield Change(kind, name, "removed" if now is None else "added", _diff(before, now))
+        if before is None or now is None:
+            yield Change(kind, name, "removed" if now is None else "added", before, now)
+        elif bytes(before) != bytes(now) and canonical(before) != canonical(now):
+            yield Change(kind, name, "changed", before, now)
 
 
 def _shown(item: msgspec.Raw | None) -> list[str]:
     # escapes stay escapes: what hides must be seen here
-    return [] if item is None else json.dumps(json.loads(bytes(item)), indent=1, sort_keys=True).splitlines()
-
-
-def _diff(before: msgspec.Raw | None, now: msgspec.Raw | None) -> str:
-    lines = difflib.unified_diff(_shown(before), _shown(now), "pinned", "now", lineterm="", n=_CONTEXT)
-    return "\n".join(lines)
+    return [] if item is None else _written(item, indent=1).splitlines()
 
 
 def tell(server: str, found: list[Change]) -> str:
@@ -140,24 +163,28 @@ def tell(server: str, found: list[Change]) -> str:
 
 def hidden(item: msgspec.Raw) -> list[str]:
     """What in an item's text a reader would not see or would take for another's word; one line each."""
-    return sorted(set(_hidden(json.loads(bytes(item)), "")))
+    found = set()
+    todo: list[tuple[object, str]] = [(json.loads(canonical(item)), "")]
+    while todo:
+        value, where = todo.pop()
+        if isinstance(value, dict):
+            todo += [(str(key), where) for key in value]
+            # a name is a stranger's word as well
+            todo += [(each, f"{where}.{json.dumps(key)[1:-1]}") for key, each in value.items()]
+        elif isinstance(value, list):
+            todo += [(each, where) for each in value]
+        elif isinstance(value, str):
+            found |= {f"{where[1:]}: {why}" for why in _hidden(value)}
+    return sorted(found)
 
 
-def _hidden(value: object, where: str) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from _hidden(str(key), where)
-            yield from _hidden(each, f"{where}.{key}")
-    elif isinstance(value, list):
-        for each in value:
-            yield from _hidden(each, where)
-    elif isinstance(value, str):
-        for character in set(value):
-            if why := _why(character):
-                yield f"{where[1:]}: {why} U+{ord(character):04X}"
-        for mark in _MARKUP:
-            if mark in value.lower():
-                yield f'{where[1:]}: markup "{mark}"'
+def _hidden(text: str) -> Iterator[str]:
+    for character in set(text):
+        if why := _why(character):
+            yield f"{why} U+{ord(character):04X}"
+    for mark in _MARKUP:
+        if mark in text.lower():
+            yield f'markup "{mark}"'
 
 
 def _why(character: str) -> str:

@@ -5,11 +5,13 @@ Runs unprivileged. A message is decoded one level deep; a body is never re-encod
 
 from __future__ import annotations
 
-import json
+import re
+from typing import TypeVar
 
 import msgspec
 
 Fields = dict[str, msgspec.Raw]
+_Shape = TypeVar("_Shape")
 
 TWO = msgspec.Raw(b'"2.0"')
 EMPTY = msgspec.Raw(b"{}")
@@ -33,35 +35,73 @@ _text = msgspec.json.Decoder(str)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
+_WRONG = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# what is white space in JSON and ends a line for some readers
+_BLANK = bytes.maketrans(b"\r\n", b"  ")
+# the members that decide where a message goes: some readers do not tell cases apart, and take the last one
+_MEMBERS = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
+_AIMS = frozenset(("name", "uri", "ref", "type", "arguments", "_meta", "requestState", "inputResponses"))
+_BATCH = "batches are gone from the protocol since 2025-06-18: send one message at a time"
+_NO_MESSAGE = "not a JSON-RPC 2.0 message: jsonrpc, id, method or params is missing, wrong, or there twice"
+# halves of characters as escapes, and the private characters that stand for them meanwhile
+_HALVES = ((re.compile(rb"\\ud([89a-fA-F])"), rb"\\ue\1"), (re.compile(rb"\\uD([89a-fA-F])"), rb"\\uE\1"))
+_BACK = ((re.compile(rb"\\ue([89a-fA-F])"), rb"\\ud\1"), (re.compile(rb"\\uE([89a-fA-F])"), rb"\\uD\1"))
+_PRIVATE = re.compile(rb"\\u[eE][89a-fA-F]|\xee")
+
+
+def incoming(line: bytes) -> Fields | None:
+    """The members of a message from outside; None when it is no JSON object in UTF-8, or could be read as another.
+
+    What stands between its tokens may not end a line: Python's text files end one at \\r as well, and would read a
+    message of its own in the middle of this one. Nor may "ID" stand beside "id": some take the one for the other.
+    """
+    if b"\r" in line or not line.isascii() or line.find(b"\n", 0, -1) >= 0:
+        table = _unusual(line)
+    else:
+        try:
+            table = _table.decode(line)
+        except _WRONG:
+            table = fields(line)
+    if table is None or table.keys() <= _MEMBERS or not _folds(table, _MEMBERS):
+        return table
+    return None
+
+
+def _unusual(line: bytes) -> Fields | None:
+    if not _is_text(line):
+        return None
+    # within a text the end of a line is wrong
+    return None if fields(line) is None else fields(line.translate(_BLANK))
+
+
+def repaired(line: bytes) -> Fields | None:
+    """The same of a line that is not UTF-8, as a lenient reader has it."""
+    return incoming(line.decode(errors="replace").encode())
+
+
+def _folds(table: Fields, known: frozenset[str]) -> bool:
+    return not known.isdisjoint(map(str.casefold, table.keys() - known))
+
+
+def ambiguous(params: Fields) -> bool:
+    """Whether what decides if params are allowed can be read as something else."""
+    return not params.keys() <= _AIMS and _folds(params, _AIMS)
+
 
 def fields(data: bytes | msgspec.Raw) -> Fields | None:
-    """The members of a JSON object, their values as they were written; None for anything else."""
+    """The members of a JSON object, their values as they were written; None for anything else.
+
+    Of members with one name, the last.
+    """
     try:
         return _table.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        return _with_surrogates(bytes(data))
-
-
-def _with_surrogates(data: bytes) -> Fields | None:
-    """Escapes of half a character are legal JSON, Node writes them, and msgspec takes none."""
-    if b"\\ud" not in data.lower():
+    except _WRONG:
+        found = _halved(bytes(data), _table)
+    if found is None:
         return None
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
-        return None
-    return {name: msgspec.Raw(json.dumps(each, separators=(",", ":")).encode()) for name, each in value.items()}
-
-
-def text(raw: msgspec.Raw | None) -> str | None:
-    """A JSON string's value; None for anything else."""
-    if raw is None:
-        return None
-    try:
-        return _text.decode(raw)
-    except msgspec.DecodeError:
+        return {_whole(name): _exchanged(bytes(value), _BACK) for name, value in found.items()}
+    except UnicodeDecodeError:
         return None
 
 
@@ -71,15 +111,50 @@ def items(raw: msgspec.Raw | None) -> list[msgspec.Raw]:
         return []
     try:
         return _raws.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return []
+    except _WRONG:
+        return [_exchanged(bytes(each), _BACK) for each in _halved(bytes(raw), _raws) or []]
+
+
+def _halved(data: bytes, decoder: msgspec.json.Decoder[_Shape]) -> _Shape | None:
+    """Escapes of half a character are legal JSON, Node writes them, and msgspec takes none.
+
+    Private characters stand for them meanwhile; where there are such already, nobody could tell them apart.
+    """
+    if _PRIVATE.search(data):
+        return None
+    try:
+        return decoder.decode(_exchanged(data, _HALVES))
+    except _WRONG:
+        return None
+
+
+def _exchanged(data: bytes, pairs: tuple[tuple[re.Pattern[bytes], bytes], ...]) -> msgspec.Raw:
+    for pattern, other in pairs:
+        data = pattern.sub(other, data)
+    return msgspec.Raw(data)
+
+
+def _whole(name: str) -> str:
+    """A name with what stands for its halves put together again; UnicodeDecodeError for one that has a half."""
+    units = "".join(chr(ord(each) - 0x1000) if "\ue800" <= each <= "\uefff" else each for each in name)
+    return units.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+def text(raw: msgspec.Raw | None) -> str | None:
+    """A JSON string's value; None for anything else."""
+    if raw is None:
+        return None
+    try:
+        return _text.decode(raw)
+    except _WRONG:
+        return None
 
 
 def is_batch(line: bytes) -> bool:
     """A JSON array: the batches of revision 2025-03-26."""
     try:
         _raws.decode(line)
-    except (msgspec.DecodeError, RecursionError):
+    except _WRONG:
         return False
     return True
 
@@ -102,12 +177,40 @@ def encode(value: object) -> bytes:
 def identifier(written: msgspec.Raw) -> bytes | None:
     """A request id in one spelling; None when it is neither text nor a whole number."""
     data = bytes(written)
+    if data.isdigit():
+        return data
     if data[:1] == b'"':
         if b"\\" not in data:
             return data
         value = text(written)
         return None if value is None else _encode(value)
-    return data if data.lstrip(b"-").isdigit() else None
+    return data if data[:1] == b"-" and data[1:].isdigit() else None
+
+
+def wrong(line: bytes) -> tuple[bytes | None, int, str] | None:
+    """The answer to a line that is no message: id, code, text. None for what is never answered."""
+    code, said = INVALID_REQUEST, _NO_MESSAGE
+    table = fields(line)
+    if is_batch(line):
+        said = _BATCH
+    elif table is None or not _is_text(line):
+        code, said = PARSE_ERROR, "this is not a JSON object in UTF-8"
+        table = repaired(line)
+    if not table or "method" not in table:
+        # an answer to something gets none; and what has no method may have the id of something else
+        is_answer = table and ("result" in table or "error" in table)
+        return None if is_answer else (None, code, said)
+    if "id" not in table and text(table["method"]):
+        return None  # a notification
+    return identifier(table["id"]) if "id" in table else None, code, said
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Flag(msgspec.Struct):

@@ -10,7 +10,10 @@ import time
 
 
 class Meter:
-    """`total` is in bytes, `rate` in bytes a second; a second's worth may come at once."""
+    """`total` is in bytes, `rate` in bytes a second; a second's worth may come at once.
+
+    Whoever is in a hurry passes up to `free` bytes on without asking, takes them off it and adds them to `passed`.
+    """
 
     def __init__(self, total: int, rate: int) -> None:
         self.total = total
@@ -18,6 +21,7 @@ class Meter:
         self._left = total
         self._credit = float(rate)
         self._asked = time.monotonic()
+        self.free = self.passed = 0
 
     @property
     def over(self) -> bool:
@@ -26,10 +30,12 @@ class Meter:
 
     def take(self, data: bytes) -> bytes:
         """As much of what was read as may be passed on: all of it until the total is passed."""
-        allowed, self._left = max(0, self._left), self._left - len(data)
-        now = time.monotonic()
-        self._credit = min(self.rate, self._credit + (now - self._asked) * self.rate) - len(data)
+        now, unasked, self.passed = time.monotonic(), self.passed, 0
+        allowed = max(0, self._left - unasked)
+        self._left -= unasked + len(data)
+        self._credit = min(self.rate, self._credit - unasked + (now - self._asked) * self.rate) - len(data)
         self._asked = now
+        self.free = max(0, min(self._left, int(self._credit)))
         return data if allowed >= len(data) else data[:allowed]
 
     def wait(self) -> float:

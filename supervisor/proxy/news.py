@@ -9,10 +9,10 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
-from supervisor.errors import SupervisorError
-from supervisor.proxy import listening, message
+from supervisor.errors import SessionLost, SupervisorError
+from supervisor.proxy import envelope, listening, message
 from supervisor.proxy.calls import Call
-from supervisor.proxy.instance import Instance
+from supervisor.proxy.instance import Instance, RequestFailed
 from supervisor.proxy.listening import Listener, Subscriptions
 from supervisor.proxy.message import Fields
 from supervisor.proxy.servers import Server, Unavailable
@@ -31,76 +31,88 @@ class News:
         self._of: dict[Instance, Subscriptions] = {}
 
     def of(self, instance: Instance) -> Subscriptions:
-        """Those of one process."""
+        """Those of one process; SessionLost when it has ended."""
+        if instance.gone:
+            raise SessionLost(instance.gone)
         return self._of.setdefault(instance, Subscriptions(instance))
 
     def subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
         """resources/subscribe and unsubscribe of a legacy client."""
         server = route.server
-        if server.speaks(modern=False) or server.settings.session.share == "server":
-            self._gateway.spawn(self._subscribe(conversation, call, route))
+        if server.modern[False] or server.settings.session.share == "server":
+            if conversation.admit(call, server):
+                self._gateway.spawn(self._subscribe(conversation, call, route))
             return
         call.aim(route, "uri")
         conversation.forward(call, server)
         if call.instance:
             holders = call.instance.holders
-            (holders.add if call.method == "resources/subscribe" else holders.discard)(call.name)
+            if call.method == "resources/unsubscribe":
+                holders.discard(call.name)
+            elif len(holders) < listening.MOST_OF_ONE_PROCESS:
+                holders.add(call.name)
 
     async def _subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
         exposed, uri = call.name, message.text(route.name) or call.name
-        conversation.calls[call.key] = call
 
         def hear(changed: str) -> None:
             body = {"uri": exposed if changed == uri else changed}
             conversation.say(message.notification(listening.UPDATED, body), None)
 
         try:
-            subscriptions = self.of(await self._ready(conversation, call, route.server))
+            subscriptions = await self._ready(conversation, call, route.server)
             if call.method == "resources/subscribe":
                 await subscriptions.add(uri, conversation, hear)
             else:
                 subscriptions.remove(uri, conversation)
         except SupervisorError as error:
-            line = message.error(bytes(call.spelling), message.NOT_ALLOWED, str(error))
+            line = _refusal(call, error)
         else:
             line = message.result(bytes(call.spelling), b"{}")
-        conversation.finish(call, line, outcome="ok")
+            if conversation.closed:
+                subscriptions.remove_all(conversation)
+        conversation.finish(call, line, outcome=message.outcome(message.fields(line) or {}))
 
     def listen(self, conversation: Conversation, call: Call, wanted: Fields) -> None:
         """subscriptions/listen of a modern client: open until one of us ends it."""
-        conversation.calls[call.key] = call
+        conversation.hold(call)
         listener = conversation.listeners[call.key] = Listener(call, wanted)
         self._gateway.spawn(self._listen(conversation, listener))
 
     async def _listen(self, conversation: Conversation, listener: Listener) -> None:
-        call = listener.call
-        endpoint = self._gateway.endpoint(conversation)
+        endpoint = conversation.endpoint
         for exposed in listener.uris:
             route = endpoint.resource(exposed)
             if route is None or route.verdict.outcome != "allow":
-                continue
-            try:
-                instance = await self._ready(conversation, call, route.server)
-                if conversation.calls.get(call.key) is not call:
-                    return
-                hear = functools.partial(_updated, listener, exposed)
-                await self.of(instance).add(message.text(route.name) or exposed, listener, hear)
-            except SupervisorError:
                 continue  # not in the acknowledgement: that is how a client is told
-            listener.subscriptions.append(self.of(instance))
-            listener.honoured.append(exposed)
+            if await self._heard(conversation, listener, exposed, route):
+                listener.honoured.append(exposed)
+            if conversation.calls.get(listener.call.key) is not listener.call:
+                listener.close()
+                return
         for server in endpoint.servers if listener.lists else []:
             for instance in server.instances.values():
                 if instance.ready:
                     self.of(instance).watch_lists()
         listener.acknowledge()
 
-    async def _ready(self, conversation: Conversation, call: Call, server: Server) -> Instance:
-        """The process for a call of that client, ready; SupervisorError when it cannot be had."""
-        instance = conversation.instance(call, server)
+    async def _heard(self, conversation: Conversation, listener: Listener, exposed: str, route: Route) -> bool:
+        """Subscribe at the server; whether that could be done."""
+        hear = functools.partial(_updated, listener, exposed)
+        try:
+            async with asyncio.timeout(route.server.settings.session.answer):
+                subscriptions = await self._ready(conversation, listener.call, route.server)
+                await subscriptions.add(message.text(route.name) or exposed, listener, hear)
+        except (SupervisorError, TimeoutError):
+            return False
+        listener.subscriptions.append(subscriptions)
+        return True
+
+    async def _ready(self, conversation: Conversation, call: Call, server: Server) -> Subscriptions:
+        """Those of the process for a call of that client, ready; SupervisorError when it cannot be had."""
         waiting = Ready()
-        server.give(instance, waiting)
-        return await waiting.future
+        conversation.instance(call, server).give(waiting)
+        return self.of(await waiting.future)
 
     def started(self, instance: Instance) -> None:
         """A process is ready: somebody may have asked for news of lists before."""
@@ -111,7 +123,7 @@ class News:
         """A server says that a resource has changed."""
         uri = message.text(params.get("uri")) or ""
         if instance.owner and instance not in self._of:
-            exposed = self._gateway.endpoint(instance.owner).alias(server, uri)
+            exposed = instance.owner.endpoint.alias(server, uri)
             if exposed != uri:
                 fields["params"] = message.raw(params | {"uri": exposed})
             instance.owner.say(message.line(fields), None)
@@ -147,6 +159,14 @@ class News:
         listener.end()
 
 
+def _refusal(call: Call, error: SupervisorError) -> bytes:
+    """An error of the server's as it is, and one of ours."""
+    if isinstance(error, RequestFailed):
+        return message.line({"jsonrpc": message.TWO, "id": call.spelling, "error": error.error})
+    code = error.code if isinstance(error, Unavailable) else envelope.SERVER_ENDED
+    return message.error(bytes(call.spelling), code, str(error))
+
+
 def _updated(listener: Listener, exposed: str, _: str) -> None:
     listener.updated(exposed)
 
@@ -166,3 +186,7 @@ class Ready:
         """It will not be."""
         if not self.future.done():
             self.future.set_exception(Unavailable(code, reason))
+
+    def asked(self, instance: Instance, fields: Fields, method: str) -> bool:
+        """It is no client."""
+        return False

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.servers import Server
 
-MAX_CALLS, MAX_TASKS = 1024, 4096
+# of one client at a time, and of all together
+MAX_OWN, MAX_CALLS = 64, 1024
+MAX_TASKS = 1024
 SECONDS = 600.0
 
 
@@ -27,11 +29,15 @@ class Parked:
 
     def __init__(self) -> None:
         self._calls: dict[str, tuple[Call, float]] = {}
-        self._issuers: dict[tuple[str, str], Server] = {}
+        self._issuers: dict[str, dict[str, Server]] = {}
 
     def park(self, call: Call) -> str:
         """Keep a call until its client comes back with the state that is returned."""
-        if len(self._calls) >= MAX_CALLS:
+        name = call.conversation.principal.name
+        own = [state for state, (each, _) in self._calls.items() if each.conversation.principal.name == name]
+        if len(own) >= MAX_OWN:
+            self._drop(own[0])
+        elif len(self._calls) >= MAX_CALLS:
             self._drop(next(iter(self._calls)))
         state = secrets.token_urlsafe(18)
         self._calls[state] = (call, time.monotonic())
@@ -42,12 +48,12 @@ class Parked:
         state = message.text(call.params["requestState"]) or ""
         parked, _ = self._calls.get(state, (None, 0.0))
         if parked is None:
-            if call.server is not None and call.server.speaks(modern=True):
+            if call.server is not None and call.server.modern[True]:
                 return False  # the server's own state
             call.conversation.refuse(call, message.INVALID_PARAMS, "this requestState is unknown, used or expired")
             return True
-        same = parked.method == call.method and parked.name == call.name
-        if not same or parked.conversation.principal != call.conversation.principal:
+        same = (parked.method, parked.name, parked.server) == (call.method, call.name, call.server)
+        if not same or parked.conversation.principal.name != call.conversation.principal.name:
             call.conversation.refuse(call, message.INVALID_PARAMS, "this requestState belongs to another request")
             return True
         del self._calls[state]
@@ -55,24 +61,28 @@ class Parked:
         return True
 
     def expire(self, now: float) -> None:
-        """Nobody waits for ever."""
+        """Nobody waits for ever; at an infinite time, for nobody."""
         for state, (_, since) in list(self._calls.items()):
             if now - since > SECONDS:
                 self._drop(state)
 
     def _drop(self, state: str) -> None:
         call, _ = self._calls.pop(state)
-        if call.instance and call.instance.pending.pop(call.number, None):
+        instance = call.instance
+        if instance and not instance.withdraw(call) and instance.pending.pop(call.number, None):
             body = {"requestId": msgspec.Raw(call.number)}
-            call.instance.write(message.notification("notifications/cancelled", body))
+            instance.write(message.notification("notifications/cancelled", body))
+        if instance and call.server and call.server.settings.session.share == "call":
+            instance.end("its client did not come back")
 
     def issue(self, call: Call, task: str) -> None:
         """A server has made a task for this client."""
-        if len(self._issuers) >= MAX_TASKS:
-            del self._issuers[next(iter(self._issuers))]
+        own = self._issuers.setdefault(call.conversation.principal.name, {})
+        if len(own) >= MAX_TASKS:
+            del own[next(iter(own))]
         if call.server is not None:
-            self._issuers[call.conversation.principal.name, task] = call.server
+            own[task] = call.server
 
     def issuer(self, conversation: Conversation, task: str | None) -> Server | None:
         """The server that made a task for this client."""
-        return self._issuers.get((conversation.principal.name, task or ""))
+        return self._issuers.get(conversation.principal.name, {}).get(task or "")

@@ -16,7 +16,7 @@ import msgspec
 from supervisor.errors import SupervisorError
 from supervisor.proxy import eras, manifests, message, pump
 from supervisor.proxy.channel import Channel
-from supervisor.proxy.instance import Hello, Instance, RequestFailed
+from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.link import Exited
 from supervisor.proxy.manifests import KINDS, Lists, Manifest
@@ -35,8 +35,9 @@ class Pinning:
         self.spec = ""
         self._instance: Instance | None = None
         channel.ended = self._ended
+        channel.lost = lambda: self._ended(None)
 
-    def _ended(self, ended: Exited) -> None:
+    def _ended(self, ended: Exited | None) -> None:
         if self._instance and not self._instance.ended.done():
             self._instance.ended.set_result(ended)
 
@@ -57,23 +58,24 @@ class Pinning:
 
     async def _era(self, *, modern: bool) -> Lists:
         instance = Instance(self.name, self.channel, modern=modern, hello=Hello(eras.LEGACY[-1], FULL, NOBODY))
-        instance.stderr = lambda line: self.journal.add(self.name, line)
+        instance.stderr = lambda line, loud: self.journal.add(self.name, line, loud)
         self._instance = instance
         opened = await instance.open()
         self.spec = opened.spec
         over = asyncio.create_task(instance.over())
         try:
+            await instance.connect(opened)
             async with asyncio.timeout(_PROBE if modern else opened.start):
                 handshake = await instance.shake()
             if modern and not _speaks(handshake):
                 raise SupervisorError("it does not speak a revision that this gateway knows")
             async with asyncio.timeout(opened.start):
-                return await instance.lists(handshake)
-        except RequestFailed as error:
-            raise SupervisorError(str(error)) from None
+                lists = await instance.lists(handshake)
+            lists.check()
         finally:
             instance.end("pinned")
             await over
+        return lists
 
 
 def _speaks(handshake: msgspec.Raw) -> bool:
@@ -83,15 +85,17 @@ def _speaks(handshake: msgspec.Raw) -> bool:
 
 def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
     """The account of a manifest, line by line: every item, what hides in it, what has changed since the last."""
-    versions = ", ".join(f"{era} ({lists.version})" for era, lists in made.eras.items())
+    versions = ", ".join(f"{era} ({pump.printable(lists.version)})" for era, lists in made.eras.items())
     yield f"{made.server}: {versions}"
     lists = made.era(modern=False)
     for kind in KINDS:
         for name, item in lists.items(kind).items():
             said = _summary(item)
             yield f"  {kind[:-1]:9} {pump.printable(name):32} {made.digests[kind][name][:12]}  {said}"
-    flags = list(flagged(made))
-    for each in flags:
+    for era, others in made.eras.items():
+        # what only clients of the other era see
+        yield from _told(manifests.changes(lists, others), f"IN THE {era.upper()} ERA ")
+    for each in flagged(made):
         yield f"  ATTENTION {each}"
     if old is not None:
         found = [
@@ -100,11 +104,15 @@ def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
             if era in old.eras
             for each in manifests.changes(old.eras[era], made.eras[era])
         ]
-        for change in found:
-            yield f"  {change.how.upper()} {change.kind[:-1]} {json.dumps(change.name)}"
-            yield from (f"    {line}" for line in change.diff.splitlines())
+        yield from _told(found, "")
         if not found and old.eras.keys() == made.eras.keys():
             yield f"  nothing has changed since {old.pinned}"
+
+
+def _told(found: list[manifests.Change], where: str) -> Iterator[str]:
+    for change in found:
+        yield f"  {where}{change.how.upper()} {change.kind[:-1]} {json.dumps(change.name)}"
+        yield from (f"    {line}" for line in change.diff.splitlines())
 
 
 def _summary(item: msgspec.Raw) -> str:

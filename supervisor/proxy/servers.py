@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -48,15 +48,8 @@ class Unavailable(SupervisorError):
         super().__init__(reason)
 
 
-class Waiting(Protocol):
-    """A call that waits for a process to be ready."""
-
-    def go(self, instance: Instance) -> None: ...
-    def lost(self, code: int, reason: str) -> None: ...
-
-
 class Server:
-    """One entry of the registry. `notified` and `orphan` are given to every process that is started."""
+    """One entry of the registry. `retired` is why it takes no more calls: another has its place."""
 
     def __init__(self, name: str, settings: Settings, manifest: Manifest, channel: Channel) -> None:
         self.name = name
@@ -67,6 +60,8 @@ class Server:
         self.profile = ""
         self.failures = 0
         self.last_error = ""
+        self.retired = ""
+        self.identity: tuple[str, str, str] = ("", "", "")
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
@@ -74,14 +69,16 @@ class Server:
         self.instances: dict[Key, Instance] = {}
         self.load: dict[str, int] = {}
         self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
-        self.stderr: Callable[[str, bytes], None] = lambda *_: None
+        self.stderr: Callable[[str, bytes, bool], None] = lambda *_: None
         self.started: Callable[[Server, Instance, float], None] = lambda *_: None
         self.ended: Callable[[Instance], None] = lambda _: None
+        # by the era of a client: whether it gets a process of the modern era
+        self.modern = {era: self.speaks(modern=era) for era in (False, True)}
         self._channel = channel
         self._retry_at = 0.0
-        self._waiting: dict[Instance, list[Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_session: dict[int, Instance] = {}
+        self._unwell: set[Instance] = set()
 
     def speaks(self, *, modern: bool) -> bool:
         """Whether a client of that era gets a process of the modern era."""
@@ -90,46 +87,32 @@ class Server:
     def instance(self, key: Key, principal: str, *, modern: bool, hello: Hello) -> Instance:
         """The process of that key, started if there is none; Unavailable with the reason."""
         found = self.instances.get(key)
-        if found is not None and not found.ending:
+        if found is not None and usable(found):
             return found
         self._admit(principal)
         made = Instance(self.name, self._channel, modern=modern, hello=hello)
         made.notified = lambda instance, method, fields: self.notified(self, instance, method, fields)
-        made.stderr = lambda line: self.stderr(self.name, line)
+        made.stderr = lambda line, loud: self.stderr(self.name, line, loud)
+        made.unwell = lambda reason: self.unwell(made, reason)
         made.principal = principal
         made.traffic = self.traffic
         self.instances[key] = made
-        self._waiting[made] = []
         task = asyncio.get_running_loop().create_task(self._live(key, made))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return made
 
-    def give(self, instance: Instance, call: Waiting) -> None:
-        """Let a call go as soon as the process is ready."""
-        waiting = self._waiting.get(instance)
-        if waiting is None:
-            call.go(instance)
-        else:
-            waiting.append(call)
-
     @property
     def waiting(self) -> int:
         """Calls that wait for a process to be ready."""
-        return sum(len(each) for each in self._waiting.values())
-
-    def withdraw(self, instance: Instance, call: Waiting) -> bool:
-        """Forget a call that still waits; whether it did."""
-        waiting = self._waiting.get(instance, [])
-        if call in waiting:
-            waiting.remove(call)
-            return True
-        return False
+        return sum(len(each.waiting) for each in self.instances.values())
 
     def _admit(self, principal: str) -> None:
         if self.stopped:
             said = f"it was stopped by the operator; supervisor start {self.name}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
+        if self.retired:
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {self.retired}')
         if self.state == "DEAD":
             said = f"it failed {self.failures} times in a row, at last: {self.last_error}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}; supervisor start {self.name}')
@@ -159,21 +142,23 @@ class Server:
         over: asyncio.Task[str] | None = None
         try:
             await asyncio.sleep(max(0.0, self._retry_at - began))
-            began = time.monotonic()
-            opened = await instance.open()
-            self._by_session[opened.session] = instance
-            over = asyncio.create_task(instance.over())
-            async with asyncio.timeout(self.settings.session.start):
-                await self._check(instance)
+            if not instance.ending:
+                began = time.monotonic()
+                opened = await instance.open()
+                # before anything else is waited for: it may be over already
+                self._by_session[opened.session] = instance
+                over = asyncio.create_task(instance.over())
+                await instance.connect(opened)
+                async with asyncio.timeout(self.settings.session.start):
+                    await self._check(instance)
+                self._ready(instance, time.monotonic() - began)
         except TimeoutError:
             seconds = self.settings.session.start
             self._failed(key, instance, f"it did not answer its handshake within {seconds:g} s (session.start)")
         except SupervisorError as error:
             self._failed(key, instance, str(error))
-        else:
-            self._ready(instance, time.monotonic() - began)
-        if over:
-            self._ended(key, instance, await over)
+        reason = await over if over else instance.ending
+        self._ended(key, instance, reason)
 
     async def _check(self, instance: Instance) -> None:
         handshake = await instance.shake()
@@ -191,47 +176,55 @@ class Server:
             raise Unavailable(message.DEGRADED, manifests.tell(self.name, found))
 
     def _ready(self, instance: Instance, seconds: float) -> None:
-        if instance.ending:
+        if not usable(instance):
+            return
+        if self.state == "DEAD":
+            instance.end("others of this server have failed too often")
             return
         if self.state != "READY":
             self.state = lifecycle.after(self.state, "opened")
-        self.failures, self._retry_at = 0, 0.0
-        instance.ready = True
+        self._retry_at = 0.0
+        instance.start()
         self.started(self, instance, seconds)
-        for call in self._waiting.pop(instance):
-            call.go(instance)
 
     def _failed(self, key: Key, instance: Instance, reason: str) -> None:
         """It did not come up."""
-        if instance.ending:
-            reason = instance.ending
-        elif self.state in ("COLD", "DEGRADED"):
-            self.state = lifecycle.after(self.state, "failed")
-            self._count(reason)
+        if instance.ending and instance not in self._unwell:
+            reason = instance.ending  # nobody wants it any more
+        else:
+            reason = instance.ending or reason
+            self._fault("failed", reason)
         self._forget(key, instance)
-        code = message.DEGRADED if self.drift else envelope.SERVER_SILENT
-        for call in self._waiting.pop(instance, []):
-            call.lost(code, f'server "{self.name}": {reason}')
         instance.end(reason)
+        code = message.DEGRADED if self.drift else envelope.SERVER_SILENT
+        instance.lose(code, f'server "{self.name}": {reason}')
 
     def _ended(self, key: Key, instance: Instance, reason: str) -> None:
         self._forget(key, instance)
-        self.ended(instance)
+        self._unwell.discard(instance)
         if instance.opened:
             self._by_session.pop(instance.opened.session, None)
-        for call in self._waiting.pop(instance, []):
-            call.lost(envelope.SERVER_ENDED, f'server "{self.name}": {reason}')
-        if self.state != "READY":
-            return
+        instance.lose(envelope.SERVER_ENDED, f'server "{self.name}": {reason}')
+        self.ended(instance)
         if not instance.ending:
-            self.state = lifecycle.after(self.state, "exited")
-            self._count(reason)
-        elif not self.instances:
+            self._fault("exited", reason)
+        elif self.state == "READY" and not self.instances:
             self.state = lifecycle.after(self.state, "idle")
 
-    def _count(self, reason: str) -> None:
-        self.failures += 1
+    def _fault(self, event: lifecycle.Event, reason: str) -> None:
+        """Something is wrong with a process. Of those that run, only the first counts: the rest share its fate."""
         self.last_error = reason
+        if self.state == "DEAD" or (self.state == "DEGRADED" and event != "failed"):
+            return
+        if self.state != "READY":
+            event = "failed"
+        elif event == "failed":
+            event = "unwell"
+        self.state = lifecycle.after(self.state, event)
+        self._count()
+
+    def _count(self) -> None:
+        self.failures += 1
         if self.failures >= self.settings.restart.limit:
             self.state = lifecycle.after(self.state, "exhausted")
         pause = min(_LONGEST, _FIRST * 2.0 ** (self.failures - 1))
@@ -246,35 +239,66 @@ class Server:
         """The monitor told of the end of a session of this server."""
         instance = self._by_session.get(ended.session)
         if instance and not instance.ended.done():
+            instance.ready = False
             instance.ended.set_result(ended)
 
     def owns(self, session: int) -> bool:
         """Whether a session is one of this server's."""
         return session in self._by_session
 
+    def lost(self) -> None:
+        """The monitor is gone, and every session with it."""
+        for instance in self._by_session.values():
+            if not instance.ended.done():
+                instance.ready = False
+                instance.ended.set_result(None)
+
     def unwell(self, instance: Instance, reason: str) -> None:
         """It runs and is of no use: end it, and count that as a failure."""
-        self.last_error = reason
-        if self.state == "READY":
-            self.state = lifecycle.after(self.state, "unwell")
-            self._count(reason)
+        if instance.ending:
+            return
+        self._unwell.add(instance)
+        if instance.ready:
+            self._fault("unwell", reason)
         instance.end(reason)
+
+    def worked(self) -> None:
+        """A call was answered: failures in a row are counted from here."""
+        if self.state == "READY":
+            self.failures = 0
 
     def revive(self) -> None:
         """An operator started it again."""
         if self.state == "DEAD":
             self.state = lifecycle.after(self.state, "started")
+            if any(each.ready for each in self.instances.values()):
+                self.state = lifecycle.after(self.state, "opened")
         self.failures, self._retry_at = 0, 0.0
 
     async def stop(self, reason: str) -> None:
         """Let the calls in flight come to their end, within a bound, and end every process."""
         deadline = time.monotonic() + _DRAIN
-        while any(each.busy for each in self.instances.values()) and time.monotonic() < deadline:
+        while any(_wanted(each) for each in self.instances.values()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         for instance in list(self.instances.values()):
             instance.end(reason)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_DRAIN)
+
+    async def over(self) -> None:
+        """Wait until none of its processes is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def usable(instance: Instance) -> bool:
+    """Whether a process can be given calls: it has not ended, and nobody has told it to."""
+    return not instance.ending and not instance.gone and not instance.ended.done()
+
+
+def _wanted(instance: Instance) -> bool:
+    """Whether somebody waits for an answer, and not for nothing but its start."""
+    return bool(instance.waiting) or (instance.ready and instance.busy)
 
 
 def _makes_tasks(handshake: msgspec.Raw) -> bool:

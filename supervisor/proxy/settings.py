@@ -65,7 +65,7 @@ def decode(text: str, server: str) -> Settings:
     """The settings in the monitor's answer; ConfigError when they are of another version of this program."""
     try:
         return _decoder.decode(text.encode())
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise ConfigError(
             f'the settings of server "{server}" cannot be read ({error}); restart the daemon'
         ) from None

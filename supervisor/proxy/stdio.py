@@ -27,9 +27,9 @@ class Stdio:
         self.on_writable: Callable[[], None] = lambda: None
         self._full = False
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._reader = lines.Reader(_CLIENT_LINE, self._line, self._too_long, self._input_ended)
-        self._writer = lines.Writer(self._changed, lambda: self.stop(0))
         self._conversation = gateway.conversation(self, principal, None)
+        self._reader = lines.Reader(_CLIENT_LINE, self._conversation.receive, self._too_long, self._input_ended)
+        self._writer = lines.Writer(self._changed, lambda: self.stop(0))
         self._conversation.blocked = lambda blocked: self._reader.pause(paused=blocked)
         self._interrupted = False
 
@@ -54,9 +54,6 @@ class Stdio:
         streams = self._conversation.listeners
         while len(self._conversation.calls) > len(streams) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.005)
-
-    def _line(self, line: bytes) -> None:
-        self._conversation.receive(line)
 
     def deliver(self, line: bytes, about: bytes | None, *, last: bool) -> None:
         """One line; a request that was cancelled gets none."""

@@ -171,7 +171,8 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
     for rule in _RULES:
         settings[rule] = getattr(text, rule).model_dump(exclude_none=True)
     gateway = json.dumps(settings, separators=(",", ":"))
-    if len(gateway) > 1 << 15:
+    # it travels as a text within JSON
+    if len(json.dumps(gateway)) > 1 << 15:
         raise ConfigError(f"{origin}: its patterns are longer than 32 KiB")
     manifest = os.path.join(folder, "pins", f"{name}.json")
     digest = _digest(manifest)

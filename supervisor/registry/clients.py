@@ -114,6 +114,8 @@ def _entry(table: Table, name: str, node: Object, command: str) -> Entry:
         problem = '"env" is no table'
     elif not all(isinstance(each, str | tuple) for each in (*words, *variables.values())):
         problem = "an argument or a variable is no text"
+    elif not all(encodable(each) for each in (*table.path, name)):
+        problem = "its name cannot be written as UTF-8"
     elif node.get("envFile"):
         problem = 'its variables come from a file ("envFile"): write those it needs into "env"'
     return Entry(
@@ -126,6 +128,15 @@ def _entry(table: Table, name: str, node: Object, command: str) -> Entry:
         _true(node.get("disabled")),
         problem,
     )
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON can spell one that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _true(node: jsonc.Node | None) -> bool:

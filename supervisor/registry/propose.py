@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from supervisor.errors import ConfigError
-from supervisor.registry import commands, installed, known
+from supervisor.registry import clients, commands, installed, known
 from supervisor.registry.draft import Draft
 from supervisor.registry.installed import Machine
 
 _HOLE = re.compile(r"\$\{([^}]*)\}")
 _KEY = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL|AUTH|_PAT$", re.IGNORECASE)
+_SHELL, _COMMAND = re.compile(r"(ba|da|z|k|fi)?sh|cmd"), re.compile(r"-[a-z]*c|/c")
 # of whoever starts the client, and nobody inside
 _DROPPED = ("HOME", "PWD", "OLDPWD", "TMPDIR", "USER", "LOGNAME", "SHELL")
 
@@ -52,6 +53,7 @@ def propose(argv: Sequence[str], env: Mapping[str, str], *, project: str, cwd: s
     variables = {key: _fill(value, values, key) for key, value in env.items()}
     here = _fill(cwd, values) or project or machine.home
     machine = replace(machine, cwd=os.path.join(project or machine.home, here))
+    words = _unwrapped(words, variables)
     words, where = installed.resolve(words, machine)
     words[:1] = [commands.program(words[0], machine.cwd, machine.search)]
     words[1:] = [commands.argument(each, machine.cwd) for each in words[1:]]
@@ -83,6 +85,21 @@ def _fill(text: str, values: Mapping[str, str], key: str = "") -> str:
         return os.path.basename(found) if match[1].endswith("Basename") else found
 
     return _HOLE.sub(value, text)
+
+
+def _unwrapped(words: list[str], variables: dict[str, str]) -> list[str]:
+    """The command behind env; ConfigError for one that a shell would have to read first."""
+    if os.path.basename(words[0]) == "env":
+        while len(words) > 2 and "=" in words[1] and not words[1].startswith("-"):
+            key, _, value = words.pop(1).partition("=")
+            variables[key] = value
+        words = words[1:] if len(words) > 1 and not words[1].startswith("-") else words
+    if _SHELL.fullmatch(os.path.basename(words[0])) and any(_COMMAND.fullmatch(each) for each in words[1:]):
+        raise ConfigError("a shell would have to read its command line first; write the command itself")
+    for each in (*words, *variables, *variables.values()):
+        if not clients.encodable(each):
+            raise ConfigError(f"{each!r} cannot be written as UTF-8")
+    return words
 
 
 def _unknown(draft: Draft) -> None:

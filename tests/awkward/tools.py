@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -114,10 +113,11 @@ def ask(host: Host, message: Message) -> str:
 
 
 def notify(host: Host, message: Message) -> str:
-    """Notifications of every kind, progress in every spelling, as often as asked for."""
+    """Notifications of every kind that the era has unasked, progress in every spelling, as often as asked for."""
     token = message.at("_meta", "progressToken")
+    kinds = [each for each in KINDS if not (message.modern and each[0].endswith(("list_changed", "updated")))]
     for _ in range(int(message.number("arguments", "times", default=1))):
-        for method, params in KINDS:
+        for method, params in kinds:
             text = wire.notification("@", params).replace('"@"', f'"{method}"')
             host.wire.send(text)
         for step in ("0", "0.5", "1e0", "2.50") if token else ():
@@ -155,10 +155,9 @@ def cancelled(host: Host, message: Message) -> str:
 
 def die(host: Host, message: Message) -> str:
     """The end: with a status, or by a signal."""
-    number = int(message.number("arguments", "signal"))
-    if number:
-        signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
+    if number := int(message.number("arguments", "signal")):
         os.kill(os.getpid(), number)
+        threading.Event().wait(3600)  # another thread may be the one that gets it
     os._exit(int(message.number("arguments", "status", default=3)))
 
 

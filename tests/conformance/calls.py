@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import anyio
 from mcp.server.context import ServerRequestContext
 from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.message import ServerMessageMetadata
@@ -69,19 +70,23 @@ class Call:
         return value if isinstance(value, str) else default
 
     async def ask(self, questions: Mapping[str, Question], state: str | None = None) -> dict[str, object]:
-        """The answers by key; InputNeeded where some are missing and the client has to call again.
+        """The answers by key, all asked for at once.
 
-        `state` comes back with the client's next call.
+        InputNeeded where some are missing: the client calls again, and `state` comes back with that call.
         """
         if self.modern:
             if all(isinstance(self.answers.get(key), kind(each)) for key, each in questions.items()):
                 return {key: self.answers[key] for key in questions}
             raise InputNeeded(InputRequiredResult(input_requests=dict(questions), request_state=state))
+        answers: dict[str, object] = {}
+        async with anyio.create_task_group() as group:
+            for key, each in questions.items():
+                group.start_soon(self._send, key, each, answers)
+        return answers
+
+    async def _send(self, key: str, question: Question, answers: dict[str, object]) -> None:
         related = ServerMessageMetadata(related_request_id=self.context.request_id)
-        session = self.context.session
-        return {
-            key: await session.send_request(each, kind(each), metadata=related) for key, each in questions.items()
-        }
+        answers[key] = await self.context.session.send_request(question, kind(question), metadata=related)
 
     async def fill_in(self, key: str, question: ElicitRequest, state: str | None = None) -> ElicitResult:
         """The answer to one form."""

@@ -131,7 +131,11 @@ async def progress(call: Call) -> CallToolResult:
 
 
 async def reconnection(call: Call) -> CallToolResult:
-    """Close the stream of the answer before there is one, where there is a stream to close."""
+    """Close the stream of the answer before there is one, where there is a stream to close.
+
+    Not at once: the SDK may not have written the stream's first event yet.
+    """
+    await anyio.sleep(PAUSE)
     if call.context.close_sse_stream:
         await call.context.close_sse_stream()
     await anyio.sleep(RECONNECTION)

@@ -132,7 +132,6 @@ class Arena:
     commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
     companions: dict[tuple[str, str], Companion] = field(default_factory=dict)
     verdicts: dict[tuple[str, str | None, str], dict[str, str]] = field(default_factory=dict)
-    matrix: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
     def environment(self, mode: str) -> dict[str, str]:
         """What the caller's shell would export, with one variable that nobody inside may see."""
@@ -146,7 +145,7 @@ class Arena:
     def command(self, profile: str, mode: str, argv: Sequence[str], *, options: Sequence[str] = ()) -> list[str]:
         """The command line that runs `argv` in the sandbox, with the caller's own folders as params."""
         plot = self.plots[mode]
-        params = [] if profile == "none" else ["--param", f"root={plot.folder}"]
+        params = [] if profile in {"none", "net-allowlist"} else ["--param", f"root={plot.folder}"]
         if profile in {"fs-scoped", "ci-runner"}:
             params += ["--param", f"scope={plot.scope}"]
         head = [*self.commands[mode], "exec", "--profile", profile]

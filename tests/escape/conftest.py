@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.escape.arena import MODES, Arena, make_arena
-from tests.escape.batch import Batch
+from tests.escape.batch import Batch, Case
 from tests.escape.hostile import PROFILES
+from tests.escape.matrix import Matrix
 
-ARENA = pytest.StashKey[Arena]()
+MATRIX = pytest.StashKey[Matrix]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", default=None, help="write the table of boundaries to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MATRIX] = Matrix()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,14 +32,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def arena(pytestconfig: pytest.Config) -> Iterator[Arena]:
+def arena() -> Iterator[Arena]:
     """Users, folders and the command line; only root can make them."""
     if os.geteuid() != 0:
         pytest.skip("the escape tests make users and namespaces: run them as root")
     with ExitStack() as stack:
-        made = make_arena(stack)
-        pytestconfig.stash[ARENA] = made
-        yield made
+        yield make_arena(stack)
 
 
 @pytest.fixture(params=MODES)
@@ -47,19 +50,25 @@ def profile(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note how each attempt ended; the report itself is pytest's business."""
+    if call.when != "call" or not isinstance(item, pytest.Function):
+        return
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    case = params.get("case")
+    if isinstance(case, Case):
+        what, profile, mode = case.program.name, case.profile, case.mode
+    else:
+        what = str(params.get("name", item.originalname))
+        # a module whose attempts are all made in one profile names it
+        profile = str(params.get("profile", getattr(item.module, "PROFILE", "")))
+        mode = str(params.get("mode", ""))
+    boundary = item.path.stem.removeprefix("test_")
+    item.config.stash[MATRIX].note(boundary, what, profile, mode, held=call.excinfo is None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     target = session.config.getoption("--matrix", default=None)
-    if target and ARENA in session.config.stash:
-        Path(target).write_text(table(session.config.stash[ARENA]), encoding="utf-8")
-
-
-def table(arena: Arena) -> str:
-    """Boundary and program by profile and caller, as Markdown; what did not hold stands out."""
-    columns = [f"{profile}/{mode}" for profile in PROFILES for mode in MODES]
-    lines = ["| boundary | program | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for (boundary, program), cells in sorted(arena.matrix.items()):
-        words = [cells.get(column, "").split(" ", 1)[0] for column in columns]
-        marks = {"HELD": "held", "": "-"}
-        row = [marks.get(word, f"**{word}**") for word in words]
-        lines.append(f"| {boundary} | {program} | " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+    if target:
+        Path(target).write_text(session.config.stash[MATRIX].text(), encoding="utf-8")

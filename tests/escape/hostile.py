@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-PROFILES = ("none", "fs-readonly", "fs-scoped", "ci-runner")
+PROFILES = ("none", "fs-readonly", "fs-scoped", "net-allowlist", "ci-runner")
 FOLDER = ("fs-readonly", "fs-scoped", "ci-runner")
 SCOPE = ("fs-scoped", "ci-runner")
 CI = ("ci-runner",)
-STRICT = ("none", "fs-readonly", "fs-scoped")
+STRICT = ("none", "fs-readonly", "fs-scoped", "net-allowlist")
+OFFLINE = ("none", "fs-readonly", "fs-scoped")
 
 NEWTIME, NEWNS, NEWCGROUP, NEWUTS = 0x80, 0x00020000, 0x02000000, 0x04000000
 NEWIPC, NEWUSER, NEWPID, NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000

@@ -17,9 +17,11 @@ from tests.escape.arena import MODES, PYTHON, Arena
 from tests.integration.outside import World, make_world
 
 pytestmark = pytest.mark.network_namespace
+PROFILE = "net-allowlist"
 FIRST = Path(__file__).with_name("egress_attempts.py").read_text(encoding="utf-8")
 BEYOND = Path(__file__).with_name("egress_attempts_beyond.py").read_text(encoding="utf-8")
-ATTEMPTS = FIRST + BEYOND.partition("# what travels begins here\n")[2]
+MORE = Path(__file__).with_name("egress_attempts_more.py").read_text(encoding="utf-8")
+ATTEMPTS = "".join((FIRST, *(part.partition("# what travels begins here\n")[2] for part in (BEYOND, MORE))))
 BAD = (
     "private",
     "loopback",
@@ -33,6 +35,14 @@ BAD = (
     "tosix",
     "inner",
     "infile",
+    "chain",
+    "carrier",
+    "cloud",
+    "home",
+    "unique",
+    "compatible",
+    "teredo",
+    "flip",
 )
 ALLOW = ("example.test:443", "example.test:80", "example.test:9443", "another.test:8443", "*.wild.test:443")
 NAMES = [line[4:].split("(")[0] for line in ATTEMPTS.splitlines() if line.startswith("def try_")]
@@ -47,9 +57,23 @@ INSIDE_ONLY = {
     "try_the_proxy_with_an_absolute_target",
     "try_the_proxy_and_then_another_sni",
     "try_the_proxy_for_the_host_s_loopback",
+    "try_the_proxy_behind_a_proxy",
+    "try_the_proxy_a_second_time",
+    "try_the_proxy_with_other_spellings",
+    "try_the_proxy_for_another_port",
+    "try_the_proxy_for_metadata",
+    "try_the_proxy_with_the_target_and_host_of_two",
+    "try_socks",
+    "try_the_ends_of_the_network",
 }
 # nothing answers there in this network; inside, nothing may even be tried
-SILENT = {"try_rebinding_nat64", "try_rebinding_zero", "try_rebinding_inner"}
+SILENT = {
+    "try_rebinding_nat64",
+    "try_rebinding_zero",
+    "try_rebinding_inner",
+    "try_rebinding_compatible",
+    "try_rebinding_teredo",
+}
 LISTENER = """
 import socket, sys, threading
 def serve(address):
@@ -88,7 +112,7 @@ def outcome(world: World, results: Results, mode: str, *, inside: bool) -> dict[
         text = f"{ATTEMPTS}\n\nmain({chosen!r}, {authority!r})\n"
         mark = len(world.log)
         if inside:
-            done = world.run(mode, allow, [*PYTHON, "-"], text=text, seconds=60)
+            done = world.run(mode, allow, [*PYTHON, "-"], text=text, seconds=100)
         else:
             done = world.outside(mode, [*PYTHON, "-"], text=text)
         assert done.stdout, done.stderr

@@ -167,9 +167,11 @@ def learn_the_addresses_of_the_host(bait: Bait) -> str:
 
 @hostile()
 def learn_the_name_servers_of_the_host(bait: Bait) -> str:
+    """Inside, a name server is at most the one that stands for the broker."""
     text = slurp("/etc/resolv.conf").decode()
     servers = [line for line in text.splitlines() if line.startswith(("nameserver", "search", "domain"))]
-    return taken(servers, str(servers), "none")
+    strange = [line for line in servers if line != "nameserver 198.18.0.1"]
+    return taken(strange, str(strange), "none")
 
 
 @hostile()

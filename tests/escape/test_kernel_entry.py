@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 
-from tests.escape.arena import PYTHON, Arena
+from tests.escape.arena import CHECKOUT, PYTHON, Arena
 from tests.escape.batch import Batch, Case, assert_held
 from tests.escape.hostile import PROFILES, STRICT, Bait, address, hostile, in_child, prepared, syscall, taken
 
@@ -78,26 +78,10 @@ ABSENT = ("x32", "unshare_by_x32")
 # kexec_file_load, nfsservctl, lookup_dcookie
 UNTRIED = {153, 167, 168, 169, 172, 173, 175, 176, 246, 313, 320, 180, 212}
 
-# Calls every number twice, with arguments that are all wrong and all zero (a filter may look at arguments),
-# each in a child of its own: what is neither refused nor unknown both times is reachable. Fatal and blocking
-# calls end with their child or with the alarm. 335 and 336 belong to the kernel's own trampolines (uprobes): it
-# lets them past every filter.
-REACH = """
-import ctypes, errno, json, os, signal
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.restype = ctypes.c_long
-reached = set()
-for number in set(range(480)) - {335, 336}:
-    for word in (-1, 0):
-        child = os.fork()
-        if child == 0:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            result = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(word)] * 6)
-            os._exit(0 if result == -1 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS) else 1)
-        if os.waitpid(child, 0)[1]:
-            reached.add(number)
-print(json.dumps(sorted(reached)))
-"""
+# What the selftest counts with: every number twice, with arguments that are all wrong and all zero.
+REACH = (CHECKOUT / "supervisor/cli/probes.py").read_text().partition("if __name__")[
+    0
+] + "print(json.dumps(answered()))"
 
 
 @hostile()

@@ -15,7 +15,7 @@ import subprocess
 
 from tests.escape.arena import MARKER, PYTHON, Arena, Place
 from tests.escape.batch import Batch, Case, Values, assert_held
-from tests.escape.hostile import SCOPE, STRICT, Bait, address, hostile, slurp, syscall, taken
+from tests.escape.hostile import OFFLINE, SCOPE, Bait, address, hostile, slurp, syscall, taken
 
 METADATA, RESOLVER, PUBLIC, PRIVATE, LOCAL6 = (
     "169.254.169.254",
@@ -189,17 +189,17 @@ def make_a_virtual_machine_socket(bait: Bait) -> str:
     return make(socket.AF_VSOCK, socket.SOCK_STREAM)
 
 
-@hostile(profiles=STRICT)
+@hostile(profiles=OFFLINE)
 def make_an_internet_socket(bait: Bait) -> str:
     return make(socket.AF_INET, socket.SOCK_STREAM)
 
 
-@hostile(profiles=STRICT)
+@hostile(profiles=OFFLINE)
 def make_an_internet_socket_of_version_6(bait: Bait) -> str:
     return make(socket.AF_INET6, socket.SOCK_DGRAM)
 
 
-@hostile(profiles=STRICT)
+@hostile(profiles=OFFLINE)
 def make_a_unix_socket(bait: Bait) -> str:
     return make(socket.AF_UNIX, socket.SOCK_STREAM)
 

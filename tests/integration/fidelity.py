@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -202,17 +203,27 @@ def unfaithful(tape: Tape, *, own: Collection[str] = (), prefix: str = "") -> li
     return found + [f"to the client: {each}" for each in different(*back, prefix)]
 
 
+def aligned(
+    one: Sequence[dict[str, str]], two: Sequence[dict[str, str]]
+) -> Sequence[tuple[str, int, int, int, int]]:
+    """Which messages of both sides belong together, as difflib has it: a message too many shifts no other."""
+    first, second = ([repr(sorted(each.items())) for each in side] for side in (one, two))
+    return SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
+
+
 def different(before: Sequence[str], after: Sequence[str], prefix: str = "") -> list[str]:
-    """Message by message, member by member, byte by byte."""
+    """Message by message, member by member, byte by byte; a message too few or too many is one difference."""
+    one, two = ([masked(line, prefix) for line in side] for side in (before, after))
     found = []
-    for number, (first, second) in enumerate(zip(before, after, strict=False)):
-        one, two = masked(first, prefix), masked(second, prefix)
-        for key in sorted({*one, *two}):
-            if one.get(key) != two.get(key):
-                found.append(f"{number}: {key}: {around(one.get(key, ''), two.get(key, ''))}")
-    if len(before) != len(after):
-        rest = (*before[len(after) :], *after[len(before) :])
-        found.append(f"{len(before)} messages became {len(after)}: {[line[:200] for line in rest]}")
+    for kind, a, b, c, d in aligned(one, two):
+        if kind == "equal":
+            continue
+        for number, (first, second) in enumerate(zip(one[a:b], two[c:d], strict=False), a):
+            for key in sorted({*first, *second}):
+                if first.get(key) != second.get(key):
+                    found.append(f"{number}: {key}: {around(first.get(key, ''), second.get(key, ''))}")
+        found += [f"missing: {line[:300]}" for line in before[a + d - c : b]]
+        found += [f"too many: {line[:300]}" for line in after[c + b - a : d]]
     return found
 
 
@@ -227,14 +238,20 @@ def changed(direct: Tape, through: Tape, *, own: Collection[str] = ()) -> list[s
     """What the client heard otherwise than directly: there its own ids and tokens are no matter of masks."""
     one, two = (foreign(tape.got, tape.sent, own) for tape in (direct, through))
     found = different(one, two)
-    for first, second in zip(one, two, strict=False):
-        for path in (("id",), ("params", "progressToken"), *TOKENS):
-            if path == ("id",) and raw.find(first, "method"):
-                continue
-            before, after = raw.value(first, *path), raw.value(second, *path)
-            if before != after and (not after or same(before or "null") != same(after)):
-                found.append(f"{'.'.join(path)}: {before} became {after}: {first[:200]}")
+    for kind, a, b, c, d in aligned(list(map(masked, one)), list(map(masked, two))):
+        for first, second in zip(one[a:b], two[c:d], strict=False) if kind == "equal" else ():
+            found += [f"{first[:200]}: {problem}" for problem in readdressed(first, second)]
     return found
+
+
+def readdressed(before: str, after: str) -> Iterator[str]:
+    """Ids and tokens of the client's own that came back as another value."""
+    for path in (("id",), ("params", "progressToken"), *TOKENS):
+        if path == ("id",) and raw.find(before, "method"):
+            continue
+        one, two = raw.value(before, *path) or "null", raw.value(after, *path) or "null"
+        if one != two and same(one) != same(two):
+            yield f"{'.'.join(path)}: {one} became {two}"
 
 
 def listed(tape: Tape, method: str, prefix: str = "") -> list[dict[str, str]]:

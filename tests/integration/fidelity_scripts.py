@@ -41,12 +41,13 @@ TOKENS = ("0", '"0"', '"t \\u00e9"', "9007199254740993")
 class Script:
     """Lines with ids of its own; `prefix` stands before the names of tools and prompts.
 
-    Where there is a prefix there are several servers, and nothing is said that names none of them.
+    `several`: for an endpoint with several servers; then nothing is said that names none of them.
     """
 
-    def __init__(self, *, modern: bool, prefix: str = "") -> None:
+    def __init__(self, *, modern: bool, prefix: str = "", several: bool = False) -> None:
         self.modern = modern
         self.prefix = prefix
+        self.several = several
         self._number = 100
 
     def identity(self) -> str:
@@ -88,7 +89,9 @@ class Script:
         yield self.call("echo", LARGE)
         yield self.call("echo", '{"as":"task"}') if self.modern else self.call("echo", more=',"task":{"ttl":1.0}')
         for token in TOKENS:
-            yield self.call("notify", '{"times":2.0}', meta=f'"progressToken":{token},"x-meta":{{"n":1.0}}')
+            level = '"io.modelcontextprotocol/logLevel":"debug",' if self.modern else ""
+            meta = f'"progressToken":{token},{level}"x-meta":{{"n":1.0}}'
+            yield self.call("notify", '{"times":2.0}', meta=meta)
 
     def crowd(self) -> Iterator[Step]:
         """Many at once, answered out of order, with ids of every kind."""
@@ -108,7 +111,7 @@ class Script:
         yield self.ask(
             "completion/complete", f'"ref":{template},"argument":{{"name":"id","value":""}},"context":{{}}'
         )
-        if not self.prefix:
+        if not self.several:
             yield self.ask("vendor/echo", f'"any":{ODD}')
             yield self.ask("vendor/unknown", '"n":1.0')
         yield self.ask("tasks/get", '"taskId":"task \\u0031","x":1.0')
@@ -133,23 +136,24 @@ def surrogates(prefix: str = "") -> Iterator[Step]:
 
 
 def pages(prefix: str = "") -> Iterator[Step]:
-    """Lists in pages; the cursor is spelled otherwise than the server spelled it."""
+    """Lists in pages, the cursor spelled otherwise than the server spelled it; and a ping of the server's."""
     script = Script(modern=True, prefix=prefix)
+    yield script.call("ask", '{"what":["ping"]}')
     for method in LISTS:
         yield script.ask(method)
         yield script.ask(method, '"cursor":"p\\u0061ge \\u2192 1","x-page":1.0')
 
 
-def legacy(prefix: str = "") -> Iterator[Step]:
+def legacy(prefix: str = "", *, several: bool = False) -> Iterator[Step]:
     """A session of the old era, with questions of the server's."""
-    script = Script(modern=False, prefix=prefix)
+    script = Script(modern=False, prefix=prefix, several=several)
     opening = f'"clientInfo":{CLIENT},"protocolVersion":"2025-11-25","capabilities":{ABILITIES},"x-init":1e0'
     yield script.ask("initialize", opening)
     yield script.tell("notifications/initialized", '"x-i":1.0')
     yield from script.lists()
     yield from script.calls()
-    yield script.call("ask")
-    yield script.call("ask", '{"what":["roots","form","roots","url","sampling","sampling","form","ping"]}')
+    yield script.call("ask", '{"what":["sampling","form","url","roots","unknown"]}')
+    yield script.call("ask", '{"what":["roots","form","roots","url","sampling","sampling","form","url"]}')
     yield from script.crowd()
     yield from script.rest()
     yield script.ask("ping", '"x-ping":1.0')
@@ -161,14 +165,14 @@ def legacy(prefix: str = "") -> Iterator[Step]:
     yield script.ask("tasks/list")
     yield script.ask("tasks/result", '"taskId":"task 1"')
     yield script.tell("notifications/roots/list_changed", '"x":1.0')
-    if not prefix:
+    if not several:
         yield script.tell("notifications/vendor/\\u00e9vent", '"n":[1.0,1e3]')
     yield from script.cancelling()
 
 
-def modern(prefix: str = "") -> Iterator[Step]:
+def modern(prefix: str = "", *, several: bool = False) -> Iterator[Step]:
     """A session of the new era: no handshake, and questions in results."""
-    script = Script(modern=True, prefix=prefix)
+    script = Script(modern=True, prefix=prefix, several=several)
     yield script.ask("server/discover", '"x-discover":1.0')
     yield from script.lists()
     yield from script.calls()

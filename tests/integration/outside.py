@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.escape.arena import Arena, dismiss
 
 INSIDE, WEB = "203.0.113.1", "203.0.113.10"
+ELSEWHERE = ("198.51.100.7", "10.0.0.5", "169.254.169.254", "100.64.0.1", "168.63.129.16", "192.168.1.1")
 SERVERS = Path(__file__).with_name("outside_servers.py")
 CERTIFIED = ("example.test", "another.test", "forbidden.test", "*.wild.test", "a.b.wild.test", "db.test")
 ZONE: dict[str, dict[str, list[str]]] = {
@@ -42,6 +43,17 @@ ZONE: dict[str, dict[str, list[str]]] = {
     "mixed.test": {"A": [WEB, "10.0.0.5"]},
     "hidden.test": {"CNAME": ["private.test"]},
     "inner.test": {"A": ["198.18.0.1"]},
+    "chain.test": {"CNAME": ["link2.test"]},
+    "link2.test": {"CNAME": ["link3.test"]},
+    "link3.test": {"CNAME": ["private.test"]},
+    "carrier.test": {"A": ["100.64.0.1"]},
+    "cloud.test": {"A": ["168.63.129.16"]},
+    "home.test": {"A": ["192.168.1.1"]},
+    "unique.test": {"AAAA": ["fd00:ec2::254"]},
+    "compatible.test": {"AAAA": ["::10.0.0.5"]},
+    "teredo.test": {"AAAA": ["2001:0:a00:5::f5ff:fffa"]},
+    # one of them each time
+    "flip.test": {"TURN": [WEB, "10.0.0.5"]},
 }
 HTTP2 = """
 const pem = require("fs").readFileSync(process.argv[1]);
@@ -101,7 +113,7 @@ class World:
         ip(f"-n {self.outer} link set sv1 up")
         for address in (f"{WEB}/24", "203.0.113.11/24", "203.0.113.53/24", "2001:db8:1::10/64"):
             ip(f"-n {self.outer} addr add {address} dev sv1{' nodad' if ':' in address else ''}")
-        for address in ("198.51.100.7/32", "10.0.0.5/32", "169.254.169.254/32", "2002:a00:5::1/128"):
+        for address in (*(f"{each}/32" for each in ELSEWHERE), "2002:a00:5::1/128", "fd00:ec2::254/128"):
             ip(f"-n {self.outer} addr add {address} dev lo{' nodad' if ':' in address else ''}")
         ip(f"-n {self.inner} route add default via {WEB}")
         ip(f"-n {self.inner} -6 route add default via 2001:db8:1::10")

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 WEB, RESOLVER, ELSEWHERE = "203.0.113.10", "203.0.113.53", "198.51.100.7"
-PLACES = (WEB, ELSEWHERE, "10.0.0.5", "169.254.169.254", "2001:db8:1::10", "2002:a00:5::1")
+PLACES = (WEB, ELSEWHERE, "10.0.0.5", "169.254.169.254", "100.64.0.1", "168.63.129.16", "192.168.1.1")
+PLACES6 = ("2001:db8:1::10", "2002:a00:5::1", "fd00:ec2::254")
 KINDS = {1: "A", 5: "CNAME", 28: "AAAA"}
 NUMBERS = {name: number for number, name in KINDS.items()}
 
@@ -55,17 +56,22 @@ def resolve(data: bytes, zone: dict[str, dict[str, list[str]]]) -> bytes:
     say("dns", name, KINDS.get(kind, kind))
     records = []
     owner = name
-    if "CNAME" in zone.get(owner, {}):
+    while "CNAME" in zone.get(owner, {}):
         target = zone[owner]["CNAME"][0]
         records.append((owner, 5, packed(target)))
         owner = target
+    turn = zone.get(owner, {}).get("TURN", [])
+    if turn and kind == NUMBERS["A"]:
+        turn.append(turn.pop(0))
+        records.append((owner, kind, ip_address(turn[-1]).packed))
     for value in zone.get(owner, {}).get(KINDS.get(kind, ""), []):
         records.append((owner, kind, ip_address(value).packed))
     head = struct.pack(
         "!6H", int.from_bytes(data[:2], "big"), 0x8180 | (0 if name in zone else 3), 1, len(records), 0, 0
     )
     body = b"".join(
-        packed(own) + struct.pack("!HHIH", number, 1, 5, len(raw)) + raw for own, number, raw in records
+        packed(own) + struct.pack("!HHIH", number, 1, 0 if turn else 5, len(raw)) + raw
+        for own, number, raw in records
     )
     return head + section + body
 
@@ -84,8 +90,8 @@ def names_by_stream(zone: dict[str, dict[str, list[str]]]) -> None:
     while True:
         client, _ = sock.accept()
         with client:
-            size = int.from_bytes(client.recv(2), "big")
-            said = resolve(client.recv(size), zone)
+            size = int.from_bytes(client.recv(2, socket.MSG_WAITALL), "big")
+            said = resolve(client.recv(size, socket.MSG_WAITALL), zone)
             client.sendall(len(said).to_bytes(2, "big") + said)
 
 
@@ -112,6 +118,8 @@ class Web(http.server.BaseHTTPRequestHandler):
                 sent += self.rfile.read(size + 2)[:-2]
             self.rfile.readline()
         text = f"served {host} {self.command} {self.path} {len(sent)}\n".encode()
+        if self.path == "/where":
+            text = f"served at {self.connection.getsockname()[0]}".encode()
         if self.path.startswith("/size/"):
             text = b"x" * int(self.path[6:])
         if self.path.startswith("/drip/"):
@@ -192,7 +200,7 @@ def main(certificate: str, zone: dict[str, dict[str, list[str]]]) -> None:
     start(names, zone)
     start(names_by_stream, zone)
     context = tls(certificate)
-    for address in PLACES:
+    for address in PLACES + PLACES6:
         web(address, 443, context)
         web(address, 80, None)
     web(WEB, 8443, context)

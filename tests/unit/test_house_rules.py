@@ -122,10 +122,11 @@ def test_imports_inside_functions_are_the_command_line_s_alone() -> None:
                 assert not inner, f"{path}: {node.name}"
 
 
-def test_the_spawner_imports_the_standard_library_alone() -> None:
+@pytest.mark.parametrize("module", ["sandbox.spawner", "egress.broker", "audit.ledger", "audit.client"])
+def test_what_holds_power_or_the_log_imports_the_standard_library_alone(module: str) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import supervisor.sandbox.spawner\n"
+        f"import supervisor.{module}\n"
         "print(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
     )
     argv = [sys.executable, "-I", "-S", "-c", program]

@@ -18,7 +18,7 @@ from tests.unit.proxy.stand import Client, Meter, Stand, pinned, small
 
 async def main() -> None:
     stand = Stand(await pinned({"a": small("legacy")}))
-    gateway = Gateway(stand, Meter(), Journal(quiet=True))  # type: ignore[arg-type]
+    gateway = Gateway(stand, Meter(), Journal(quiet=True))
     await gateway.load()
     control_socket = control.bind()
     serving = asyncio.ensure_future(Control(gateway, owner=os.getuid(), monitor=0).serve(control_socket))

@@ -59,7 +59,7 @@ class Scene:
 @asynccontextmanager
 async def scene(uid: int) -> AsyncIterator[Scene]:
     stand = Stand(await pinned({"a": small("legacy")}))
-    gateway = Gateway(stand, Meter(), Journal(quiet=True))  # type: ignore[arg-type]
+    gateway = Gateway(stand, Meter(), Journal(quiet=True))
     assert await gateway.load() == []
     sock = control.bind()
     name = sock.getsockname().decode()

@@ -19,7 +19,7 @@ from tests.unit.proxy.stand import Client, Entry, Meter, Stand, pinned, small
 @asynccontextmanager
 async def running(servers: dict[str, Entry]) -> AsyncIterator[Gateway]:
     stand = Stand(await pinned(servers))
-    gateway = Gateway(stand, Meter(), Journal(quiet=True))  # type: ignore[arg-type]
+    gateway = Gateway(stand, Meter(), Journal(quiet=True))
     assert await gateway.load() == []
     try:
         yield gateway

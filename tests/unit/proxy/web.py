@@ -147,7 +147,7 @@ async def serving(
 ) -> AsyncIterator[Web]:
     """A front over small servers `a` (both eras) and `b` (legacy)."""
     stand = Stand(await pinned(servers or {"a": small(), "b": small("legacy")}))
-    gateway = Gateway(stand, Meter(), Journal(quiet=True))  # type: ignore[arg-type]
+    gateway = Gateway(stand, Meter(), Journal(quiet=True))
     await gateway.load()
     sock = http_server.bind("127.0.0.1:0")
     front = Front(gateway, authority or Anybody(), visitors or Visitors(), {})

@@ -108,6 +108,11 @@ def test_an_entry_that_cannot_be_taken_says_why(more: dict[str, object], says: s
     assert says in found.problem
 
 
+def test_a_name_that_is_no_text_is_told() -> None:
+    (found,) = entries('{"mcpServers": {"\\ud800": {"command": "x"}}}')
+    assert "UTF-8" in found.problem
+
+
 @pytest.mark.parametrize(
     ("command", "ours"),
     [

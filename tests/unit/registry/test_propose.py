@@ -301,6 +301,27 @@ def test_a_project_of_uv_needs_its_environment(home: Home) -> None:
     assert home.propose(*words).fields["command"] == [str(python), str(script), "-x"]
 
 
+def test_what_env_sets_is_a_variable(home: Home) -> None:
+    program = home.npm(".", "some-server")
+    made = home.propose("env", "A=b", "C=", "npx", "some-server", D="e")
+    assert made.fields["command"] == [program]
+    assert made.fields["env"] == {"A": "b", "C": "", "D": "e"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("bash", "-c", "npx x"), ("/bin/sh", "-lc", "npx x"), ("cmd", "/c", "npx", "x"), ("env", "sh", "-c", "x")],
+)
+def test_what_a_shell_would_have_to_read_is_not_adopted(words: tuple[str, ...], home: Home) -> None:
+    assert "write the command itself" in home.refusal(*words)
+
+
+def test_a_text_that_is_no_text_is_not_adopted(home: Home) -> None:
+    program = home.program("bin/server")
+    assert "cannot be written as UTF-8" in home.refusal(program, "\ud800")
+    assert "cannot be written as UTF-8" in home.refusal(program, A="\udfff")
+
+
 def test_a_container_is_not_adopted(home: Home) -> None:
     assert "outside this sandbox" in home.refusal("docker", "run", "-i", "--rm", "mcp/time")
 

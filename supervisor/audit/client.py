@@ -1,0 +1,134 @@
+"""A proxy's end of the ledger: an intent before each call, an outcome after it, many under way at once.
+
+Runs in the proxy, in its event loop; standard library only. No audit, no call: when the ledger is gone or refuses,
+the future that a call waits for fails, and so does every one after it until the ledger takes records again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections import deque
+
+from supervisor.errors import SupervisorError
+
+# messages that wait for room in the socket
+_MOST_WAITING = 4096
+_ANSWER = 64 * 1024
+
+
+class Unrecorded(SupervisorError):
+    """The ledger did not take a record; the call that it is about must not be made."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no audit, no call: {reason}")
+
+
+class Client:
+    """`sock` is the proxy's end of a pair whose other end the ledger has been given; it is closed by `close`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._next = 0
+        self._futures: dict[int, asyncio.Future[None]] = {}
+        self._waiting: deque[bytes] = deque()
+        # why nothing can be recorded any more
+        self._gone = ""
+        sock.setblocking(False)
+        # with it set on this end too, the kernel names the sender of messages that are sent before the ledger looks
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    def intent(self, record: bytes, *, power: bool = False) -> asyncio.Future[None]:
+        """What is about to be done; done when it is written (`power`: when it survives a loss of power).
+
+        `record` is from audit.record, ASCII. Raises Unrecorded, or the future does.
+        """
+        return self._send(b"intent", record, power=power)
+
+    def outcome(self, record: bytes, *, power: bool = False) -> asyncio.Future[None]:
+        """What came of it. Need not be waited for."""
+        return self._send(b"outcome", record, power=power)
+
+    def event(self, record: bytes, *, power: bool = False) -> asyncio.Future[None]:
+        """Anything that is no call: an approval, a session's end, a policy."""
+        return self._send(b"event", record, power=power)
+
+    def _send(self, kind: bytes, record: bytes, *, power: bool) -> asyncio.Future[None]:
+        if self._gone:
+            raise Unrecorded(self._gone)
+        self._next = number = self._next + 1
+        policy = b"power" if power else b"process"
+        message = b'{"id":%d,"kind":"%b","policy":"%b","record":%b}' % (number, kind, policy, record)
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._futures[number] = future
+        if self._waiting:
+            self._queue(message)
+            return future
+        try:
+            self._socket.send(message)
+        except BlockingIOError:
+            self._queue(message)
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+        return future
+
+    def _queue(self, message: bytes) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            self._fail([self._next], f"{_MOST_WAITING} records wait for the audit ledger already")
+        else:
+            self._waiting.append(message)
+
+    def _writable(self) -> None:
+        try:
+            while self._waiting:
+                self._socket.send(self._waiting[0])
+                self._waiting.popleft()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(_ANSWER)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lost("its ledger is gone")
+            return
+        answer = json.loads(data)
+        for number in answer.get("ok", ()):
+            future = self._futures.pop(number)
+            if not future.done():
+                future.set_result(None)
+        if "no" in answer:
+            self._fail(answer["no"], f"the audit log takes no records: {answer['reason']}")
+
+    def _fail(self, numbers: list[int], reason: str) -> None:
+        for number in numbers:
+            future = self._futures.pop(number)
+            if not future.done():
+                future.set_exception(Unrecorded(reason))
+                # who does not wait for it does not want to hear of it either
+                future.exception()
+
+    def _lost(self, reason: str) -> None:
+        self._gone = self._gone or reason
+        self._waiting.clear()
+        self._fail(list(self._futures), self._gone)
+        self._loop.remove_writer(self._socket.fileno())
+        self._loop.remove_reader(self._socket.fileno())
+
+    def close(self) -> None:
+        """Hang up. What has not been acknowledged fails."""
+        if self._socket.fileno() >= 0:
+            self._lost("the audit connection was closed")
+            self._socket.close()

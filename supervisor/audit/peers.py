@@ -1,0 +1,169 @@
+"""A proxy as the ledger sees it: what it sends is checked and appended, what came of it is answered.
+
+Runs in the ledger; standard library only. A message is one JSON object, `{"id":7,"kind":"intent",
+"policy":"power","record":{...}}`, in ASCII, in this order, without spaces; `id` grows. Anything else ends the peer,
+and nobody else. An answer is `{"ok":[7,8]}` or `{"no":[9],"reason":"..."}`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+from collections import deque
+
+from supervisor.audit import schema
+from supervisor.audit.chain import PEER_KINDS
+from supervisor.audit.segments import Log
+from supervisor.errors import WireError
+
+POLICIES = ("process", "power")
+_HEAD = re.compile(
+    rf'\{{"id":([1-9][0-9]{{0,14}}),"kind":"({"|".join(PEER_KINDS)})","policy":"({"|".join(POLICIES)})","record":'
+)
+_LIMIT = 64 * 1024
+_CREDENTIALS = struct.Struct("iii")
+_SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
+# of one peer in one turn, so that who floods waits for the others
+_AT_ONCE = 64
+_IDS = 2000
+_SINGLE = 16
+
+
+class Peer:
+    """One connection. `who` is (uid, pid) of the process that sent the last message, by the kernel's word."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.who = (-1, 0)
+        self.waits = False
+        self._last = self._single = 0
+        self._credentials = b""
+        self._unread: deque[bytes] = deque()
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def read(self, turn: Turn) -> bool:
+        """Append what it has sent; False when it has hung up. WireError: it may not go on.
+
+        Who had no more than one the last time is asked for one only, some times: so the answer is sooner there.
+        """
+        self._single -= 1
+        for count in range(1 if self._single > 0 else _AT_ONCE):
+            try:
+                data, control, flags, _ = self.socket.recvmsg(_LIMIT + 1, _SPACE)
+            except BlockingIOError:
+                self._single = _SINGLE if count == 1 else 0
+                return True
+            except ConnectionError:
+                return False
+            if not data:
+                return False
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > _LIMIT:
+                raise WireError(f"message over the limit of {_LIMIT} bytes, or with descriptors")
+            self._identify(control)
+            self._take(data, turn)
+        return True
+
+    def _identify(self, control: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, payload in control:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                if payload != self._credentials:
+                    pid, uid, _ = _CREDENTIALS.unpack(payload)
+                    self.who, self._credentials = (uid & 0xFFFFFFFF, pid), payload
+                return
+        raise WireError("a message without its sender's credentials")
+
+    def _take(self, data: bytes, turn: Turn) -> None:
+        try:
+            text = data.decode("ascii")
+        except UnicodeDecodeError:
+            raise WireError("malformed message: not ASCII") from None
+        found = _HEAD.match(text)
+        if found is None:
+            raise WireError("malformed message: not {id, kind, policy, record}")
+        number, kind, policy = found.groups()
+        self._last, last = int(number), self._last
+        if self._last <= last:
+            raise WireError(f"malformed message: id {number} after {last}")
+        start = found.end()
+        if len(data) - start > schema.RECORD_LIMIT:
+            raise WireError(f"record of {len(data) - start} bytes is over the limit of {schema.RECORD_LIMIT}")
+        try:
+            end = schema.check(kind, text, start)
+        except schema.Malformed as error:
+            raise WireError(f"malformed record: {error}") from None
+        if text[end:] != "}":
+            raise WireError("malformed message: something follows the record")
+        turn.add(self, self._last, kind, data[start:-1], power=policy == "power")
+
+    def answer(self, message: bytes) -> None:
+        """Send, now or when it can be taken."""
+        self._unread.append(message)
+        if len(self._unread) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits. While something does (`waits`), nothing more is read of this peer."""
+        try:
+            while self._unread:
+                self.socket.send(self._unread[0])
+                self._unread.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unread.clear()  # it has gone; that is noticed when it is read
+        self.waits = bool(self._unread)
+
+
+class Turn:
+    """What one round of the loop has appended, until it is written and answered.
+
+    `refusing` is why nothing is taken but outcomes of what was let through; "" when everything is.
+    """
+
+    def __init__(self, log: Log, refusing: str) -> None:
+        self._log, self.refusing = log, refusing
+        self.taken = self.refused = 0
+        self.power: dict[Peer, list[int]] = {}
+        self.process: dict[Peer, list[int]] = {}
+        self.no: dict[Peer, list[int]] = {}
+
+    def add(self, peer: Peer, number: int, kind: str, body: bytes, *, power: bool) -> None:
+        """Append a record, or put it with the refused."""
+        if self.refusing and kind != "outcome":
+            self.no.setdefault(peer, []).append(number)
+            self.refused += 1
+            return
+        self._log.append(kind, peer.who, body)
+        (self.power if power else self.process).setdefault(peer, []).append(number)
+        self.taken += 1
+
+    def fail(self, reason: str) -> None:
+        """Nothing of it was written."""
+        self.refusing = reason
+        for each in (self.process, self.power):
+            self.refuse(each)
+        self.taken = 0
+
+    def refuse(self, which: dict[Peer, list[int]]) -> None:
+        """These get no for an answer."""
+        for peer, ids in which.items():
+            self.no.setdefault(peer, []).extend(ids)
+            self.refused += len(ids)
+        which.clear()
+
+    def answers(self, which: dict[Peer, list[int]]) -> list[tuple[Peer, bytes]]:
+        """What to say to whom about these, once."""
+        said: list[tuple[Peer, bytes]] = []
+        if not which:
+            return said
+        reason = b',"reason":' + json.dumps(self.refusing).encode() if which is self.no else b""
+        key = b"no" if which is self.no else b"ok"
+        for peer, ids in which.items():
+            for first in range(0, len(ids), _IDS):
+                text = ",".join(map(str, ids[first : first + _IDS])).encode()
+                said.append((peer, b'{"%b":[%b]%b}' % (key, text, reason)))
+        which.clear()
+        return said

@@ -1,0 +1,140 @@
+"""What must not be written down is taken out before a record leaves the proxy.
+
+Pure; runs in the proxy. A value goes when its key says that it is a secret, when it looks like one, or when it
+contains one of the values that this server was given as secrets. What stands in its place says which rule it was.
+Every text is first searched for what a rule needs in it, which costs next to nothing; only then for the rule.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """A pattern of secrets, and what every one of them has in it: one of `anchors`, in lower case."""
+
+    name: str
+    anchors: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+
+KEYS = (
+    "*token*", "*password*", "*passwd*", "*passphrase*", "*secret*", "*authorization*", "*credential*", "*api_key*",
+    "*apikey*", "*api-key*", "*private_key*", "*privatekey*", "cookie", "set-cookie", "*session_key*", "pin", "otp",
+)  # fmt: skip
+# the only keys whose numbers are secrets: max_tokens is none
+NUMBERS = ("*password*", "*passwd*", "pin", "otp")
+RULES = (
+    Rule(
+        "private key",
+        ("-----begin",),
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"),
+    ),
+    Rule("bearer", ("bearer ", "basic "), re.compile(r"(?i)\b(?:bearer|basic) +[a-z0-9._~+/=-]{8,}")),
+    Rule(
+        "token",
+        (
+            "ghp_",
+            "gho_",
+            "ghu_",
+            "ghs_",
+            "ghr_",
+            "github_pat_",
+            "glpat-",
+            "xox",
+            "sk-",
+            "npm_",
+            "pypi-",
+            "akia",
+            "aiza",
+        ),
+        re.compile(
+            r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
+            r"|sk-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})"
+        ),
+    ),
+    Rule("web token", ("eyj",), re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")),
+    Rule("password in an address", ("://",), re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")),
+)
+MARK = "[redacted: "
+# shorter ones would take ordinary words out of everything
+SHORTEST = 4
+_DEEPEST = 100
+
+
+class _Keys:
+    """Patterns of keys: a word, or `*word*`. Case does not matter."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        lowered = [each.lower() for each in patterns]
+        self._whole = frozenset(each for each in lowered if "*" not in each)
+        self._inside = tuple(each.strip("*") for each in lowered if "*" in each)
+
+    def match(self, key: str) -> bool:
+        """Whether this is one of them."""
+        key = key.lower()
+        return key in self._whole or any(word in key for word in self._inside)
+
+
+class Redactor:
+    """Rules that are made once. `secrets` maps names to the values that a server was given."""
+
+    def __init__(
+        self, keys: Iterable[str] = KEYS, rules: Sequence[Rule] = RULES, secrets: Mapping[str, str] | None = None
+    ) -> None:
+        self._keys, self._numbers, self._rules = _Keys(keys), _Keys(NUMBERS), tuple(rules)
+        # by their values first: a secret may stand inside of something that a rule would take
+        self._secrets = _longest(secrets or {})
+
+    def clean(self, value: object, deep: int = 0) -> object:
+        """The value without its secrets."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, (bool, int, float)) or value is None:
+            return value
+        if deep >= _DEEPEST:
+            return f"{MARK}too deep]"
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self._entry(str(key), each, deep) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.clean(each, deep + 1) for each in value]
+        return self.text(str(value))
+
+    def _entry(self, key: str, value: object, deep: int) -> object:
+        keys = self._numbers if isinstance(value, (int, float)) else self._keys
+        if value is not None and not isinstance(value, bool) and keys.match(key):
+            return f"{MARK}key {key[:100]}]"
+        return self.clean(value, deep + 1)
+
+    def text(self, text: str) -> str:
+        """The same for a text, such as a message or the first bytes of an answer."""
+        for name, value in self._secrets:
+            if value in text:
+                text = text.replace(value, f"{MARK}secret {name}]")
+        lowered = text.lower()
+        for rule in self._rules:
+            for anchor in rule.anchors:
+                if anchor in lowered:
+                    text = rule.pattern.sub(f"{MARK}{rule.name}]", text)
+                    break
+        return text
+
+
+def _longest(secrets: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Every spelling of every value; of two one of which contains the other, the longer is looked for first."""
+    usable = {
+        (name, each) for name, value in secrets.items() if len(value) >= SHORTEST for each in _spellings(value)
+    }
+    return sorted(usable, key=lambda each: (-len(each[1]), each))
+
+
+def _spellings(value: str) -> set[str]:
+    """As it is, in JSON, in an address, in base64."""
+    raw = value.encode("utf-8", "surrogatepass")
+    encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
+    return {value, json.dumps(value)[1:-1], urllib.parse.quote(raw), urllib.parse.quote_plus(raw)} | encoded

@@ -1,0 +1,213 @@
+"""What a proxy may write: a closed part of OCSF's API Activity (class 6003), keys sorted, and nothing else.
+
+Pure; standard library only; runs in the ledger. The schema is compiled to a regular expression for each kind of
+record, because a parser and a walk over what it found take four times as long. What a call was given, redacted by
+whoever wrote it, is the only part without a shape: it is parsed. See audit/record.py, which makes these records,
+and the published schema, which the tests hold them against.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import NamedTuple
+
+VERSION = "1.8.0"
+CLASS, CATEGORY, PROFILE = 6003, 6, "security_control"
+RECORD_LIMIT = 60 * 1024
+
+_PLAIN = r"[ !#-\[\]-~]*"
+TEXT = rf'"{_PLAIN}(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{{4}}){_PLAIN})*"'
+NUMBER = r"(?:0|[1-9][0-9]{0,14})"
+SIGNED = rf"-?{NUMBER}"
+FLAG = r"(?:true|false)"
+# stands for any JSON, once in a schema, where it must be present
+FREE = "\0"
+_NEXT = r'(?:,(?=")|(?=\}))'
+
+
+class Malformed(ValueError):
+    """The record is none that may be written; the message names what is wrong with it."""
+
+
+def _member(key: str, pattern: str) -> str:
+    return f'"{key}":{pattern}{_NEXT}'
+
+
+def table(needed: dict[str, str], other: dict[str, str] | None = None) -> str:
+    """An object of exactly these keys, sorted, of which `needed` must be there."""
+    members = {key: _member(key, pattern) for key, pattern in needed.items()}
+    members |= {key: f"(?:{_member(key, pattern)})?" for key, pattern in (other or {}).items()}
+    return r"\{" + "".join(members[key] for key in sorted(members)) + r"\}"
+
+
+def listed(pattern: str) -> str:
+    """A list of at most 1,000 of these."""
+    return rf"\[(?:{pattern}(?:,{pattern}){{0,999}})?\]"
+
+
+def one_of(*values: object) -> str:
+    """Exactly one of these values."""
+    return f"(?:{'|'.join(re.escape(json.dumps(each, separators=(',', ':'))) for each in values)})"
+
+
+_ACTIVITY = r"(?:[01234]|99)"
+_DIGEST = table({"algorithm_id": "3", "value": TEXT})
+_METADATA = table(
+    {
+        "version": one_of(VERSION),
+        "product": table({"name": TEXT, "vendor_name": TEXT}, {"version": TEXT}),
+        "profiles": one_of([PROFILE]),
+        "uid": TEXT,
+        "correlation_uid": f"(?P<call>{TEXT})",
+        "event_code": TEXT,
+    },
+    {"is_truncated": FLAG, "untruncated_size": NUMBER},
+)
+_ACTOR = table(
+    {"user": table({"uid": TEXT}, {"name": TEXT, "groups": listed(table({"name": TEXT}))})},
+    {"session": table({"uid": TEXT}), "app_name": TEXT},
+)
+_ENDPOINT = table({"svc_name": TEXT}, {"ip": TEXT, "port": NUMBER})
+_RESPONSE = table({}, {"code": SIGNED, "error_message": TEXT})
+_FILE = table({"mode": one_of("r", "w", "rw")}, {"denied": "true"})
+_HOST = table({"port": NUMBER, "sent": NUMBER, "received": NUMBER}, {"denied": "true"})
+_TOUCHED = (
+    f"(?:{table({'type': one_of('file'), 'name': TEXT, 'data': _FILE})}"
+    f"|{table({'type': one_of('host'), 'name': TEXT, 'hostname': TEXT, 'data': _HOST})})"
+)
+# what OCSF has no place for
+_ABOUT = {
+    "tool": TEXT,
+    "method": TEXT,
+    "profile": TEXT,
+    "spec": TEXT,
+    "image": TEXT,
+    "manifest": TEXT,
+    "posture": TEXT,
+    "accepted": listed(TEXT),
+}
+
+
+def _api(request: dict[str, str], other: dict[str, str] | None = None) -> str:
+    needed = {"operation": TEXT, "service": table({"name": TEXT})}
+    return table(needed | {"request": table({"uid": f"(?P<request>{TEXT})"} | request)}, other)
+
+
+def _record(needed: dict[str, str], other: dict[str, str]) -> str:
+    common = {
+        "class_uid": str(CLASS),
+        "category_uid": str(CATEGORY),
+        "activity_id": f"(?P<activity>{_ACTIVITY})",
+        "type_uid": f"{CLASS}(?P<type>[0-9]{{2}})",
+        "severity_id": "[0-6]",
+        "time": NUMBER,
+        "metadata": _METADATA,
+        "actor": _ACTOR,
+        "src_endpoint": _ENDPOINT,
+    }
+    return table(common | needed, other)
+
+
+_INTENT = _record(
+    {
+        "api": _api({"data": FREE}),
+        "action_id": "(?:1|2|99)",
+        "disposition_id": "(?:1|2|14)",
+        "unmapped": table({"arguments": _DIGEST}, _ABOUT | {"redacted": NUMBER}),
+    },
+    {"policy": table({"name": TEXT}), "status_detail": TEXT},
+)
+_OUTCOME = _record(
+    {
+        "api": _api({}, {"response": _RESPONSE}),
+        "status_id": "(?:1|2|99)",
+        "status_code": one_of("ok", "failed", "refused", "lost"),
+        "duration": NUMBER,
+        "unmapped": table(
+            {
+                "microseconds": NUMBER,
+                "attribution": one_of("exact", "window"),
+                "response": table({"bytes": NUMBER, "digest": _DIGEST}, {"first": TEXT}),
+            },
+            _ABOUT
+            | {"during": listed(TEXT), "limits": listed(TEXT), "files_dropped": NUMBER, "hosts_dropped": NUMBER},
+        ),
+    },
+    {"resources": listed(_TOUCHED)},
+)
+_EVENT = _record({"api": _api({}), "message": TEXT, "unmapped": table({"details": FREE}, _ABOUT)}, {})
+
+
+class Grammar(NamedTuple):
+    """A kind of record: all of it, or what stands before and behind the part without a shape."""
+
+    head: re.Pattern[str]
+    tail: re.Pattern[str] | None
+
+
+KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "event": _EVENT}
+
+
+@cache
+def grammar(kind: str) -> Grammar:
+    """Compiled when it is first needed: that takes some 5 ms, and somebody may wait for the first record."""
+    head, _, tail = KINDS[kind].partition(FREE)
+    return Grammar(re.compile(head), re.compile(tail) if tail else None)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("duplicate key")
+    return value
+
+
+def _refuse(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text[:20]} is out of range")
+    return value
+
+
+_scan = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite).raw_decode
+
+
+def check(kind: str, text: str, start: int = 0) -> int:
+    """Where the record of this kind that begins at `start` ends. Malformed: it is none, or not printable ASCII."""
+    head, tail = grammar(kind)
+    first = head.match(text, start)
+    if first is None:
+        raise Malformed(_suspect(text, start))
+    found, end = first.groupdict(), first.end()
+    if tail is not None:
+        last = tail.match(text, _free(text, end))
+        if last is None:
+            raise Malformed(_suspect(text, end))
+        end = last.end()
+        found |= last.groupdict()
+    if not text.isascii() or not text.isprintable():
+        raise Malformed("a character that is not printable ASCII: escape it")
+    if int(found["type"]) != int(found["activity"]):
+        raise Malformed("type_uid: not that of its class and activity")
+    if found["request"] != found["call"]:
+        raise Malformed("correlation_uid: not the call's")
+    return end
+
+
+def _free(text: str, start: int) -> int:
+    try:
+        end: int = _scan(text, start)[1]
+    except (ValueError, RecursionError) as error:
+        raise Malformed(str(error)) from None
+    return end
+
+
+def _suspect(text: str, start: int) -> str:
+    """The first thing that is no record: where keys are sorted and known, the one that is not."""
+    return f"an unknown, missing or misplaced key, or a value not of its type, in {text[start : start + 200]!r}"

@@ -1,0 +1,69 @@
+"""A gateway on this process's standard streams over the stand: what the tests of the stdio front run.
+
+Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import CodeType, FrameType
+
+import uvloop
+
+from supervisor.proxy.gateway import Gateway
+from supervisor.proxy.journal import Journal
+from supervisor.proxy.principal import Principal
+from supervisor.proxy.stdio import Stdio
+from tests.unit.proxy.stand import Meter, Stand, pinned, small
+
+
+class Counted:
+    """The calls of our own code in each turn: file and function in order, and how deep they went."""
+
+    def __init__(self) -> None:
+        self.turns: list[dict[str, object]] = []
+        self._calls: list[str] = []
+        self._depth = self._deepest = 0
+
+    def event(self, frame: FrameType, event: str, _: object) -> None:
+        """sys.setprofile's."""
+        if not self._ours(frame.f_code):
+            return
+        if event == "call":
+            self._depth += 1
+            self._deepest = max(self._deepest, self._depth)
+            file = frame.f_code.co_filename.rsplit("/", 1)[1]
+            self._calls.append(f"{file}:{frame.f_code.co_qualname}")
+        elif event == "return":
+            self._depth -= 1
+            if self._depth == 0:
+                self.turns.append({"calls": self._calls, "deepest": self._deepest})
+                self._calls, self._deepest = [], 0
+
+    @staticmethod
+    def _ours(code: CodeType) -> bool:
+        return "/supervisor/" in code.co_filename
+
+
+async def main() -> int:
+    servers = await pinned({"a": small(), "b": small("legacy")})
+    stand = Stand(servers)
+    gateway = Gateway(stand, Meter(), Journal())
+    await gateway.load()
+    gateway.start()
+    front = Stdio(gateway, Principal("uid:1"))
+    counted = Counted()
+    if "count" in sys.argv:
+        sys.setprofile(counted.event)
+    status = await front.run()
+    sys.setprofile(None)
+    await gateway.close()
+    await stand.end()
+    if "count" in sys.argv:
+        sys.stderr.write(json.dumps(counted.turns) + "\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(uvloop.run(main()))
