@@ -52,6 +52,9 @@ class Care:
         self._silences.pop(instance, None)
 
     def _call(self, conversation: Conversation, call: Call, now: float) -> None:
+        # one that waits for its process is bounded by session.start
+        if call.server is None or (call.instance and call in call.instance.waiting):
+            call.touched = now
         if call.server is None or now - call.touched <= call.server.settings.session.answer:
             return
         if not conversation.questions.open_about(call.key):

@@ -292,7 +292,7 @@ class Conversation:
         if method == "notifications/cancelled":
             key = message.identifier(params["requestId"]) if "requestId" in params else None
             if key in self.calls:
-                self.cancel(self.calls[key], params)
+                self.cancel(self.calls[key], fields)
         elif method == "notifications/progress":
             self.questions.progress(fields, params)
         elif method.startswith("notifications/") and method != "notifications/initialized":
@@ -303,9 +303,12 @@ class Conversation:
                     instance.write(message.line(fields))
 
     def cancel(
-        self, call: Call, params: Fields | None = None, line: bytes = b"", outcome: str = "cancelled"
+        self, call: Call, fields: Fields | None = None, line: bytes = b"", outcome: str = "cancelled"
     ) -> None:
-        """Nobody waits for the answer any more: the server is told, and the client gets `line`, if anything."""
+        """Nobody waits for the answer any more: the server is told, and the client gets `line`, if anything.
+
+        `fields` is the client's own message, which is passed on under the id that the server knows.
+        """
         if self.calls.get(call.key) is not call:
             return
         listener = self.listeners.pop(call.key, None)
@@ -315,8 +318,10 @@ class Conversation:
         self.questions.drop(call.key)
         instance = call.instance
         if instance and not instance.withdraw(call) and instance.pending.pop(call.number, None):
-            said = (params or {}) | {"requestId": msgspec.Raw(call.number)}
-            instance.write(message.notification("notifications/cancelled", said))
+            fields = fields or {"jsonrpc": message.TWO, "method": message.raw("notifications/cancelled")}
+            params = message.fields(fields.get("params", message.EMPTY)) or {}
+            params["requestId"] = msgspec.Raw(call.number)
+            instance.write(message.line(fields | {"params": message.raw(params)}))
         self.outlet.deliver(line, call.key, last=True)
         if call.server:
             self._count(call, call.server, outcome=outcome)

@@ -28,7 +28,8 @@ CHANGED = {
 UPDATED = "notifications/resources/updated"
 # resources that one request, and that all together, may hear of
 MOST, MOST_OF_ONE_PROCESS = 1024, 4096
-_Hear = Callable[[str], None]
+# the resource that has changed, and the message that says so
+_Hear = Callable[[str, Fields], None]
 
 
 class Stream(Waiter):
@@ -122,12 +123,12 @@ class Subscriptions:
         for uri in list(self._hearers):
             self.remove(uri, who)
 
-    def updated(self, uri: str) -> None:
+    def updated(self, uri: str, fields: Fields) -> None:
         """The server says that a resource, or a part of it, has changed."""
         for subscribed, hearers in list(self._hearers.items()):
             if uri == subscribed or uri.startswith(subscribed.rstrip("/") + "/"):
                 for hear in list(hearers.values()):
-                    hear(uri)
+                    hear(uri, fields)
 
 
 class Listener:
@@ -141,7 +142,7 @@ class Listener:
         ]
         self.honoured: list[str] = []
         # what happened before the first message, in order and once
-        self._early: dict[tuple[str, str], None] | None = {}
+        self._early: dict[tuple[str, str], Fields] | None = {}
         self.subscriptions: list[Subscriptions] = []
 
     @property
@@ -156,23 +157,30 @@ class Listener:
             agreed["resourceSubscriptions"] = self.honoured
         early, self._early = self._early, None
         self._say("notifications/subscriptions/acknowledged", {"notifications": agreed})
-        for method, uri in early or ():
-            self._say(method, {"uri": uri} if uri else {})
+        for (method, uri), fields in (early or {}).items():
+            self._pass(method, uri, fields)
 
     def changed(self, method: str) -> None:
         """A list is another now."""
         if CHANGED.get(method) in self.lists:
-            self._tell(method, "")
+            self._tell(method, "", {})
 
-    def updated(self, uri: str) -> None:
-        """A resource has changed; under its exposed name."""
-        self._tell(UPDATED, uri)
+    def updated(self, uri: str, fields: Fields) -> None:
+        """A resource has changed; under its exposed name, what else the server says of that as it is."""
+        self._tell(UPDATED, uri, fields)
 
-    def _tell(self, method: str, uri: str) -> None:
+    def _tell(self, method: str, uri: str, fields: Fields) -> None:
         if self._early is None:
-            self._say(method, {"uri": uri} if uri else {})
+            self._pass(method, uri, fields)
         else:
-            self._early[method, uri] = None
+            self._early[method, uri] = fields
+
+    def _pass(self, method: str, uri: str, fields: Fields) -> None:
+        if not fields:
+            self._say(method, {})
+            return
+        line = message.line(fields | {"params": retold(fields, uri, self.call.spelling)})
+        self.call.conversation.say(line, self.call.key)
 
     def _say(self, method: str, params: dict[str, object]) -> None:
         line = message.notification(method, params | {"_meta": self.tag})
@@ -188,3 +196,15 @@ class Listener:
         body = message.encode({"resultType": "complete", "_meta": self.tag})
         self.close()
         self.call.conversation.finish(self.call, message.result(bytes(self.call.spelling), body), outcome="ok")
+
+
+def retold(fields: Fields, uri: str, subscription: msgspec.Raw | None) -> msgspec.Raw:
+    """The params of a server's news under the name and the subscription that a client knows."""
+    params = message.fields(fields.get("params", message.EMPTY)) or {}
+    meta = message.fields(params.get("_meta", message.EMPTY)) or {}
+    meta.pop(eras.SUBSCRIPTION, None)
+    if subscription is not None:
+        meta[eras.SUBSCRIPTION] = subscription
+    params["uri"] = message.raw(uri)
+    params.pop("_meta", None)
+    return message.raw(params | ({"_meta": message.raw(meta)} if meta else {}))

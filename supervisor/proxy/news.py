@@ -55,9 +55,9 @@ class News:
     async def _subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
         exposed, uri = call.name, message.text(route.name) or call.name
 
-        def hear(changed: str) -> None:
-            body = {"uri": exposed if changed == uri else changed}
-            conversation.say(message.notification(listening.UPDATED, body), None)
+        def hear(changed: str, fields: Fields) -> None:
+            params = listening.retold(fields, exposed if changed == uri else changed, None)
+            conversation.say(message.line(fields | {"params": params}), None)
 
         try:
             subscriptions = await self._ready(conversation, call, route.server)
@@ -128,7 +128,7 @@ class News:
                 fields["params"] = message.raw(params | {"uri": exposed})
             instance.owner.say(message.line(fields), None)
         elif instance in self._of:
-            self._of[instance].updated(uri)
+            self._of[instance].updated(uri, fields)
 
     def changed(self, method: str, server: Server | None) -> None:
         """A list is another now, for everybody who sees that server."""
@@ -167,8 +167,8 @@ def _refusal(call: Call, error: SupervisorError) -> bytes:
     return message.error(bytes(call.spelling), code, str(error))
 
 
-def _updated(listener: Listener, exposed: str, _: str) -> None:
-    listener.updated(exposed)
+def _updated(listener: Listener, exposed: str, _: str, fields: Fields) -> None:
+    listener.updated(exposed, fields)
 
 
 class Ready:

@@ -72,7 +72,7 @@ class Process:
             opened.output_line,
             self._received,
             self._too_long,
-            self._drained.set,
+            self._output_ended,
             meter=meter,
             over=lambda: self.unwell(meter.reason()),
         )
@@ -87,6 +87,16 @@ class Process:
                 os.close(fd)
             raise SupervisorError(f"its streams cannot be used: {error.strerror or error}") from None
         self._pause()
+
+    def _output_ended(self) -> None:
+        """A process that has closed its output and does not end as well is of no use any more."""
+        self._drained.set()
+        grace = self.opened.grace if self.opened else 0.0
+        asyncio.get_running_loop().call_later(grace, self._mute)
+
+    def _mute(self) -> None:
+        if not self.ended.done() and not self.ending:
+            self.unwell("it closed its standard output")
 
     def write(self, line: bytes) -> None:
         """Send a line as it is."""
