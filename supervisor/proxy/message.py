@@ -5,6 +5,7 @@ Runs unprivileged. A message is decoded one level deep; a body is never re-encod
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import TypeVar
 
@@ -30,6 +31,8 @@ NOT_ALLOWED = -31010
 DEGRADED = -31011
 BUSY = -31012
 
+# looked up now: a codec is a file, and later none can be opened
+_UNITS = codecs.lookup("utf-16-le")
 _table = msgspec.json.Decoder(Fields)
 _text = msgspec.json.Decoder(str)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
@@ -137,7 +140,7 @@ def _exchanged(data: bytes, pairs: tuple[tuple[re.Pattern[bytes], bytes], ...]) 
 def _whole(name: str) -> str:
     """A name with what stands for its halves put together again; UnicodeDecodeError for one that has a half."""
     units = "".join(chr(ord(each) - 0x1000) if "\ue800" <= each <= "\uefff" else each for each in name)
-    return units.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    return _UNITS.decode(_UNITS.encode(units, "surrogatepass")[0])[0]
 
 
 def text(raw: msgspec.Raw | None) -> str | None:

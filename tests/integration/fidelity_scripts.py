@@ -186,5 +186,6 @@ def modern(prefix: str = "", *, several: bool = False) -> Iterator[Step]:
     wanted = '"notifications":{"toolsListChanged":true,"resourceSubscriptions":["awkward://one"],"x":1.0}'
     yield Step((script.line(listening, "subscriptions/listen", wanted),), others=1)
     yield script.call("touch")
-    yield script.tell("notifications/cancelled", f'"requestId":{listening}')
+    # nothing more in it: a subscription at the server is the gateway's own, for whoever listens here
+    yield Step((f'{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{listening}}}}}',))
     yield from script.cancelling()

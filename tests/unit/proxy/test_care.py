@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -185,5 +186,6 @@ async def test_it_is_done_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(care, "TICK", 0.001)
     async with world({"p": puppet(session={"answer": 0.01})}) as it:
         it.gateway.start()
-        client = it.client()
-        assert code(await client.request("tools/call", modern(CALL))) == envelope.SERVER_SILENT
+        asked = asyncio.create_task(it.client().request("tools/call", modern(CALL)))
+        await it.greeted()
+        assert code(await asked) == envelope.SERVER_SILENT
