@@ -23,7 +23,7 @@ from tests.integration.outside import World
 
 SECONDS = 20
 PROGRAM = """
-import json, os, socket, sys, time
+import json, os, socket, sys, threading, time
 kept = {}
 def fetch(where, port=80, host=None, path="/", seconds=8):
     with socket.create_connection((where, port), seconds) as sock:
@@ -43,6 +43,25 @@ def hold(name, where, port):
 def use(name):
     kept[name].sendall(b"hi")
     return kept[name].recv(99).decode()
+def flood(name):
+    "Questions, halves of hellos and of requests, from many threads, until the session ends."
+    def ask():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("198.18.0.1", 53))
+            while True:
+                try: sock.send(os.urandom(20) + bytes(400))
+                except OSError: pass
+    def drip(said):
+        while True:
+            try:
+                with socket.create_connection((name, 80), 5) as sock:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    for at in range(60000): sock.send(said[at % len(said):][:1])
+            except OSError: pass
+    for work in [(ask,)] * 2 + [(drip, b"GET / HTTP/1.1 x ")] * 20 + [(drip, b"\\x16\\3\\1\\x40\\0")] * 20:
+        threading.Thread(target=work[0], args=work[1:], daemon=True).start()
+    time.sleep(0.5)
+    return "floods"
 def at(name):
     return socket.gethostbyname(name)
 for line in sys.stdin:
