@@ -11,9 +11,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,9 +170,8 @@ class Household:
         assert len(found) <= 1
         return found[0] if found else 0
 
-    def until(self, what: str, condition: object) -> None:
-        """Wait until `condition()` holds."""
-        assert callable(condition)
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Wait until `condition()` holds; `what` is left if it does not."""
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, what
@@ -233,7 +231,3 @@ def _command(pid: int) -> bytes:
 def descriptors(pid: int) -> int:
     """How many it has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def alive(process: subprocess.Popen[bytes]) -> bool:
-    return process.poll() is None
