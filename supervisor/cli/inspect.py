@@ -127,11 +127,34 @@ def check(options: argparse.Namespace, _tail: list[str]) -> int:
         "limits.cpus": f"processor limit, cgroup {facts.cgroup}",
         "limits.pids": "process limit",
     }
+    notes = [said for said in (crashes(_line("/proc/sys/kernel/core_pattern")),) if said]
     if options.json:
-        print(json.dumps({"facts": facts.model_dump(mode="json"), "ok": not facts.missing}, indent=2))
+        found = {"facts": facts.model_dump(mode="json"), "ok": not facts.missing, "notes": notes}
+        print(json.dumps(found, indent=2))
     else:
         print(f"native runtime, as {'root' if facts.root else 'an ordinary user'}:")
         for name, what in layers.items():
             state, text = ("missing", facts.missing[name]) if name in facts.missing else ("ok", what)
             print(f"  {name:14} {state:8} {text}")
+        for said in notes:
+            print(f"  {'note':14} {'':8} {said}")
     return 4 if facts.missing else 0
+
+
+def crashes(pattern: str) -> str:
+    """What a core_pattern means for sandboxes, "" when nothing: no limit of a process keeps a pipe from it."""
+    if not pattern.startswith("|"):
+        return ""
+    program = pattern[1:].split(" ", 1)[0]
+    return (
+        f"the memory of what crashes in a sandbox goes to {program} on the host, as root (kernel.core_pattern); "
+        "sysctl kernel.core_pattern=core ends that"
+    )
+
+
+def _line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

@@ -127,10 +127,19 @@ def _load(folder: Path, name: str) -> Group:
     return group
 
 
-def reachable(groups: Iterable[Group]) -> list[str]:
-    """The calls that are allowed on this architecture, with or without conditions, sorted."""
-    names = {name for group in groups for name in (*group.allow, *(when.call for when in group.when))}
-    return sorted(name for name in names if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0)
+def reachable(groups: Iterable[Group]) -> dict[str, int]:
+    """The calls that are allowed on this architecture, with or without conditions, sorted, with their numbers."""
+    return _numbers(name for group in groups for name in (*group.allow, *(when.call for when in group.when)))
+
+
+def told(groups: Iterable[Group]) -> dict[str, int]:
+    """The calls whose refusal is worded in a way of its own: seen from inside, something answers."""
+    return _numbers(name for group in groups for name in group.refuse)
+
+
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    found = {name: int(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)) for name in sorted(set(names))}
+    return {name: number for name, number in found.items() if number >= 0}
 
 
 def compile_filter(groups: Sequence[Group], *, write_execute: bool) -> bytes:

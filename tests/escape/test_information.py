@@ -152,6 +152,30 @@ def learn_when_its_processes_started(bait: Bait) -> str:
     return taken(abs(ticks - bait.number("up")) < 600, f"{ticks:.0f} s", f"another clock: {ticks:.0f} s")
 
 
+@hostile(control="root")
+def learn_where_its_memory_lies(bait: Bait) -> str:
+    """The number of a page's frame, in /proc/self/pagemap: what attacks on memory chips begin with."""
+    buffer = ctypes.create_string_buffer(b"x" * 4096)
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        file.seek(address(buffer) // 4096 * 8)
+        frame = struct.unpack("Q", file.read(8))[0] & ((1 << 55) - 1)
+    return taken(frame, f"frame {frame:#x}", "hidden")
+
+
+@hostile(control="root")
+def learn_where_the_kernel_is(bait: Bait) -> str:
+    """The stack of a call that waits, in /proc/self/task/*/stack."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(5)
+        os._exit(0)
+    try:
+        return taken(lines := slurp(f"/proc/{child}/stack"), f"{lines[:60]!r}", "empty")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 @hostile()
 def learn_the_addresses_of_the_host(bait: Bait) -> str:
     found = []

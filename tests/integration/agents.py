@@ -11,9 +11,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tests.integration.outside import World
 
 SECONDS = 20
 PROGRAM = """
-import json, os, socket, sys, time
+import json, os, socket, sys, threading, time
 kept = {}
 def fetch(where, port=80, host=None, path="/", seconds=8):
     with socket.create_connection((where, port), seconds) as sock:
@@ -43,6 +42,25 @@ def hold(name, where, port):
 def use(name):
     kept[name].sendall(b"hi")
     return kept[name].recv(99).decode()
+def flood(name):
+    "Questions, halves of hellos and of requests, from many threads, until the session ends."
+    def ask():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("198.18.0.1", 53))
+            while True:
+                try: sock.send(os.urandom(20) + bytes(400))
+                except OSError: pass
+    def drip(said):
+        while True:
+            try:
+                with socket.create_connection((name, 80), 5) as sock:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    for at in range(60000): sock.send(said[at % len(said):][:1])
+            except OSError: pass
+    for work in [(ask,)] * 2 + [(drip, b"GET / HTTP/1.1 x ")] * 20 + [(drip, b"\\x16\\3\\1\\x40\\0")] * 20:
+        threading.Thread(target=work[0], args=work[1:], daemon=True).start()
+    time.sleep(0.5)
+    return "floods"
 def at(name):
     return socket.gethostbyname(name)
 for line in sys.stdin:
@@ -152,9 +170,8 @@ class Household:
         assert len(found) <= 1
         return found[0] if found else 0
 
-    def until(self, what: str, condition: object) -> None:
-        """Wait until `condition()` holds."""
-        assert callable(condition)
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        """Wait until `condition()` holds; `what` is left if it does not."""
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, what
@@ -214,7 +231,3 @@ def _command(pid: int) -> bytes:
 def descriptors(pid: int) -> int:
     """How many it has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def alive(process: subprocess.Popen[bytes]) -> bool:
-    return process.poll() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -157,3 +158,17 @@ def test_sockets_and_namespaces_of_many_sessions_are_given_back(house: Household
         house.until("their sockets", lambda: descriptors(broker) <= before[0])
         house.until("their descriptors", lambda: descriptors(house.process.pid) <= before[1])
     assert keeper.does('fetch("example.test")') == "served example.test GET / 0\n"
+
+
+def test_a_session_that_floods_the_broker_leaves_the_others_their_share(house: Household) -> None:
+    quiet, loud = house.open("one"), house.open("two", user=True)
+    assert quiet.does('fetch("example.test")') == "served example.test GET / 0\n"
+    assert loud.does('flood("another.test")') == "floods"
+    took = []
+    for number in range(30):
+        began = time.monotonic()
+        assert quiet.does(f'fetch("example.test", path="/{number}")') == f"served example.test GET /{number} 0\n"
+        took.append(time.monotonic() - began)
+    # on a machine of two processors, one of which the flood has
+    assert sorted(took)[15] < 0.5, took
+    assert loud.does("1 + 1") == 2
