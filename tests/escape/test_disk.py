@@ -94,7 +94,7 @@ for n in pieces():
     "files on their way through a socket": """
 held = []
 for n in pieces():
-    if n % 8 == 0: held.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+    if n % 8 == 0: held.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     fd = opened("fill")
     os.write(fd, block)
     os.unlink("fill")
