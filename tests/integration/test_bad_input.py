@@ -76,7 +76,7 @@ def folder(arena: Arena) -> Path:
         (("run", "files", "--profile", "none"), 2, ("registered server",)),
         (("run", "files", "--runtime-dir", "/var/tmp/none"), 1, ("/var/tmp/none/proxy.sock", "No such file")),
         (("list", "--runtime-dir", "/var/tmp/" + "x" * 200), 1, ("proxy.sock", "too long")),
-        (("admin", "inspect", "--runtime-dir", "/var/tmp/none"), 1, ("admin.sock", "no such file")),
+        (("admin", "inspect", "--runtime-dir", "/var/tmp/none"), 1, ("admin.sock", "No such file")),
         (("admin", "kill"), 2, ("number of a session",)),
         (("daemon", "--config", "/no/such/file", "--runtime-dir", "/var/tmp/svtest-rt"), 2, ("/no/such/file",)),
     ],
