@@ -17,6 +17,7 @@ from supervisor.proxy.link import Link, connect
 
 if TYPE_CHECKING:
     from supervisor.cli.endpoint import Endpoint
+    from supervisor.cli.traces import Exporter
     from supervisor.proxy.gateway import Gateway
 
 
@@ -61,13 +62,22 @@ def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
 
 
 class _Self:
-    """Who typed this, and the socket on which this process tells that person of itself; made while we may."""
+    """Who typed this, the socket on which this process tells that person of itself, the exporter of its traces.
 
-    def __init__(self) -> None:
+    Made while we may.
+    """
+
+    def __init__(self, *, traces: bool = False) -> None:
         from supervisor.proxy import control
 
         self.uid = os.getuid()
         self.socket = control.bind()
+        self.exporter = _exporter() if traces else None
+
+    def close(self) -> None:
+        """Let the exporter send what it has."""
+        if self.exporter:
+            self.exporter.close()
 
     async def tell(self, gateway: Gateway, monitor: int) -> None:
         """Answer on it, until cancelled."""
@@ -76,18 +86,40 @@ class _Self:
         await Control(gateway, owner=self.uid, monitor=monitor).serve(self.socket)
 
 
+def _exporter() -> Exporter:
+    from supervisor.cli.traces import Exporter
+
+    return Exporter()
+
+
 def serve(options: argparse.Namespace) -> int:
     """One endpoint for all servers: on this process's standard streams, or over HTTP."""
+    from supervisor.cli import log
+
+    if options.auth and not options.http:
+        raise ConfigError("--auth goes with --http: on standard input there is one client, whoever started this")
+    with log.records(options.log):
+        me = _Self(traces=options.traces)
+        try:
+            return _serve_there(options, me) if options.http else _serve_here(options, me)
+        finally:
+            me.close()
+
+
+def _serve_here(options: argparse.Namespace, me: _Self) -> int:
     import uvloop
 
     from supervisor.proxy import gateway, stdio  # noqa: F401 - what is imported now need not be opened later
 
-    if options.auth and not options.http:
-        raise ConfigError("--auth goes with --http: on standard input there is one client, whoever started this")
-    me = _Self()
-    if not options.http:
-        with _dropped(options) as reached:
-            return uvloop.run(_serve(reached, options, me, None)) or 0
+    with _dropped(options) as reached:
+        return uvloop.run(_serve(reached, options, me, None)) or 0
+
+
+def _serve_there(options: argparse.Namespace, me: _Self) -> int:
+    import uvloop
+
+    from supervisor.proxy import gateway  # noqa: F401
+
     endpoint = _endpoint(options)
     try:
         with _dropped(options) as reached:
@@ -103,7 +135,7 @@ def _endpoint(options: argparse.Namespace) -> Endpoint:
 
 
 async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, endpoint: Endpoint) -> int:
-    gateway = await _gateway(reached, options, None)
+    gateway = await _gateway(reached, options, me, None)
     gateway.start()
     gateway.spawn(me.tell(gateway, reached.monitor))
     return await endpoint.serve(gateway)
@@ -130,7 +162,7 @@ async def _serve(reached: Reached, options: argparse.Namespace, me: _Self, only:
     from supervisor.proxy.principal import Principal
     from supervisor.proxy.stdio import Stdio
 
-    gateway = await _gateway(reached, options, only)
+    gateway = await _gateway(reached, options, me, only)
     if only and not gateway.servers:
         gateway.channel.release()
         return None
@@ -147,16 +179,19 @@ async def _serve(reached: Reached, options: argparse.Namespace, me: _Self, only:
             await gateway.close()
 
 
-async def _gateway(reached: Reached, options: argparse.Namespace, only: str | None) -> Gateway:
+async def _gateway(reached: Reached, options: argparse.Namespace, me: _Self, only: str | None) -> Gateway:
     """A gateway with its servers loaded; what cannot be offered is told."""
     from supervisor.proxy import pump
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.gateway import Gateway
     from supervisor.proxy.journal import Journal
+    from supervisor.proxy.tracing import Tracing
 
     channel = Channel(reached.socket)
     channel.start()
     gateway = Gateway(channel, _Uncounted(), Journal(quiet=options.quiet), only)
+    if me.exporter:
+        gateway.tracing = Tracing(me.exporter.tracer)
     problems = await gateway.load()
     if only and problems and not options.quiet:
         pump.note(f'"{only}" is not pinned: its lists come live, reviewed by nobody; supervisor pin {only}')

@@ -94,10 +94,15 @@ def _personal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
 
 
+def _log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--log", choices=["text", "json"], default="text", help="the form of standard error")
+
+
 def _daemon(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     daemon = commands.add_parser("daemon", help="serve registered servers to this host's users")
     daemon.add_argument("--config", required=True, metavar="FILE", help="servers.toml")
     daemon.add_argument("--runtime-dir", metavar="DIR", help="where to put the sockets")
+    _log(daemon)
 
 
 def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -118,6 +123,8 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             default=[],
             help=f"a {name} besides this machine's own",
         )
+    serve.add_argument("--traces", action="store_true", help="export traces, to where OTEL_... variables say")
+    _log(serve)
     token = commands.add_parser("token", help="make a bearer token for serve --auth")
     token.add_argument("subject", metavar="SUBJECT", help="whose it is: quotas and logs name it")
     token.add_argument("--group", metavar="NAME", action="append", default=[], help="a group of the subject's")

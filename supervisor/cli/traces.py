@@ -19,7 +19,7 @@ _CODE = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.cli.traces import exporter; exporter(sys.argv[1])"""
 
 
-class Tracing:
+class Exporter:
     """A running exporter, and the tracer that hands it spans."""
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.servers import Server
+    from supervisor.telemetry.traces import Span
 
 # of one client, at a time
 MAX_CALLS = 4096
@@ -35,6 +36,7 @@ class Call(Waiter):
     server: Server | None = None
     instance: Instance | None = None
     number = b""
+    span: Span | None = None
     token: msgspec.Raw | None = None
     # what only a call between two eras has
     rounds = 0
@@ -79,6 +81,10 @@ class Call(Waiter):
             params = params | {"_meta": message.raw(meta)}
             if not meta:
                 del params["_meta"]
+        tracing = self.conversation.gateway.tracing
+        if tracing is not None:
+            meta = tracing.outgoing(self, instance, meta or {})
+            params = params | {"_meta": message.raw(meta)}
         if meta and (token := _token(meta)):
             self.token = token
             meta = meta | {"progressToken": msgspec.Raw(instance.next_id)}

@@ -276,6 +276,8 @@ class Conversation:
         server.calls += 1
         if server.failures and outcome in ("ok", "tool_error"):
             server.worked()
+        if self.gateway.tracing is not None:
+            self.gateway.tracing.ended(call, outcome)
         # names of resources and unknown methods are the client's invention
         name = call.name if call.method in ("tools/call", "prompts/get") else local.label(call.method)
         self.gateway.meter.called(server.name, name, time.monotonic() - call.began, outcome=outcome)

@@ -26,6 +26,7 @@ from supervisor.proxy.news import News
 from supervisor.proxy.parked import Parked
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.servers import Server
+from supervisor.proxy.tracing import Tracing
 
 _ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 # seconds between two comparisons of one process's lists
@@ -50,6 +51,7 @@ class Gateway:
         self.channel = channel
         self.meter = meter
         self.journal = journal
+        self.tracing: Tracing | None = None
         self.servers: dict[str, Server] = {}
         self.conversations: set[Conversation] = set()
         self.stopping = False

@@ -6,6 +6,7 @@ that is: OTEL_EXPORTER_OTLP_ENDPOINT and its sisters. A message is one call; it 
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - there is no importing once privileges are gone
 import os
 import socket
 from typing import NamedTuple

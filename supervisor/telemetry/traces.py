@@ -49,21 +49,23 @@ def parse(parent: str | None, state: str | None) -> Context | None:
 class Span:
     """A request of a client's, and what was made of it for the server: two spans, the second below the first."""
 
-    __slots__ = ("began", "client", "parent", "sampled", "sent", "server", "state", "trace")
+    __slots__ = ("began", "client", "ids", "parent", "sampled", "sent", "state", "trace")
 
     def __init__(self, parent: Context | None, *, sampled: bool, began: float) -> None:
         self.parent = parent
         self.trace = parent.trace if parent else secrets.token_hex(16)
         self.state = parent.state if parent else ""
         self.sampled = sampled
-        self.server, self.client = secrets.token_hex(8), secrets.token_hex(8)
+        self.ids = secrets.token_hex(8), secrets.token_hex(8)
+        # what is known of the second when it begins
+        self.client: dict[str, object] = {}
         # seconds since 1970; the monotonic clock measures, and tells when it began
         self.sent = time.time()
         self.began = self.sent - (time.monotonic() - began)
 
     def carried(self) -> dict[str, str]:
         """The keys of `_meta` for the server."""
-        found = {PARENT: f"00-{self.trace}-{self.client}-{'01' if self.sampled else '00'}"}
+        found = {PARENT: f"00-{self.trace}-{self.ids[1]}-{'01' if self.sampled else '00'}"}
         return found | {STATE: self.state} if self.state else found
 
 
@@ -119,7 +121,7 @@ class Tracer:
             "trace": span.trace,
             "parent": span.parent.span if span.parent else "",
             "state": span.state,
-            "ids": (span.server, span.client),
+            "ids": span.ids,
             "times": (span.began, span.sent, time.time()),
             "server": server,
             "client": client,
