@@ -107,10 +107,10 @@ class Gateway:
         """One server on standard input and output, its names unchanged."""
         return self.caller.command("run", name, "--config", self.config, "-q")
 
-    def start(self, *words: str) -> None:
+    def start(self, *words: str, env: Mapping[str, str] | None = None) -> None:
         """Start it and wait until its port answers."""
         command = self.command("--http", f"127.0.0.1:{self.port}", *words)
-        self._process = self.caller.process(command, cwd=self.folder)
+        self._process = self.caller.process(command, cwd=self.folder, env=env)
         self._reader = threading.Thread(target=self._write_log, args=[self._process])
         self._reader.start()
         deadline = time.monotonic() + SECONDS
