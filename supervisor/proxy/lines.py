@@ -55,7 +55,9 @@ class Reader(asyncio.Protocol):
         self._line, self._too_long, self._end = line, too_long, end
         self._meter, self._over = meter, over
         self._buffer = bytearray()
-        self._skipping = False
+        # how much of the buffer is known to be without a newline
+        self._searched = 0
+        self._skipping = self._delivering = False
         self._full = self._early = self._paused = False
         self.transport: asyncio.ReadTransport | None = None
 
@@ -82,20 +84,28 @@ class Reader(asyncio.Protocol):
                 meter.passed += size
             else:
                 data = self._metered(meter, data)
-        buffer = self._buffer
-        if not buffer and data.endswith(b"\n") and data.find(b"\n") == len(data) - 1:
+        if not self._buffer and not self._full and data.endswith(b"\n") and data.find(b"\n") == len(data) - 1:
             self._deliver(data)
+        else:
+            self._buffer += data
+            self._deliver_all()
+
+    def _deliver_all(self) -> None:
+        """Every line that is there, until somebody cannot take more."""
+        if self._delivering:
             return
-        searched = len(buffer)
-        buffer += data
-        start = 0
-        while (end := buffer.find(b"\n", searched)) >= 0:
+        self._delivering = True
+        buffer, start = self._buffer, 0
+        while not self._full and (end := buffer.find(b"\n", max(start, self._searched))) >= 0:
             line = bytes(memoryview(buffer)[start : end + 1])
-            start = searched = end + 1
+            start = end + 1
             self._deliver(line)
+        self._delivering = False
         del buffer[:start]
-        if len(buffer) > self.limit:
+        self._searched = 0 if self._full else len(buffer)
+        if self._searched > self.limit:
             buffer.clear()
+            self._searched = 0
             if not self._skipping:
                 self._skipping = True
                 self._too_long()
@@ -128,14 +138,21 @@ class Reader(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's. A last line without a newline is a line."""
+        self._full = False
+        self._deliver_all()
+        while b"\n" in self._buffer:  # held back once more meanwhile, and nothing will let it go on
+            self._full = False
+            self._deliver_all()
         if self._buffer and not (self._meter and self._meter.over):
             self._deliver(bytes(self._buffer) + b"\n")
         self._buffer.clear()
         self._end()
 
     def pause(self, *, paused: bool) -> None:
-        """Stop and go on reading, for back-pressure."""
+        """Stop and go on reading, for back-pressure; what has been read already waits as well."""
         self._full = paused
+        if not paused:
+            self._deliver_all()
         self._apply()
 
     def _apply(self) -> None:

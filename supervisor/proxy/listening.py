@@ -6,6 +6,7 @@ Runs unprivileged. One subscription at a server serves everybody here who asked 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ _Hear = Callable[[str, Fields], None]
 class Stream(Waiter):
     """A `subscriptions/listen` of ours at a modern server; it stays open as long as somebody listens."""
 
-    def __init__(self, instance: Instance, filters: Mapping[str, object]) -> None:
+    def __init__(self, instance: Instance, filters: Mapping[str, object], over: Callable[[], None]) -> None:
         meta = eras.stamped({}, eras.MODERN[0], instance.hello.capabilities, instance.hello.client, "")
         fields: Fields = {
             "jsonrpc": message.TWO,
@@ -43,7 +44,12 @@ class Stream(Waiter):
             "params": message.raw({"notifications": filters, "_meta": meta}),
         }
         self.instance = instance
+        self.over = over
         self.number = instance.send(self, fields)
+
+    def answered(self, fields: Fields) -> None:
+        """The server has ended it, or never began."""
+        self.over()
 
     @property
     def is_work(self) -> bool:
@@ -57,10 +63,11 @@ class Stream(Waiter):
 
 
 class Subscriptions:
-    """Those to the resources of one process: uri -> who hears of it."""
+    """Those to the resources of one process: uri -> who hears of it; `ended` is told who no longer does."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, ended: Callable[[object], None]) -> None:
         self.instance = instance
+        self._ended = ended
         self._hearers: dict[str, dict[object, _Hear]] = {}
         self._streams: dict[str, Stream] = {}
         self._asked: dict[str, asyncio.Future[msgspec.Raw]] = {}
@@ -69,7 +76,7 @@ class Subscriptions:
     def watch_lists(self) -> None:
         """Hear of changed lists: a modern server tells only who has asked."""
         if self.instance.modern and self._lists is None:
-            self._lists = Stream(self.instance, dict.fromkeys(CHANGED.values(), True))
+            self._lists = Stream(self.instance, dict.fromkeys(CHANGED.values(), True), lambda: None)
 
     async def add(self, uri: str, who: object, hear: _Hear) -> None:
         """Subscribe `who`; SupervisorError when the server does not take it."""
@@ -83,7 +90,8 @@ class Subscriptions:
         self.instance.holders.add(who)
         if self.instance.modern:
             if first:
-                self._streams[uri] = Stream(self.instance, {"resourceSubscriptions": [uri]})
+                over = functools.partial(self._over, uri)
+                self._streams[uri] = Stream(self.instance, {"resourceSubscriptions": [uri]}, over)
             return
         if first:
             self._asked[uri] = asyncio.ensure_future(self.instance.ask("resources/subscribe", {"uri": uri}))
@@ -117,6 +125,11 @@ class Subscriptions:
             stream.close()
         elif tell and self.instance.ready:
             self.instance.tell("resources/unsubscribe", {"uri": uri})
+
+    def _over(self, uri: str) -> None:
+        for who in list(self._hearers.get(uri, {})):
+            self.remove(uri, who)
+            self._ended(who)
 
     def remove_all(self, who: object) -> None:
         """`who` is gone."""

@@ -34,7 +34,7 @@ class News:
         """Those of one process; SessionLost when it has ended."""
         if instance.gone:
             raise SessionLost(instance.gone)
-        return self._of.setdefault(instance, Subscriptions(instance))
+        return self._of.setdefault(instance, Subscriptions(instance, self._ended))
 
     def subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
         """resources/subscribe and unsubscribe of a legacy client."""
@@ -152,6 +152,11 @@ class News:
             for listener in list(conversation.listeners.values()):
                 if any(each.instance is instance for each in listener.subscriptions):
                     self.end(conversation, listener)
+
+    def _ended(self, who: object) -> None:
+        """A server has ended a subscription: a modern client can be told, a legacy one cannot."""
+        if isinstance(who, Listener):
+            self.end(who.call.conversation, who)
 
     def end(self, conversation: Conversation, listener: Listener) -> None:
         """We end a stream."""

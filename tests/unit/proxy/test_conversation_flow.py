@@ -212,6 +212,7 @@ async def test_every_client_of_a_process_that_does_not_read_is_held_back() -> No
         server.pause(paused=True)
         large = modern({"name": "p__one", "arguments": {"x": "y" * 300_000}})
         other.ask("tools/call", large)
+        await it.until(lambda: heard["other"])
         assert heard == {"one": [True], "other": [True]}
         # who comes now is held back at once
         late = it.client()
@@ -233,6 +234,7 @@ async def test_the_end_of_a_full_process_sets_its_clients_free() -> None:
         await server.next()
         server.pause(paused=True)
         number = client.ask("tools/call", {"name": "p__one", "arguments": {"x": "y" * 300_000}})
+        await it.until(lambda: heard)
         assert heard == [True]
         server.exit(1)
         assert code(await client.answer(number)) == envelope.SERVER_ENDED

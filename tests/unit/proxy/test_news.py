@@ -208,6 +208,23 @@ async def test_a_stream_ends_with_the_process_that_it_rests_on(era: str) -> None
         assert it.gateway.news._of == {}
 
 
+@pytest.mark.parametrize("how", ["result", "error"])
+@scene
+async def test_a_stream_ends_with_the_one_that_it_rests_on(how: str) -> None:
+    async with world({"p": puppet("modern")}) as it:
+        client = it.client()
+        number = client.ask(
+            "subscriptions/listen", modern({"notifications": {"resourceSubscriptions": ["mem://a"]}})
+        )
+        server = await it.greeted()
+        asked = await server.next()
+        assert (await client.next())["method"] == "notifications/subscriptions/acknowledged"
+        server.send({"jsonrpc": "2.0", "id": asked["id"], how: {"code": -32601, "message": "no"}})
+        assert "result" in await client.answer(number)
+        assert all(not each.holders for each in it.gateway.servers["p"].instances.values())
+        assert not server.killed
+
+
 @scene
 async def test_the_end_of_the_gateway_ends_every_stream() -> None:
     async with world({"p": puppet()}) as it:
