@@ -30,7 +30,7 @@ PATIENCE = 2.0  # other tests of the host come and go; what is left of a session
 class Seen:
     """What there was at one moment, each as a line that a person can read."""
 
-    processes: frozenset[str]
+    processes: dict[tuple[int, str], str]  # (pid, start time) -> what to call it; the state it is in may change
     groups: frozenset[str]
     mounts: frozenset[str]
     files: frozenset[str]
@@ -38,7 +38,7 @@ class Seen:
     def beyond(self, before: Seen) -> list[str]:
         """What there is now and was not there `before`."""
         pairs = (
-            ("process", self.processes - before.processes),
+            ("process", unknown(self.processes, before.processes)),
             ("control group", self.groups - before.groups),
             ("mount", self.mounts - before.mounts),
             ("file", self.files - before.files),
@@ -57,7 +57,7 @@ def nothing_left(caller: Caller, *, writes: Path | None = None, patience: float 
     try:
         before = look(caller, writes)
         yield
-        processes = sorted(descendants() - before.processes)
+        processes = sorted(unknown(descendants(), before.processes))
         assert not processes, f"still running: {processes}"
         deadline = time.monotonic() + patience
         while (left := look(caller, writes).beyond(before)) and time.monotonic() < deadline:
@@ -76,10 +76,15 @@ def look(caller: Caller, writes: Path | None) -> Seen:
     return Seen(descendants(), groups(), frozenset(mounts), frozenset(home | shared_files(caller)))
 
 
-def descendants() -> frozenset[str]:
+def unknown(now: dict[tuple[int, str], str], before: dict[tuple[int, str], str]) -> frozenset[str]:
+    """What to call the processes that are there `now` and were not there `before`."""
+    return frozenset(now[each] for each in now.keys() - before.keys())
+
+
+def descendants() -> dict[tuple[int, str], str]:
     """The processes below this one, zombies included."""
     parents: dict[int, int] = {}
-    names: dict[int, str] = {}
+    names: dict[int, tuple[tuple[int, str], str]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -88,15 +93,16 @@ def descendants() -> frozenset[str]:
         except OSError:
             continue
         name, _, rest = text.partition("(")[2].rpartition(") ")
-        state, parent = rest.split()[:2]
-        parents[int(entry)], names[int(entry)] = int(parent), f"{entry} {name} ({state})"
+        fields = rest.split()
+        parents[int(entry)] = int(fields[1])
+        names[int(entry)] = ((int(entry), fields[19]), f"{entry} {name} ({fields[0]})")
     found = {os.getpid()}
     grown = True
     while grown:
         more = {pid for pid, parent in parents.items() if parent in found} - found
         found |= more
         grown = bool(more)
-    return frozenset(names[pid] for pid in found - {os.getpid()})
+    return dict(names[pid] for pid in found - {os.getpid()})
 
 
 def groups() -> frozenset[str]:

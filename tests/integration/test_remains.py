@@ -23,7 +23,7 @@ def test_an_orphan_in_a_session_of_its_own_is_seen(caller: Caller) -> None:
     orphan = int(started.stdout)
     os.kill(orphan, signal.SIGKILL)
     os.waitpid(orphan, 0)
-    assert not any(each.startswith(f"{orphan} ") for each in descendants())
+    assert orphan not in {pid for pid, _ in descendants()}
 
 
 @pytest.mark.parametrize("folder", ["home", "shared"])
