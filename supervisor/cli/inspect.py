@@ -21,7 +21,12 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     chain = load.load(written.profile)
     if options.diff:
         return _print_diff(options, load.load(options.diff).profile, chain.profile)
-    ready = plan.plan(chain, written)
+    from supervisor.registry import images
+
+    found = images.find(written)
+    ready = plan.plan(chain, written, found.image if found else None)
+    if found and ready.spec.runtime == "native":
+        ready = ready.model_copy(update={"gaps": ready.gaps | offers.no_image()})
     facts = offers.probe()
     problem = None
     try:

@@ -68,8 +68,8 @@ class Planner:
     def plan(self) -> Account:
         """Everything."""
         profile = self.profile
-        if self.entry.image and not self.image:
-            raise Unenforceable({"image": root.NO_IMAGE}, runtime="native", optional=set())
+        if bool(self.entry.image) != (self.image is not None):
+            raise ConfigError(f"{self.entry.origin}: image {self.entry.image!r} was not looked up")
         self._profile_mounts()
         self._operator_mounts()
         self._keep()

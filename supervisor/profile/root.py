@@ -9,8 +9,6 @@ import os
 
 from supervisor.model import SYSTEM, Limits, Network, SandboxSpec
 
-NO_IMAGE = "a session cannot be started from an image yet: name a command of this host's"
-
 
 def links() -> dict[str, str]:
     """/bin, /lib and so on, where the host has links for them; folders are mounted."""
@@ -36,7 +34,7 @@ def gaps(spec: SandboxSpec) -> dict[str, str]:
     """What no runtime can do yet."""
     if spec.runtime != "native":
         return {"runtime": f'{spec.runtime} cannot be used yet: runtime = "native", or none'}
-    return {"image": NO_IMAGE} if spec.image else {}
+    return {}
 
 
 def rlimits(limits: Limits) -> dict[str, int]:

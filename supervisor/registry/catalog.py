@@ -180,6 +180,8 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
     entry = ServerEntry(
         name=name, origin=origin, cwd=folder, home=_home(), **{key: getattr(text, key) for key in _ENTRY}
     )
+    if text.image and not text.store:
+        entry = entry.model_copy(update={"store": _store(source.path)})
     settings: dict[str, object] = {"origin": origin, "summary": text.summary}
     for kind in _PATTERNS:
         patterns: PatternsText = getattr(text, kind)
@@ -207,6 +209,16 @@ def _home() -> str:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
         return "/nonexistent"
+
+
+def _store(path: str) -> str:
+    """Where the images of the owner of a registry are: see supervisor.cli.entry.store."""
+    try:
+        owner = os.stat(path).st_uid
+        home = pwd.getpwuid(owner).pw_dir
+    except (OSError, KeyError):
+        owner = 0
+    return "/var/lib/supervisor/images" if owner == 0 else f"{home}/.local/share/supervisor/images"
 
 
 def _digest(path: str) -> str:
