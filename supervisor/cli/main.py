@@ -94,6 +94,12 @@ def _clients(options: argparse.Namespace, tail: list[str]) -> int:
     return (adopt.adopt if options.command == "adopt" else release.release)(options, tail)
 
 
+def _discover(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import discover
+
+    return discover.discover(options, tail)
+
+
 def _audit(arguments: list[str]) -> int:
     from supervisor.cli import audit
 
@@ -114,6 +120,7 @@ _COMMANDS = {
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "admin"), _host),
+    "discover": _discover,
     "selftest": _selftest,
     "token": _token,
 }

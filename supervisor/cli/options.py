@@ -173,14 +173,35 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default=[],
         help="of a daemon's: who may open it; @GROUP for a group",
     )
+    add.add_argument("--proposed", action="store_true", help="as supervisor discover --request NAME has filed it")
     _sandbox_options(add)
     remove = commands.add_parser("remove", help="forget a registered server, and what was pinned of it")
     remove.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="the servers that you may use")
     listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-    for each in (add, remove, listing):
+    _discover(discover := commands.add_parser("discover", help="servers that are on this machine, as proposals"))
+    for each in (add, remove, listing, discover):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
         each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _discover(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Lists what is new, changed and gone since last time: containers of docker and podman with labels, files "
+        "in the folder discover/ beside the registry, configuration files of MCP clients. Proposals only."
+    )
+    parser.add_argument(
+        "--source",
+        metavar="S",
+        action="append",
+        default=[],
+        help="docker, podman, clients, files; docker:SOCKET, podman:SOCKET; a folder or a file (default: all)",
+    )
+    parser.add_argument("--bound", metavar="PROFILE", default="none", help="the most that labels may ask for")
+    parser.add_argument("--watch", action="store_true", help="go on, and tell what changes")
+    parser.add_argument(
+        "--request", metavar="NAME", action="append", default=[], help="file a request for it (all: for each)"
+    )
 
 
 def _clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -26,7 +26,7 @@ class Shelf:
     def add(self, name: str, *command: str, **more: object) -> int:
         lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
-        options = lists | plain | {"accept_missing": self.missing} | more
+        options = lists | plain | {"accept_missing": self.missing, "proposed": False} | more
         return servers.add(Namespace(**options), list(command))
 
     def remove(self, name: str) -> int:
