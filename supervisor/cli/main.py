@@ -41,6 +41,10 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
 def _inspect(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import inspect
 
+    if getattr(options, "action", "") == "learn":
+        from supervisor.cli import learn
+
+        os._exit(_flushed(learn.learn(options, tail)))
     table = {"explain": inspect.explain, "profile": inspect.profile, "check": inspect.check}
     return table[options.command](options, tail)
 
@@ -145,7 +149,7 @@ def main() -> None:
         if arguments[:1] == ["image"] and not tail:
             sys.exit(_flushed(_image(arguments[1:])))
         options = parser().parse_args(arguments)
-        if tail and options.command not in _WITH_COMMAND:
+        if tail and options.command not in _WITH_COMMAND and getattr(options, "action", "") != "learn":
             raise ConfigError(f"{options.command} takes no command after --")
         sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
     except SupervisorError as error:

@@ -149,7 +149,7 @@ def test_watching_tells_what_changes(desk: Desk) -> None:
         assert process.stdout
         assert json.loads(process.stdout.readline())["proposals"] == []
         desk.write("a.toml", entry("/usr/bin/true"))
-        states = []
+        states: list[str] = []
         while not states:
             states = [each["state"] for each in json.loads(process.stdout.readline())["proposals"]]
         assert states == ["new"]

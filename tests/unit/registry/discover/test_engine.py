@@ -20,9 +20,9 @@ Listen = Callable[[bytes], str]
 @pytest.fixture
 def listen(tmp_path: Path) -> Iterator[Listen]:
     """Start a listener that gives each caller the same bytes; an empty answer is none, and no end."""
-    threads = []
+    threads: list[threading.Thread] = []
     ended = threading.Event()
-    listeners = []
+    listeners: list[tuple[socket.socket, str]] = []
 
     def serve(listener: socket.socket, answer: bytes) -> None:
         while not ended.is_set():

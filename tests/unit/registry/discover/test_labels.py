@@ -11,8 +11,8 @@ NUMBER = "ab" * 32
 IMAGE = f"registry.example.org/team/server@sha256:{NUMBER}"
 
 
-def proposal(bound: str = "none", names: tuple[str, ...] = (IMAGE,), **more: object) -> Proposal:
-    """What becomes of a container with these labels; `_` in a keyword is a dot."""
+def proposal(more: dict[str, object], bound: str = "none", names: tuple[str, ...] = (IMAGE,)) -> Proposal:
+    """What becomes of a container with these labels; `_` in a key is a dot."""
     own = {f"supervisor.{key.replace('_', '.')}": value for key, value in more.items()}
     container = {
         "Id": NUMBER,
@@ -25,7 +25,7 @@ def proposal(bound: str = "none", names: tuple[str, ...] = (IMAGE,), **more: obj
 
 
 def test_a_container_is_proposed_by_its_image_s_digest_and_the_bound() -> None:
-    made = proposal()
+    made = proposal({})
     assert made.refused == ""
     assert made.name == "time"
     assert made.place == "container web abababababab"
@@ -33,14 +33,15 @@ def test_a_container_is_proposed_by_its_image_s_digest_and_the_bound() -> None:
 
 
 def test_labels_narrow_what_may_be_used() -> None:
-    made = proposal("fs-scoped", profile="fs-readonly", tools_allow="get_*, list_*", tools_deny="get_all")
+    own: dict[str, object] = {"profile": "fs-readonly", "tools_allow": "get_*, list_*", "tools_deny": "get_all"}
+    made = proposal(own, "fs-scoped")
     assert made.fields["profile"] == "fs-readonly"
     assert made.fields["tools"] == {"allow": ["get_*", "list_*"], "deny": ["get_all"]}
 
 
 @pytest.mark.parametrize(("bound", "asked"), [("none", "net-allowlist"), ("net-allowlist", "ci-runner")])
 def test_a_label_never_widens_the_bound(bound: str, asked: str) -> None:
-    made = proposal(bound, profile=asked)
+    made = proposal({"profile": asked}, bound)
     assert f"{asked} grants more than the bound, {bound}" in made.refused
     assert made.fields == {}
 
@@ -50,7 +51,7 @@ def test_a_label_never_widens_the_bound(bound: str, asked: str) -> None:
     ["command", "mount", "rw", "allow", "users", "env.PATH", "image", "accept_missing", "tools", "x\x1b[2J"],
 )
 def test_a_label_that_would_grant_something_refuses_the_container(label: str) -> None:
-    made = proposal(**{label: "/bin/sh"})
+    made = proposal({label: "/bin/sh"})
     assert "label" in made.refused
     assert made.refused.isprintable()
     assert made.fields == {}
@@ -72,11 +73,11 @@ def test_a_label_that_would_grant_something_refuses_the_container(label: str) ->
     ],
 )
 def test_a_label_that_cannot_be_shown_or_read_is_refused_by_name(key: str, value: object) -> None:
-    made = proposal(**{key: value})
+    made = proposal({key: value})
     assert f"label supervisor.{key.replace('_', '.')}" in made.refused
     assert made.refused.isprintable()
 
 
 @pytest.mark.parametrize("names", [(), ("server:1.2",), (f"server@sha256:{NUMBER}",), (f"{IMAGE}\n",)])
 def test_an_image_without_a_full_name_and_digest_is_refused(names: tuple[str, ...]) -> None:
-    assert "no digest of a registry" in proposal(names=names).refused
+    assert "no digest of a registry" in proposal({}, names=names).refused

@@ -14,10 +14,12 @@ from supervisor.registry.installed import Machine
 
 HASH = "0f" * 32
 IMAGE = f"ghcr.io/team/time@sha256:{HASH}"
-STDIO = {"transport": {"type": "stdio"}}
-NPM = {"registryType": "npm", "identifier": "@team/server-time", "version": "1.2.3", "fileSha256": HASH} | STDIO
-PYPI = {"registryType": "pypi", "identifier": "team-time", "version": "1.2", "fileSha256": HASH} | STDIO
-OCI = {"registryType": "oci", "identifier": IMAGE} | STDIO
+Package = dict[str, object]
+STDIO: Package = {"transport": {"type": "stdio"}}
+FILE: Package = {"fileSha256": HASH} | STDIO
+NPM: Package = {"registryType": "npm", "identifier": "@team/server-time", "version": "1.2.3"} | FILE
+PYPI: Package = {"registryType": "pypi", "identifier": "team-time", "version": "1.2"} | FILE
+OCI: Package = {"registryType": "oci", "identifier": IMAGE} | STDIO
 
 
 def installed(home: Path) -> Machine:
