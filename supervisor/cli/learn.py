@@ -20,9 +20,10 @@ from typing import NoReturn
 from supervisor.cli import entry, personal, start
 from supervisor.cli.sampler import Sampler
 from supervisor.errors import FAILED, ConfigError, SupervisorError
-from supervisor.model import Plan, ServerEntry
-from supervisor.profile import host, load, plan
+from supervisor.model import Plan
+from supervisor.profile import load, offers, plan
 from supervisor.profile.admits import Admission
+from supervisor.profile.entry import ServerEntry
 from supervisor.profile.learned import Lesson
 from supervisor.profile.observed import Watch
 from supervisor.profile.strace import Ended, Reader
@@ -99,13 +100,15 @@ def learn(options: argparse.Namespace, command: list[str]) -> int:
     """Run, watch, write; the command's own exit status."""
     if not shutil.which("strace"):
         raise SupervisorError("strace is not here, and nothing can be watched without it: apt-get install strace")
+    if options.image or options.runtime not in (None, "auto", "native"):
+        raise ConfigError("profile learn watches commands over this host's /usr, in native sandboxes only")
     output, name = _output(options.output)
     options.profile = options.profile or "ci-runner"
     built = entry.build(options, command)
     written = ServerEntry.model_validate(built, strict=False)
     chain = load.load(written.profile)
     ready = plan.plan(chain, written)
-    native.check(ready, host.probe(), written.accept_missing)
+    native.check(ready, offers.probe(), written.accept_missing)
     attached = Attached()
     tree = personal.start(built, before=attached.attach)
     heard, tells = os.pipe()

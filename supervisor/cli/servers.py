@@ -49,7 +49,8 @@ def proposed_folder(path: str) -> str:
 def _accept(options: argparse.Namespace, command: list[str], path: str) -> None:
     """Register what was requested, as its file has it now, and take the request away."""
     given = (options.profile, options.param, options.ro, options.rw, options.env, options.allow, options.summary)
-    if command or any(given) or options.user or options.accept_missing:
+    image = (options.image, options.runtime, options.store, options.lock)
+    if command or any(given) or any(image) or options.user or options.accept_missing:
         raise ConfigError(
             "--proposed takes the entry as it was requested: edit the request, or leave --proposed out"
         )
@@ -140,6 +141,10 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
         "rw": [_absolute(each, here) for each in options.rw],
         "env": built["env"],
         "allow": options.allow,
+        "image": built["image"],
+        "runtime": options.runtime,
+        "store": options.store and built["store"],
+        "lock": built["lock"],
         "users": options.user,
         "accept_missing": built["accept_missing"],
     }

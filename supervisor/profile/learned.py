@@ -14,9 +14,10 @@ import tomlkit
 
 from supervisor.egress import match
 from supervisor.errors import ConfigError
-from supervisor.model import Plan, ServerEntry
+from supervisor.model import Plan
 from supervisor.profile import folders, load
 from supervisor.profile.admits import Admission
+from supervisor.profile.entry import ServerEntry
 from supervisor.profile.granted import below
 from supervisor.profile.observed import Observed
 

@@ -204,13 +204,10 @@ class Podman:
 
 
 @pytest.fixture(scope="module")
-def podman() -> Iterator[Podman]:
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     if not shutil.which("podman"):
         pytest.skip("no podman here: apt-get install podman runc")
-    folder = Path("/var/tmp/supervisor-test-podman")
-    shutil.rmtree(folder, ignore_errors=True)
-    made = Podman(folder)
-    folder.mkdir(mode=0o700)
+    made = Podman(folder := tmp_path_factory.mktemp("podman"))
     (folder / "conf").write_text(_CONF)
     with tarfile.open(folder / "root.tar", "w") as archive:
         archive.add("/usr/bin/true", "true")

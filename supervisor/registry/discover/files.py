@@ -34,7 +34,7 @@ _HOME = (
 )
 _PROJECT = (".mcp.json", ".cursor/mcp.json", ".vscode/mcp.json")
 # whose these are is for whoever runs the registry to say
-_OPERATOR = ("users", "accept_missing", "enabled")
+_OPERATOR = ("users", "accept_missing", "enabled", "runtime", "store", "lock")
 
 
 class Changing(SupervisorError):

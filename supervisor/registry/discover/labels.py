@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from supervisor.errors import ConfigError
 from supervisor.profile import diff, load
-from supervisor.registry.discover.proposal import Proposal, plain
+from supervisor.registry.discover.proposal import Proposal, fetch, plain
 
 PREFIX = "supervisor."
 _PATTERNS = re.compile(r"supervisor\.(tools|prompts|resources)\.(allow|deny)")
@@ -32,7 +32,7 @@ def propose(
     try:
         fields, why = _fields(labels, bound)
         image = _image(container, names)
-        return Proposal(source, place, shown, {"image": image} | fields, tuple(why))
+        return Proposal(source, place, shown, {"image": image} | fields, (*why, fetch(image)))
     except ConfigError as error:
         return Proposal(source, place, shown[:64], refused=str(error))
 

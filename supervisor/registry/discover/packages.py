@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.profile import toml
 from supervisor.registry import jsonc, propose
-from supervisor.registry.discover.proposal import Proposal, plain
+from supervisor.registry.discover.proposal import Proposal, fetch, plain
 from supervisor.registry.installed import Machine
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -109,6 +109,7 @@ def _fields(package: Package, machine: Machine) -> tuple[dict[str, object], list
         why.append("its runtimeArguments are not taken: what a server may touch is the profile's business")
     if package.registry_type == "oci":
         fields: dict[str, object] = {"profile": "none", "image": _image(package)}
+        why.append(fetch(package.identifier))
         return fields | ({"command": arguments} if arguments else {}) | ({"env": env} if env else {}), why
     argv, checked = _pinned(package)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass, field
 
 from supervisor.errors import ConfigError
@@ -64,3 +65,8 @@ def plain(text: str, what: str) -> str:
     if not text.isprintable():
         raise ConfigError(f"{what} holds a character that is not printable: {text[:40]!a}")
     return text
+
+
+def fetch(image: str) -> str:
+    """What has to be done before a server can start from an image."""
+    return f"first: supervisor image add {shlex.quote(image)}, which judges it by trust.toml"
