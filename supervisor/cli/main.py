@@ -104,6 +104,12 @@ def _discover(options: argparse.Namespace, tail: list[str]) -> int:
     return discover.discover(options, tail)
 
 
+def _why(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import why
+
+    return why.why(options, tail)
+
+
 def _audit(arguments: list[str]) -> int:
     from supervisor.cli import audit
 
@@ -125,6 +131,7 @@ _COMMANDS = {
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "admin"), _host),
     "discover": _discover,
+    "why": _why,
     "selftest": _selftest,
     "token": _token,
 }

@@ -243,6 +243,11 @@ def _look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     # both have options of their own, which are read there
     commands.add_parser("audit", help="the log of calls: tail, query, show, verify, checkpoint, export")
     commands.add_parser("image", help="images of servers: add, list, show, verify, sign, build, rm, gc")
+    why = commands.add_parser("why", help="what was denied, and the line that would allow it")
+    why.add_argument("name", metavar="CALL|SESSION", help="its id, as supervisor audit query shows it")
+    why.add_argument("--folder", metavar="DIR", help="where the audit log is, if not in its usual place")
+    why.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+    why.add_argument("--json", action="store_true", help="print JSON")
     profile = commands.add_parser("profile", help="the profiles there are; learn one from a run")
     actions = profile.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="the shipped profiles")
