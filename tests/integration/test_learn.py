@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
+from tests.escape.arena import end
 from tests.integration.caller import SECONDS, Caller
 from tests.integration.real_servers import Call, Scene, Server
 from tests.integration.remains import nothing_left
@@ -199,3 +200,17 @@ def test_without_strace_the_package_is_named(school: School) -> None:
     done = school.caller.arena.finish(process)
     assert done.returncode == 1
     assert "apt-get install strace" in done.stderr
+
+
+def test_what_was_learned_is_written_also_when_its_front_is_killed(school: School) -> None:
+    options = (*school.caller.start_options(), "--output", school.output)
+    argv = school.caller.command("profile", "learn", *options, "--", "sh", "-c", "cat src/one.txt; sleep 1000")
+    process = school.caller.process(argv, cwd=school.folder)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"one\n"
+        process.kill()
+    finally:
+        end(process)
+    school.wait()
+    assert school.profile.mounts == [(f"{school.folder}/src", "ro")]
