@@ -29,6 +29,9 @@ events_logger = "file"
 """
 
 
+USER = pytest.mark.parametrize("caller", ["user"], indirect=True)
+
+
 class Desk:
     """A caller's registry, its watched folder, and what it remembers, in its home."""
 
@@ -77,6 +80,7 @@ def entry(command: str) -> str:
     return f'[server.one]\nprofile = "none"\ncommand = ["{command}"]\n'
 
 
+@USER
 def test_what_is_new_changed_and_gone_is_said_once(desk: Desk) -> None:
     desk.write("a.toml", entry("/usr/bin/true"))
     assert desk.discover() == [("new", "one", "proposed")]
@@ -124,6 +128,7 @@ def test_a_proposal_is_no_server_until_its_request_is_accepted(desk: Desk) -> No
         (["discover", "--bound", "everything"], "ci-runner"),
     ],
 )
+@USER
 def test_what_cannot_be_requested_or_accepted_says_what_would_do(desk: Desk, words: list[str], reason: str) -> None:
     command, *rest = words
     done = desk.type(command, *rest)
@@ -131,6 +136,7 @@ def test_what_cannot_be_requested_or_accepted_says_what_would_do(desk: Desk, wor
     assert reason in done.stderr
 
 
+@USER
 def test_nothing_of_a_stranger_s_reaches_the_terminal(desk: Desk) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J"
     document = {"name": f"x/{evil}", "description": evil, "packages": [{"registryType": evil, "identifier": evil}]}
@@ -142,6 +148,7 @@ def test_nothing_of_a_stranger_s_reaches_the_terminal(desk: Desk) -> None:
     assert "owned" in done.stdout
 
 
+@USER
 def test_watching_tells_what_changes(desk: Desk) -> None:
     argv = desk.caller.command("discover", "--watch", "--json", "--config", desk.config)
     process = desk.caller.process(argv, cwd=desk.folder, env=desk.environment)

@@ -52,6 +52,10 @@ class Learned:
     mounts: list[tuple[str, str]]
 
 
+USER = pytest.mark.parametrize("caller", ["user"], indirect=True)
+ROOT = pytest.mark.parametrize("caller", ["root"], indirect=True)
+
+
 class School:
     """Where a caller learns."""
 
@@ -113,6 +117,7 @@ def test_a_task_works_under_what_was_learned_of_it_and_gets_nothing_else(school:
     assert f"{school.caller.plot.key}: not shown inside; it is on this host" in text
 
 
+@USER
 def test_a_task_that_reads_gets_the_folders_that_it_read_and_no_others(school: School) -> None:
     done = school.learn("--", "sh", "-c", "cat src/one.txt; test ! -e missing.txt")
     assert done.returncode == 0, done.stderr
@@ -123,6 +128,7 @@ def test_a_task_that_reads_gets_the_folders_that_it_read_and_no_others(school: S
     assert "src/one.txt: Read-only file system" in again.stderr
 
 
+@ROOT
 def test_hosts_that_were_reached_are_written_down_and_refused_ones_named(school: School) -> None:
     allow = ("--allow", "example.test:443", "--allow", "another.test:443", "--allow", "example.test:8443")
     task = ("--", "python3", "-c", DIALS)
@@ -134,7 +140,7 @@ def test_hosts_that_were_reached_are_written_down_and_refused_ones_named(school:
     assert (again.returncode, again.stdout) == (0, "refused\n"), again.stderr
 
 
-@pytest.mark.parametrize("server", [FILES, GIT], ids=str)
+@pytest.mark.parametrize(("server", "caller"), [(FILES, "user"), (GIT, "root")], indirect=["caller"], ids=str)
 def test_a_real_server_works_under_what_was_learned_of_it(
     server: Server, caller: Caller, servers: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +183,7 @@ def test_a_real_server_works_under_what_was_learned_of_it(
         (("--bound", "nothing", "--", "true"), 2, "unknown profile"),
     ],
 )
+@USER
 def test_what_cannot_be_learned_is_said_before_anything_runs(
     school: School, words: tuple[str, ...], status: int, reason: str
 ) -> None:
@@ -186,6 +193,7 @@ def test_what_cannot_be_learned_is_said_before_anything_runs(
     assert not school.output.exists()
 
 
+@USER
 def test_a_profile_that_is_there_is_never_overwritten(school: School) -> None:
     school.output.write_text("mine\n")
     done = school.learn("--", "true")
@@ -194,6 +202,7 @@ def test_a_profile_that_is_there_is_never_overwritten(school: School) -> None:
     assert school.output.read_text() == "mine\n"
 
 
+@USER
 def test_without_strace_the_package_is_named(school: School) -> None:
     argv = school.caller.command("profile", "learn", "--output", school.output, "--", "/usr/bin/true")
     process = school.caller.process(argv, cwd=school.folder, env={"PATH": "/nonexistent"})
@@ -202,9 +211,10 @@ def test_without_strace_the_package_is_named(school: School) -> None:
     assert "apt-get install strace" in done.stderr
 
 
+@ROOT
 def test_what_was_learned_is_written_also_when_its_front_is_killed(school: School) -> None:
-    options = (*school.caller.start_options(), "--output", school.output)
-    argv = school.caller.command("profile", "learn", *options, "--", "sh", "-c", "cat src/one.txt; sleep 1000")
+    words = ("--output", str(school.output), "--", "sh", "-c", "cat src/one.txt; sleep 1000")
+    argv = school.caller.command("profile", "learn", *school.caller.start_options(), *words)
     process = school.caller.process(argv, cwd=school.folder)
     try:
         assert process.stdout
