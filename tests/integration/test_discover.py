@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,10 +212,11 @@ class Podman:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+def podman() -> Iterator[Podman]:
     if not shutil.which("podman"):
         pytest.skip("no podman here: apt-get install podman runc")
-    made = Podman(folder := tmp_path_factory.mktemp("podman"))
+    # podman takes no run root of more than 50 characters
+    made = Podman(folder := Path(tempfile.mkdtemp(prefix="svtest-", dir="/var/tmp")))
     (folder / "conf").write_text(_CONF)
     with tarfile.open(folder / "root.tar", "w") as archive:
         archive.add("/usr/bin/true", "true")
