@@ -6,6 +6,7 @@ wants input, and the other way round; see the specification's multi-round-trip r
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ _INPUT = b'"input_required"'
 class Call(Waiter):
     """One request that waits for its answer. `name` is what the item is called here, for people."""
 
+    is_call = True
     name = ""
     server: Server | None = None
     instance: Instance | None = None
@@ -65,6 +67,10 @@ class Call(Waiter):
         self.modern = meta is not None and eras.VERSION in meta
         self.began = self.touched = time.monotonic()
         self.questions: dict[str, tuple[msgspec.Raw, str, msgspec.Raw]] = {}
+
+    @property
+    def asked_at(self) -> float:
+        return self.touched if self.state else math.inf
 
     def aim(self, route: Route, member: str) -> None:
         """Send it to where an exposed name leads, under the name that the server knows."""

@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from supervisor.proxy import envelope, eras, local, message
+from supervisor.proxy import envelope, eras, local, message, sharing
 from supervisor.proxy.calls import MAX_CALLS, Call
 from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.message import Fields
@@ -221,7 +219,8 @@ class Conversation:
     def _join(self, key: Key, owner: Conversation | None, call: Call, server: Server, *, modern: bool) -> Instance:
         found = server.instances.get(key)
         if found is None or not usable(found):
-            found = server.instance(key, self.principal.name, modern=modern, hello=self._hello(call, server, owner))
+            hello = sharing.hello(self, call, server, owner)
+            found = server.instance(key, self.principal.name, modern=modern, hello=hello)
             found.owner = owner
         self.instances.add(found)
         found.users.add(self)
@@ -248,18 +247,7 @@ class Conversation:
         if modern:
             return (modern, self.principal.name), None
         capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
-        return (modern, self.principal.name, capabilities), None
-
-    def _hello(self, call: Call, server: Server, owner: Conversation | None) -> Hello:
-        lists = server.manifest.era(modern=False)
-        version = lists.version if lists.version in eras.LEGACY else eras.LEGACY[-1]
-        if owner:
-            self.hello.version = version
-            return self.hello
-        if call.modern and server.settings.session.share != "server":
-            meta = call.meta or {}
-            return Hello(version, meta.get(eras.CAPABILITIES, message.EMPTY), meta.get(eras.CLIENT, NOBODY))
-        return Hello(version, message.EMPTY, NOBODY)
+        return sharing.vacant(server, (modern, self.principal.name, capabilities)), None
 
     def finish(self, call: Call, line: bytes, *, outcome: str, parked: bool = False) -> None:
         """The answer to a call; nothing happens if the client has cancelled it."""
@@ -318,12 +306,8 @@ class Conversation:
             listener.close()
         self._release(call)
         self.questions.drop(call.key)
-        instance = call.instance
-        if instance and not instance.withdraw(call) and instance.pending.pop(call.number, None):
-            fields = fields or {"jsonrpc": message.TWO, "method": message.raw("notifications/cancelled")}
-            params = message.fields(fields.get("params", message.EMPTY)) or {}
-            params["requestId"] = msgspec.Raw(call.number)
-            instance.write(message.line(fields | {"params": message.raw(params)}))
+        if call.instance:
+            call.instance.abandon(call, call.number, fields)
         self.outlet.deliver(line, call.key, last=True)
         if call.server:
             self._count(call, call.server, outcome=outcome)

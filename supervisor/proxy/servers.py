@@ -16,7 +16,7 @@ import msgspec
 from supervisor import lifecycle
 from supervisor.errors import SupervisorError
 from supervisor.proxy import envelope, manifests, message
-from supervisor.proxy.instance import Hello, Instance, Traffic
+from supervisor.proxy.instance import Common, Hello, Instance
 from supervisor.proxy.manifests import Change, Manifest
 from supervisor.proxy.message import Fields
 from supervisor.proxy.settings import Settings
@@ -29,6 +29,8 @@ Key = tuple[object, ...]
 # seconds: the first pause after a failure, the longest, and how long a call waits for a pause to be over
 _FIRST, _LONGEST, _PATIENCE = 0.25, 60.0, 1.0
 _DRAIN = 5.0
+# seconds after which a client that was asked something may lose its process to another call of its principal's
+_FORSAKEN = 60.0
 # everything that a gateway can pass on to some client: what pinning declares
 FULL = message.raw(
     {
@@ -65,7 +67,7 @@ class Server:
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
-        self.traffic = Traffic()
+        self.common = Common()
         self.instances: dict[Key, Instance] = {}
         self.load: dict[str, int] = {}
         self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
@@ -95,7 +97,7 @@ class Server:
         made.stderr = lambda line, loud: self.stderr(self.name, line, loud)
         made.unwell = lambda reason: self.unwell(made, reason)
         made.principal = principal
-        made.traffic = self.traffic
+        made.common = self.common
         self.instances[key] = made
         task = asyncio.get_running_loop().create_task(self._live(key, made))
         self._tasks.add(task)
@@ -125,12 +127,17 @@ class Server:
         self._make_room(principal)
 
     def _make_room(self, principal: str) -> None:
-        """Of one principal's processes, the one that was idle the longest ends for one more."""
+        """Of one principal's processes, the one that was idle the longest ends for one more.
+
+        If none is, one whose client was asked something long ago and has not come back.
+        """
         most = self.settings.quota.sessions
         own = [each for each in self.instances.values() if each.principal == principal and not each.ending]
         if len(own) < most:
             return
-        idle = [each for each in own if each.ready and not each.busy and not each.holders]
+        oldest = time.monotonic() - _FORSAKEN
+        free = [each for each in own if each.ready and not each.holders]
+        idle = [each for each in free if not each.busy] or [each for each in free if each.forsaken(oldest)]
         if not idle:
             said = f"{principal} has {most} processes of it at work (quota.sessions, {self.settings.origin})"
             raise Unavailable(message.BUSY, f'server "{self.name}": {said}')
