@@ -73,8 +73,10 @@ class Conversation:
         """Whether there is no use in telling this client anything."""
         return self.closed or self._slow
 
-    def receive(self, line: bytes, fields: Fields | None = None) -> None:
-        """One message of the client's; `fields` from a front that has looked at it already."""
+    def receive(
+        self, line: bytes, fields: Fields | None = None, params: Fields | None = None, meta: Fields | None = None
+    ) -> None:
+        """One message of the client's; what it holds from a front that has looked at it already."""
         if self.closed:
             return
         fields = fields or message.incoming(line)
@@ -82,11 +84,12 @@ class Conversation:
             self._malformed(line)
         elif "method" in fields:
             method = message.text(fields["method"])
-            params = message.fields(fields["params"]) if "params" in fields else {}
+            if params is None:
+                params = message.fields(fields["params"]) if "params" in fields else {}
             if method is None or params is None:
                 self._malformed(line)
             elif "id" in fields:
-                self._requested(fields, method, params)
+                self._requested(fields, method, params, meta)
             else:
                 self._notified(method, params, fields)
         elif "result" in fields or "error" in fields:
@@ -105,7 +108,7 @@ class Conversation:
         self.outlet.deliver(message.error(key or message.NULL, code, said), key, last=key is not None)
         self._check()
 
-    def _requested(self, fields: Fields, method: str, params: Fields) -> None:
+    def _requested(self, fields: Fields, method: str, params: Fields, meta: Fields | None) -> None:
         key = message.identifier(fields["id"])
         if key is None:
             self._reject(None, message.INVALID_REQUEST, "a request id is text or a whole number")
@@ -113,7 +116,8 @@ class Conversation:
         if key in self.calls:
             self._duplicate(key)
             return
-        meta = message.fields(params["_meta"]) if "_meta" in params else None
+        if meta is None and "_meta" in params:
+            meta = message.fields(params["_meta"])
         call = Call(self, key, fields, method=method, params=params, meta=meta)
         if call.modern:
             if wrong := eras.problem(meta or {}):
