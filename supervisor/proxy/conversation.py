@@ -266,8 +266,8 @@ class Conversation:
 
     def _count(self, call: Call, server: Server, *, outcome: str, parked: bool = False) -> None:
         server.calls += 1
-        if server.failures and outcome in ("ok", "tool_error"):
-            server.worked()
+        if (server.row.failures or server.rows) and outcome in ("ok", "tool_error"):
+            server.worked(self.principal.name)
         if self.gateway.tracing is not None:
             self.gateway.tracing.ended(call, outcome)
         # names of resources and unknown methods are the client's invention
