@@ -43,6 +43,7 @@ class Call(Waiter):
     # what only a call between two eras has
     rounds = 0
     state = ""
+    earlier: Span | None = None
     outcome: Fields | None = None
     answers: dict[str, msgspec.Raw]
 
@@ -207,6 +208,8 @@ class Call(Waiter):
         self.began = self.touched = time.monotonic()
         self.state = ""
         self.conversation.hold(self)
+        if (tracing := self.conversation.gateway.tracing) is not None:
+            tracing.resumed(self, retry)
         given = message.fields(retry.params.get("inputResponses", message.EMPTY)) or {}
         for name in list(self.questions):
             if name in given and self.instance:
