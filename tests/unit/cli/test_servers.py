@@ -27,14 +27,14 @@ class Shelf:
         lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
         plain |= dict.fromkeys(("image", "runtime", "store", "lock"))
-        options = lists | plain | {"accept_missing": self.missing} | more
+        options = lists | plain | {"accept_missing": self.missing, "proposed": False} | more
         return servers.add(Namespace(**options), list(command))
 
     def remove(self, name: str) -> int:
         return servers.remove(Namespace(name=name, config=str(self.path), json=False), [])
 
     def list(self) -> int:
-        return servers.listing(Namespace(config=str(self.path), runtime_dir=None, json=True), [])
+        return servers.listing(Namespace(config=str(self.path), runtime_dir=None, personal=False, json=True), [])
 
     def table(self, name: str) -> dict[str, object]:
         found = written.servers(self.path.read_text(encoding="utf-8"))[name]
