@@ -50,7 +50,7 @@ class Decision(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A file that was opened, or was not let be opened: `mode` is "r", "w" or "rw"."""
+    """A file that was opened, or was not let be opened: `mode` is "r", "w" or "rw", with "x" if it was executed."""
 
     path: str
     mode: str = "r"

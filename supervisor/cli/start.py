@@ -62,6 +62,8 @@ def _account(options: argparse.Namespace, opened: Opened) -> None:
         pump.note(f"profile {opened.profile}, spec {opened.spec[:12]}{gaps}")
     for line in [] if options.quiet else opened.summary.splitlines():
         pump.note(line)
+    if opened.files < 0 and not options.quiet:
+        pump.note("not recorded: which files it opens (supervisor explain says why)")
 
 
 def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:

@@ -42,7 +42,7 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     loop.run()
     spawner.close()
     monitor.sessions.egress.close()
-    monitor.sessions.disk.close()
+    monitor.sessions.watchers.close()
     if lost:
         _sweep(f"{cgroup.PREFIX}{spawner.pid}-")
     return 1 if lost else 0

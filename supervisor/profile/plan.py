@@ -14,6 +14,7 @@ from pydantic import Field
 
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import (
+    Audit,
     Frozen,
     Grant,
     Limits,
@@ -40,6 +41,8 @@ from supervisor.profile import (
 )
 
 UID = 1000
+# the system call filter of whoever is told which files are opened
+WATCHER = "file-audit"
 # the sandbox gets its mounts in one message
 MAX_MOUNTS = 64
 _HOLE = re.compile(r"\$\{([^}]*)\}")
@@ -105,6 +108,7 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
+            audit=self._audit(),
         )
         return Plan(
             spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)
@@ -282,6 +286,11 @@ class Planner:
             grace=_set(text.grace),
             share=_set(text.share),
         )
+
+    def _audit(self) -> Audit:
+        text = self.profile.audit
+        program = "" if text.files == "off" else seccomp.own(WATCHER)
+        return Audit(files=_set(text.files), system=_set(text.system), filter=program)
 
     def _seccomp(self) -> Seccomp:
         names = self.profile.seccomp.groups

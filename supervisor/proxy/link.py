@@ -35,7 +35,10 @@ class Denied(SupervisorError):
 
 
 class Opened(NamedTuple):
-    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
+    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds).
+
+    `files` is the socket on which is told which files it opens (supervisor.proxy.touched), -1 where nobody knows.
+    """
 
     session: int
     pid: int
@@ -53,6 +56,7 @@ class Opened(NamedTuple):
     stderr_limit: int
     output: int
     output_rate: int
+    files: int = -1
 
 
 class Exited(NamedTuple):
@@ -167,7 +171,7 @@ class Link:
         try:
             wire.send(self.socket, {"id": self._next, "req": req, **fields})
             while True:
-                received = wire.receive(self.socket, max_fds=4)
+                received = wire.receive(self.socket, max_fds=5)
                 if received is None:
                     raise ConnectionResetError
                 message, fds = received
@@ -188,8 +192,8 @@ class Link:
 
 def opened(answer: wire.Message, fds: list[int]) -> Opened:
     """The monitor's answer to `open` with its descriptors; WireError when some are missing."""
-    if len(fds) != 4:
-        raise WireError("open: four descriptors expected")
+    if len(fds) != 4 + (answer["files"] is True):
+        raise WireError("open: four descriptors expected, and a fifth where files are told of")
     return Opened(
         session=int(str(answer["session"])),
         pid=int(str(answer["pid"])),
@@ -207,6 +211,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         stderr_limit=int(str(answer["stderr"])),
         output=int(str(answer["output"])),
         output_rate=int(str(answer["output_rate"])),
+        files=fds[4] if len(fds) > 4 else -1,
     )
 
 

@@ -18,6 +18,7 @@ OPTIONAL = {
     "limits.pids": "a server can use up the host's process table",
     "limits.disk": "a server can fill the disk of a folder that it may write",
     "limits.disk_files": "a server can use up the files of a disk that it may write",
+    "file-audit": "nobody records which files a server opens",
 }
 
 
@@ -32,10 +33,14 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
         listed = ", ".join(sorted(OPTIONAL))
         raise ConfigError(f'--accept-missing "{unknown[0]}": no such layer; it takes {listed}')
     missing = host.missing | plan.gaps
+    audit = plan.spec.audit
+    if host.unseen:
+        missing |= {"file-audit": host.unseen} if audit.files == "required" else {}
+        audit = audit.model_copy(update={"files": "off"})
     refused = {name: reason for name, reason in missing.items() if name not in accept}
     if refused:
         raise Unenforceable(refused, runtime="native", optional=set(OPTIONAL))
-    return plan.spec.model_copy(update={"accepted": tuple(sorted(missing))})
+    return plan.spec.model_copy(update={"accepted": tuple(sorted(missing)), "audit": audit})
 
 
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
