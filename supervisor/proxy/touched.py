@@ -12,8 +12,30 @@ from supervisor import wire
 from supervisor.audit.record import Opened
 from supervisor.errors import WireError
 
-# more parts than what a watcher can hold
-_PARTS = 512
+# more parts than what a watcher can hold, and as many files as it holds
+_PARTS, _MOST = 512, 20_000
+
+
+class Window:
+    """What was opened while something ran. Others that ran at the same time have the same files in theirs."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._files: dict[Opened, None] = {}
+        self._complete = True
+
+    def add(self, files: list[Opened], complete: bool) -> None:
+        """What was told since the last time."""
+        self._files |= dict.fromkeys(files[: max(0, _MOST - len(self._files))])
+        self._complete &= complete and len(self._files) < _MOST
+
+    async def close(self) -> tuple[list[Opened], bool]:
+        """Everything since it was opened, and whether that is all; when the answer to a call has been read."""
+        try:
+            await self._watch.ask()
+        finally:
+            self._watch.windows.discard(self)
+        return list(self._files), self._complete
 
 
 class Watch:
@@ -23,9 +45,7 @@ class Watch:
         self._socket = socket.socket(fileno=fd) if fd >= 0 else None
         self._turn = asyncio.Lock()
         self._heard: asyncio.Future[wire.Message | None] | None = None
-        # told, and not passed on yet
-        self._files: list[Opened] = []
-        self._complete = True
+        self.windows: set[Window] = set()
         if self._socket:
             self._socket.setblocking(False)
             asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
@@ -35,29 +55,34 @@ class Watch:
         """Whether anybody knows."""
         return self._socket is not None
 
-    async def since(self) -> tuple[list[Opened], bool]:
-        """What was opened since the last question, and whether that is all of it.
+    def window(self) -> Window:
+        """Begin to collect, before a call is sent. What was opened since the last question is in it as well."""
+        window = Window(self)
+        self.windows.add(window)
+        return window
 
-        Ask when the answer to a call has been read: whatever was opened for it is in this or an earlier answer.
-        Whoever is cancelled meanwhile leaves it to the next.
-        """
+    async def since(self) -> tuple[list[Opened], bool]:
+        """What was opened since the last question, and whether that is all of it."""
+        return await self.window().close()
+
+    async def ask(self) -> None:
+        """Ask what was opened, for every window. It is asked to the end, whoever is cancelled meanwhile."""
         await asyncio.shield(asyncio.ensure_future(self._ask()))
-        files, complete, self._files, self._complete = self._files, self._complete, [], True
-        return files, complete
 
     async def _ask(self) -> None:
         async with self._turn:
-            request = "since"
+            request, files, complete = "since", list[Opened](), False
             for _ in range(_PARTS):
                 answer = await self._exchange(request)
                 if answer is None:
                     break
-                self._files += _opened(answer)
+                files += _opened(answer)
                 request = "more"
                 if not answer.get("more"):
-                    self._complete &= answer.get("complete") is True
-                    return
-            self._complete = False
+                    complete = answer.get("complete") is True
+                    break
+            for window in self.windows:
+                window.add(files, complete)
 
     async def _exchange(self, request: str) -> wire.Message | None:
         if self._socket is None:

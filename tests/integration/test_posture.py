@@ -98,7 +98,7 @@ class Trial:
         self.spawner.spawn(1, self.spec.digest, self.verify, self.done)
         self.loop.run()
         self.watchers.close()
-        for fd in self.donated:
+        for fd in (*self.donated, *(fd for fds in self.watchers.told.values() for fd in fds)):
             os.close(fd)
 
 
