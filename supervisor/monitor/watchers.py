@@ -84,7 +84,7 @@ class Watchers:
     def _start(self, number: int, kind: str, question: wire.Message, fds: list[int]) -> None:
         watcher = children.start(_CODE.format(kind))
         self._watchers.setdefault(number, []).append(watcher)
-        self._loop.watch(watcher.socket.fileno(), lambda: self._heard(number, watcher))
+        watcher.watch(self._loop, lambda event: self._heard(number, event))
         wire.send(watcher.socket, question, fds)
 
     def remove(self, number: int) -> None:
@@ -97,11 +97,10 @@ class Watchers:
         for number in list(self._watchers):
             self.remove(number)
 
-    def _heard(self, number: int, watcher: children.Started) -> None:
-        received = wire.hear(watcher.socket)
+    def _heard(self, number: int, event: wire.Message | None) -> None:
         self.remove(number)
-        lost = {"over": "nobody watches its files any more (limits.disk, file-audit)"}
-        self._over(number, f"killed: {(received[0] if received else lost)['over']}")
+        said = event.get("over") if event else "nobody watches its files any more (limits.disk, file-audit)"
+        self._over(number, f"killed: {said}")
 
 
 def _held(fd: int, stack: contextlib.ExitStack) -> int:

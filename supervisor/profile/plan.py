@@ -13,19 +13,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import (
-    Audit,
-    Frozen,
-    Grant,
-    Limits,
-    Mount,
-    Plan,
-    SandboxSpec,
-    Seccomp,
-    ServerEntry,
-    SessionRules,
-    Tmp,
-)
+from supervisor.model import Audit, Frozen, Limits, Mount, SandboxSpec, Seccomp, SessionRules, Tmp
 from supervisor.profile import (
     explain,
     granted,
@@ -39,6 +27,7 @@ from supervisor.profile import (
     toml,
     writable,
 )
+from supervisor.profile.entry import Account, Grant, ServerEntry
 
 UID = 1000
 # the system call filter of whoever is told which files are opened
@@ -76,7 +65,7 @@ class Planner:
         self.mounts: list[Mount] = []
         self.grants: list[Grant] = []
 
-    def plan(self) -> Plan:
+    def plan(self) -> Account:
         """Everything."""
         profile = self.profile
         self._profile_mounts()
@@ -104,13 +93,14 @@ class Planner:
             links=root.links(),
             files=root.etc(uid=UID, hostname=hostname, home=env["HOME"], network=reach),
             tmp=Tmp(size=_set(profile.tmp.size), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
-            limits=self._limits(),
+            limits=(limits := self._limits()),
+            rlimits=root.rlimits(limits),
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
             audit=self._audit(),
         )
-        return Plan(
+        return Account(
             spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)
         )
 
@@ -306,6 +296,6 @@ class Planner:
         return Seccomp(groups=names, program=b64encode(code).decode())
 
 
-def plan(chain: load.Chain, entry: ServerEntry) -> Plan:
+def plan(chain: load.Chain, entry: ServerEntry) -> Account:
     """Plan one server. ConfigError or Refused name what is wrong, where it is written, and the next step."""
     return Planner(chain, entry).plan()

@@ -16,8 +16,9 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen, ServerEntry, Share
+from supervisor.model import Frozen, Share
 from supervisor.profile import load, toml
+from supervisor.profile.entry import ServerEntry
 
 # what fits into one answer of the monitor's
 SERVERS = 200
