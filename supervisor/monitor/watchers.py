@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable
 
@@ -35,6 +36,7 @@ class Watchers:
     def __init__(self, loop: Loop, over: Callable[[int, str], None]) -> None:
         self._loop, self._over = loop, over
         self._watchers: dict[int, list[children.Started]] = {}
+        self._ending: set[children.Started] = set()
         self.told: dict[int, list[int]] = {}
 
     def add(self, number: int, reader: Reader) -> list[str]:
@@ -84,20 +86,26 @@ class Watchers:
     def _start(self, number: int, kind: str, question: wire.Message, fds: list[int]) -> None:
         watcher = children.start(_CODE.format(kind))
         self._watchers.setdefault(number, []).append(watcher)
-        watcher.watch(self._loop, lambda event: self._heard(number, event))
+        watcher.watch(self._loop, lambda event: self._heard(number, watcher, event))
         wire.send(watcher.socket, question, fds)
 
     def remove(self, number: int) -> None:
-        """A session has ended."""
+        """A session has ended. Its watchers hear that, say their last and end."""
         for watcher in self._watchers.pop(number, []):
-            watcher.end(self._loop)
+            watcher.socket.shutdown(socket.SHUT_WR)
+            self._ending.add(watcher)
 
     def close(self) -> None:
         """Every session has ended."""
-        for number in list(self._watchers):
-            self.remove(number)
+        for watcher in (*self._ending, *(each for several in self._watchers.values() for each in several)):
+            watcher.end(self._loop)
 
-    def _heard(self, number: int, event: wire.Message | None) -> None:
+    def _heard(self, number: int, watcher: children.Started, event: wire.Message | None) -> None:
+        if watcher in self._ending:
+            if not event:
+                self._ending.remove(watcher)
+                watcher.end(self._loop)
+            return
         self.remove(number)
         said = event.get("over") if event else "nobody watches its files any more (limits.disk, file-audit)"
         self._over(number, f"killed: {said}")

@@ -171,6 +171,8 @@ class Process:
     async def shut(self) -> None:
         """Give up its streams, whoever else has them."""
         if self.touched:
+            # for those calls that ended with it
+            await self.touched.ask()
             self.touched.close()
         for each in (self._reader, self._errors):
             if each and each.transport:

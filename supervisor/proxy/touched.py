@@ -6,6 +6,7 @@ Runs unprivileged. One question is one message each way; of calls at the same ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 from supervisor import wire
@@ -45,6 +46,9 @@ class Watch:
         self._socket = socket.socket(fileno=fd) if fd >= 0 else None
         self._turn = asyncio.Lock()
         self._heard: asyncio.Future[wire.Message | None] | None = None
+        # what a watcher says that ends with its session, of its own accord
+        self._last: wire.Message | None = None
+        self._over = False
         self.windows: set[Window] = set()
         if self._socket:
             self._socket.setblocking(False)
@@ -71,8 +75,9 @@ class Watch:
 
     async def _ask(self) -> None:
         async with self._turn:
-            request, files, complete = "since", list[Opened](), False
-            for _ in range(_PARTS):
+            # of a session that has ended everything is known when its watcher has said its last
+            request, files, complete = "since", list[Opened](), self._over
+            for _ in range(0 if self._over else _PARTS):
                 answer = await self._exchange(request)
                 if answer is None:
                     break
@@ -85,27 +90,32 @@ class Watch:
                 window.add(files, complete)
 
     async def _exchange(self, request: str) -> wire.Message | None:
-        if self._socket is None:
-            return None
-        self._heard = asyncio.get_running_loop().create_future()
-        try:
-            wire.send(self._socket, {"req": request})
-        except OSError:
-            self.close()
-            return None
-        return await self._heard
+        if self._socket and not self._last:
+            self._heard = asyncio.get_running_loop().create_future()
+            # its last may still be there to be read when it does not listen any more
+            with contextlib.suppress(OSError):
+                wire.send(self._socket, {"req": request})
+            if answer := await self._heard:
+                return answer
+        answer, self._last = self._last, None
+        self._over = self._over or answer is not None
+        return answer
 
     def _readable(self) -> None:
         try:
             received = wire.receive(self._socket) if self._socket else None
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            # it ended without reading our question; what it said before that comes after this error
             return
         except (OSError, WireError):
             received = None
         if received is None:
             self.close()
-        elif self._heard and not self._heard.done():
-            self._heard.set_result(received[0])
+            return
+        if received[0].get("last"):
+            self._last = received[0]
+        if self._heard and not self._heard.done():
+            self._heard.set_result(None if self._last else received[0])
 
     def close(self) -> None:
         """Whoever waits gets what is known so far."""

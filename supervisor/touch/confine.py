@@ -19,8 +19,10 @@ _MEMORY = 256 << 20
 
 
 def drop(places: list[int], program: str) -> None:
-    """Identity, capabilities, files, system calls; closes `places`. OSError when a step fails."""
-    for number, bound in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, _MEMORY)):
+    """Identity, capabilities, files but those at and below `places`, system calls. OSError when a step fails."""
+    # a descriptor for each place, and for each event of a batch
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for number, bound in ((resource.RLIMIT_NOFILE, hard), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, _MEMORY)):
         resource.setrlimit(number, (bound, bound))
     identity = sc.FIRST_UID + os.getpid()
     sc.drop_bounding(sc.last_capability())
@@ -34,6 +36,4 @@ def drop(places: list[int], program: str) -> None:
     folders = {place: stat.S_ISDIR(os.fstat(place).st_mode) for place in places}
     rules = [(f"/proc/self/fd/{place}", _READ_FILE | _READ_DIR * folder) for place, folder in folders.items()]
     sc.landlock_only(sc.landlock_abi(), rules)
-    for place in places:
-        os.close(place)
     sc.load_seccomp(base64.b64decode(program))

@@ -9,8 +9,8 @@ import json
 
 from supervisor.sandbox.syscalls import FAN_CLOSE_NOWRITE, FAN_CLOSE_WRITE, FAN_MODIFY, FAN_OPEN, FAN_OPEN_EXEC
 
-# how many names, how many characters of them, and how many bytes of them one message takes
-MOST, ROOM, MESSAGE = 20_000, 4 << 20, 60_000
+# how many names, how many characters of them, and how many bytes of them one message takes, and one record
+MOST, ROOM, MESSAGE, RECORD = 20_000, 4 << 20, 60_000, 12_000
 # not the kernel's: a file that is open where it may be written, so that only its end will tell
 EITHER = 1 << 62
 _OPENED = FAN_OPEN | FAN_OPEN_EXEC
@@ -48,16 +48,20 @@ class Files:
             self._size += len(path)
             self._bits[path] = bits
 
-    def take(self) -> tuple[list[tuple[str, str]], bool]:
-        """(path, mode) of each, the last one first, and whether that is all; it begins anew."""
+    def take(self, total: Files | None = None) -> tuple[list[tuple[str, str]], bool]:
+        """(path, mode) of each, the last one first, and whether that is all; it begins anew, `total` goes on."""
         found, complete = [(path, mode(bits)) for path, bits in reversed(self._bits.items())], self.complete
+        if total:
+            total.complete &= complete
+            for path, bits in self._bits.items():
+                total.add(path, bits)
         self._bits, self._size, self.complete = {}, 0, True
         return found, complete
 
 
-def part(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """As many as fit in a message, taken away from the end of `found`."""
-    room, taken = MESSAGE, []
+def part(found: list[tuple[str, str]], room: int = MESSAGE) -> list[tuple[str, str]]:
+    """As many as fit in so many bytes of a message, taken away from the end of `found`."""
+    taken = []
     while found and (room := room - len(json.dumps(found[-1]))) > 0:
         taken.append(found.pop())
     return taken

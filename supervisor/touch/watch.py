@@ -8,6 +8,7 @@ answered. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -15,36 +16,47 @@ import socket
 import stat
 import struct
 import time
+from typing import NamedTuple
 
 from supervisor import wire
 from supervisor.errors import WireError
 from supervisor.sandbox import syscalls as sc
-from supervisor.touch import confine
-from supervisor.touch.files import EITHER, Files, part
+from supervisor.touch import confine, names
+from supervisor.touch.files import EITHER, RECORD, Files, part
 
 # file-audit.toml lets this one descriptor be read
 QUEUE = 255
 MAX_FDS = 200
 # At most so many events in so many seconds: what comes faster waits in the queue, and is lost when that is full.
 # Meanwhile whoever opens files has nobody to wake up, and the kernel makes one event of those of one file.
-SLICE, SECONDS = 1000, 0.02
+SLICE, SECONDS = 1024, 0.02
+# files that are open here at a time
+BATCH = 64
 _EVENT = struct.Struct("=IBBHQii")
 _GONE = " (deleted)"
+
+
+class Event(NamedTuple):
+    """A file as it was opened for us (-1: lost), what happened (0: by one of ours), and its name ("": too long)."""
+
+    fd: int
+    mask: int
+    path: str
 
 
 class Watch:
     """`ours`: processes of our own that look into the session's folders. `most`: what the queue can hold."""
 
-    def __init__(self, asker: socket.socket, *, ours: list[int], most: int) -> None:
-        self.files = Files()
+    def __init__(self, asker: socket.socket, found: names.Names, *, ours: list[int], most: int) -> None:
+        self.files, self.total = Files(), Files()
         self._asker: socket.socket | None = asker
         asker.setblocking(False)
-        self._ours, self._most = frozenset(ours), most
+        self._names, self._ours, self._most = found, frozenset(ours), most
         self._rest: list[tuple[str, str]] = []
         self._complete = True
 
     def serve(self, monitor: socket.socket) -> None:
-        """Until the monitor hangs up."""
+        """Until the monitor says no more: the session has ended. Then the last is told, to both."""
         rests = 0.0
         while True:
             poll = select.poll()
@@ -54,6 +66,7 @@ class Watch:
             wait = max(0.0, rests - time.monotonic()) * 1000 if rests else None
             ready = {fd for fd, _ in poll.poll(wait)}
             if monitor.fileno() in ready:
+                self._last(monitor)
                 return
             if self._asker and self._asker.fileno() in ready:
                 self._asked(self._asker)
@@ -63,37 +76,51 @@ class Watch:
                 rests = time.monotonic() + SECONDS
                 self.drain(SLICE)
 
-    def drain(self, most: int) -> int:
-        """Take at most so many events out of the queue; how many there were."""
-        return next((number for number in range(most) if not self._event()), most)
+    def drain(self, most: int) -> None:
+        """Take at most so many events out of the queue."""
+        for start in range(0, most, BATCH):
+            batch: list[Event] = []
+            room = min(BATCH, most - start)
+            while len(batch) < room and (event := self._event()):
+                batch.append(event)
+            held = self._names.hold()
+            for event in batch:
+                self._opened(event, held=held)
+            if len(batch) < room:
+                return
 
-    def _event(self) -> bool:
-        """Take one event; whether there was one. One at a time: an error then belongs to it, and is not lost."""
+    def _event(self) -> Event | None:
+        """Take one event, if there is one. One at a time: an error then belongs to it, and is not lost."""
         try:
             data = os.read(QUEUE, _EVENT.size)
         except BlockingIOError:
-            return False
+            return None
         except OSError as error:
             if error.errno in (errno.EBADF, errno.EINVAL):
                 raise
-            self.files.complete = False
-            return True
+            return Event(-1, sc.FAN_OPEN, "")
         _, _, _, _, mask, fd, pid = _EVENT.unpack(data)
-        if fd < 0:
-            self.files.complete = False
-            return True
+        name = ""
+        if fd >= 0 and pid not in self._ours:
+            with contextlib.suppress(OSError):
+                name = names.link(fd)
+        return Event(fd, 0 if pid in self._ours else mask, name)
+
+    def _opened(self, event: Event, *, held: bool) -> None:
+        fd, mask, path = event
         try:
-            if pid not in self._ours:
-                self._opened(fd, mask)
+            if mask:
+                self._add(fd, mask, path if held else self._names.whole(fd))
         except OSError:
-            # a name that is longer than any path can be
+            # lost, or a name that is longer than any path can be, or one that nobody knows any more
             self.files.complete = False
         finally:
-            os.close(fd)
-        return True
+            if fd >= 0:
+                os.close(fd)
 
-    def _opened(self, fd: int, mask: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{fd}")
+    def _add(self, fd: int, mask: int, path: str) -> None:
+        if not path:
+            raise OSError(errno.ENAMETOOLONG, "a file without a name")
         if path.endswith(_GONE) and not os.fstat(fd).st_nlink:
             path = path.removesuffix(_GONE)
         if mask == sc.FAN_OPEN and path not in self.files and not os.fstatvfs(fd).f_flag & os.ST_RDONLY:
@@ -105,19 +132,38 @@ class Watch:
         received = wire.hear(asker)
         request = received[0].get("req") if received else None
         if request == "since":
-            # no more than was there when it was asked, however fast it is filled
-            self.drain(self._most)
-            self._rest, self._complete = self.files.take()
+            self._take()
+        if request not in ("since", "more") or not self._tell(asker):
+            asker.close()
+            self._asker = None
+
+    def _take(self) -> None:
+        # no more than was there when it was asked, however fast it is filled
+        self.drain(self._most)
+        self._rest, self._complete = self.files.take(self.total)
+
+    def _tell(self, asker: socket.socket, *, last: bool = False) -> bool:
+        """A part of what was taken. With `last` nobody will ask for another."""
+        found = part(self._rest)
+        whole = self._complete and not (last and self._rest)
+        answer: wire.Message = {"files": found, "complete": whole, "more": 0 if last else len(self._rest)}
         try:
-            if request in ("since", "more"):
-                found = part(self._rest)
-                answer = {"files": found, "complete": self._complete, "more": len(self._rest)}
-                asker.send(wire.encode(answer))
-                return
+            wire.send(asker, answer | {"last": last})
         except (OSError, WireError):
-            pass
-        asker.close()
-        self._asker = None
+            return False
+        return True
+
+    def _last(self, monitor: socket.socket) -> None:
+        """What nobody has asked for any more, and for the monitor as much of everything as fits in a record."""
+        cut = bool(self._rest)
+        self._take()
+        self._complete &= not cut
+        if self._asker:
+            self._tell(self._asker, last=True)
+        found, complete = self.total.take()
+        count, told = len(found), part(found, RECORD)
+        with contextlib.suppress(OSError, WireError):
+            wire.send(monitor, {"files": told, "more": count - len(told), "complete": complete})
 
 
 def main(fd: int) -> None:
@@ -135,8 +181,7 @@ def main(fd: int) -> None:
     with open("/proc/sys/fs/fanotify/max_queued_events", encoding="ascii") as file:
         most = int(file.read()) + 1
     ours = asked["ours"]
-    watch = Watch(
-        socket.socket(fileno=asker), ours=[int(each) for each in ours] if isinstance(ours, list) else [], most=most
-    )
+    told = [int(str(each)) for each in ours] if isinstance(ours, list) else []
+    watch = Watch(socket.socket(fileno=asker), names.Names(places), ours=told, most=most)
     confine.drop(places, str(asked["filter"]))
     watch.serve(monitor)

@@ -22,7 +22,7 @@ from tests.integration.touching import OBEDIENT, Session, queues, session, watch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root alone")
 
-MANY, MORE = 10_000, 40_000
+MANY, MORE = 10_000, 25_000
 IO_URING_SETUP = 425
 
 
@@ -208,10 +208,17 @@ def test_the_watcher_has_no_power_and_can_read_nothing_but_its_queue(running: Se
     assert (status["NoNewPrivs"], status["Seccomp"], status["Groups"].strip()) == ("1", "2", "")
     held = {name: os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
     assert queues(pid) == ["255"]
-    rest = [what for name, what in held.items() if name != "255"]
-    assert (
-        sorted(what.split(":")[0] for what in rest if not what.startswith(("/dev/null", "pipe:"))) == ["socket"] * 2
-    )
+    streams = [what for what in held.values() if what.startswith(("/dev/null", "pipe:"))]
+    sockets = [what for what in held.values() if what.startswith("socket:")]
+    paths = [name for name, what in held.items() if what not in (*streams, *sockets) and name != "255"]
+    assert len(sockets) == 2
+    assert all(flags(pid, name) & os.O_PATH for name in paths), held
+
+
+def flags(pid: int, name: str) -> int:
+    """How a descriptor of a process was opened."""
+    lines = Path(f"/proc/{pid}/fdinfo/{name}").read_text().splitlines()
+    return int(dict(line.split(":\t", 1) for line in lines)["flags"], 8)
 
 
 def test_the_queue_is_the_watcher_s_alone(running: Session) -> None:
@@ -243,6 +250,14 @@ def test_a_session_ends_with_its_watcher_and_the_watcher_with_its_session(host: 
         pidfd = os.pidfd_open(pid)
         signal.pidfd_send_signal(made.opened.pidfd, signal.SIGKILL)
         asyncio.run(_readable(pidfd))
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
+def test_what_a_server_opened_before_it_died_is_told(end: str, host: Host) -> None:
+    with session(host, "plain") as made:
+        assert made.say(f"import os; f = open('/data/hello.txt'); open('/tmp/x', 'w').write('x'); {end}") == b""
+        assert made.since() == ({"/data/hello.txt": "r", "/tmp/x": "w"}, True)
+        assert made.since() == ({}, True)
 
 
 async def _readable(fd: int) -> None:

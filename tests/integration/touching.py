@@ -37,10 +37,14 @@ class Session:
         for fd in (self.opened.stdin, self.opened.stdout, self.opened.stderr, self.opened.pidfd):
             os.close(fd)
 
+    def say(self, code: str) -> bytes:
+        """Give it a piece of Python, and wait for what it says."""
+        os.write(self.opened.stdin, json.dumps(code).encode() + b"\n")
+        return os.read(self.opened.stdout, 100)
+
     def do(self, code: str) -> None:
         """Run a piece of Python inside, to its end."""
-        os.write(self.opened.stdin, json.dumps(code).encode() + b"\n")
-        answer = os.read(self.opened.stdout, 100)
+        answer = self.say(code)
         assert answer == b"done\n", os.read(self.opened.stderr, 1 << 16).decode()
 
     def since(self) -> Told:

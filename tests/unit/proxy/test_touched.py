@@ -90,6 +90,30 @@ def test_a_watcher_that_is_gone_has_told_not_all() -> None:
     play(scenario)
 
 
+def test_the_last_word_of_a_watcher_answers_whoever_asks_and_then_nothing_more_can_come() -> None:
+    async def scenario(watch: Watch, sock: socket.socket) -> None:
+        window = watch.window()
+        wire.send(sock, {"files": [["/a", "w"]], "complete": True, "more": 0, "last": True})
+        sock.close()
+        assert await watch.since() == ([Opened("/a", "w")], True)
+        assert await window.close() == ([Opened("/a", "w")], True)
+        assert await watch.since() == ([], True)
+
+    play(scenario)
+
+
+def test_the_last_word_comes_before_an_answer_that_will_not_come() -> None:
+    async def scenario(watch: Watch, sock: socket.socket) -> None:
+        asked = asyncio.ensure_future(watch.since())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        wire.send(sock, {"files": [["/a", "w"]], "complete": False, "more": 0, "last": True})
+        sock.close()
+        assert await asked == ([Opened("/a", "w")], False)
+
+    play(scenario)
+
+
 def test_without_a_watcher_nothing_is_known() -> None:
     async def scenario() -> None:
         watch = Watch(-1)
