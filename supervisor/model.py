@@ -203,12 +203,13 @@ class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
     `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
-    call filter for whoever speaks on proxy.sock.
+    call filter for whoever speaks on proxy.sock, `ledger` that of the process that writes the audit log.
     """
 
     servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
     proxy: str = ""
+    ledger: str = ""
     error: str = ""
     status: int = 0
 

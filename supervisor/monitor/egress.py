@@ -17,6 +17,7 @@ from supervisor.monitor.loop import Loop
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.egress.broker import main; main(3)"
 _SECONDS = 2.0
+_TOLD = ("name", "port", "reason", "rule", "sent", "received")
 
 Tell = Callable[[int, wire.Message], None]
 Lost = Callable[[int, str], None]
@@ -84,6 +85,7 @@ class Egress:
             self._gone()
             return
         event, number = received[0], received[0].get("session")
-        if event.get("event") == "refused" and number in self._users:
-            told = {key: str(event.get(key, ""))[:500] for key in ("name", "port", "reason", "rule")}
-            self._tell(int(str(number)), {"event": "refused", "session": number} | told)
+        if number in self._users:
+            kind = "refused" if event.get("event") == "refused" else "reached"
+            told = {key: str(event[key])[:500] for key in _TOLD if key in event}
+            self._tell(int(str(number)), {"event": kind, "session": number} | told)

@@ -66,12 +66,12 @@ class Monitor:
         self.stopped: set[str] = set()
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
-        self.filter = ""
+        self.filters: dict[str, object] = {}
 
     def adopt(self, planned: Planned) -> None:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
         self.watched = dict(planned.watched)
-        self.filter = planned.proxy
+        self.filters = {"filter": planned.proxy, "ledger": planned.ledger}
         ready = [check(each, self.facts) for each in planned.servers]
         for server in ready:
             self.spawner.load(server.plan.spec.digest, server.document)
@@ -116,7 +116,7 @@ class Monitor:
         """Greet; in personal mode say here what was wrong with the one server."""
         if self.failed:
             raise self.failed
-        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid(), "filter": self.filter}}
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()} | self.filters}
 
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
@@ -259,6 +259,7 @@ class Monitor:
             "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
+            "reaches": spec.network.mode != "none",
         }
         answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
         session.peer.send({"id": number, "ok": answer}, fds)

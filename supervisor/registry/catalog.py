@@ -11,7 +11,7 @@ import json
 import os
 import pwd
 import re
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -69,6 +69,14 @@ class QuotaText(Frozen):
     calls: load.Count | None = None
 
 
+class AuditText(Frozen):
+    """`exact`: one call at a time. `power`: a record counts when it survives a loss of power."""
+
+    attribution: Literal["exact", "window"] | None = None
+    sync: Literal["process", "power"] | None = None
+    first: Annotated[int, Field(ge=0, le=4096)] | None = None
+
+
 class ServerText(Frozen):
     """One `[server.NAME]` table."""
 
@@ -90,10 +98,11 @@ class ServerText(Frozen):
     health: HealthText = HealthText()
     restart: RestartText = RestartText()
     quota: QuotaText = QuotaText()
+    audit: AuditText = AuditText()
 
 
 _PATTERNS = ("tools", "prompts", "resources")
-_RULES = ("session", "health", "restart", "quota")
+_RULES = ("session", "health", "restart", "quota", "audit")
 _ENTRY = ("profile", "command", "params", "ro", "rw", "env", "allow", "users", "accept_missing")
 
 

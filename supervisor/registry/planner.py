@@ -77,7 +77,7 @@ def answer(question: dict[str, object]) -> Planned:
         else:
             text, only = (str(question[key]) if key in question else None for key in ("text", "only"))
             planned = _catalog(str(question["catalog"]), text, only)
-        return planned.model_copy(update={"proxy": seccomp.own("proxy")})
+        return planned.model_copy(update={"proxy": seccomp.own("proxy"), "ledger": seccomp.own("ledger")})
     except SupervisorError as error:
         return Planned(error=str(error), status=error.exit_status)
 
