@@ -1,9 +1,9 @@
 """The keeper: starts the ledger, starts it anew when it was ended, and gives a proxy a connection to it.
 
 Runs as whoever typed the command (root or the user), because a ledger is started with that power; standard library
-only. Its input is its starter's: one message that says which log, then requests without a field; what proxies write
-passes it by. Beside a host's daemon it accepts on audit.sock and hands each connection on; for a proxy of such a
-host it only connects there. It ends with its starter, and waits for the ledger's end.
+only. Its input is its starter's: which log, then requests for connections; what proxies write passes it by. Beside
+a host's daemon it accepts on audit.sock, hands each connection on, and writes down what the monitor tells; for a
+proxy of such a host it only connects there. It ends with its starter, and waits for the ledger's end.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 
 from supervisor import wire
-from supervisor.audit import confine, ledger
+from supervisor.audit import confine, ledger, telling
 from supervisor.errors import WireError
 from supervisor.sandbox import syscalls as sc
 
@@ -25,7 +26,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 # seconds: a ledger that cannot start is tried again after the first, at most after the second; it gets ready within
 _FIRST, _LONGEST, _READY = 0.05, 2.0, 20.0
 _AT_ONCE = 64
-NEXT = "make room or mend it there, and call again"
 
 
 class Failed(Exception):
@@ -59,6 +59,8 @@ class Keeping:
         self._gap: wire.Message | None = None
         self._pause, self._again = _FIRST, 0.0
         self._reason = ""
+        self._own: socket.socket | None = None
+        self._number = 0
 
     def peer(self) -> socket.socket:
         """One end of a pair, the other end of which the ledger has; it is started if there is none."""
@@ -115,7 +117,33 @@ class Keeping:
             found[self._control.fileno()] = self._hear
         if self._listener:
             found[self._listener.fileno()] = self._accept
+        if self._own:
+            found[self._own.fileno()] = self._acknowledged
         return found
+
+    def tell(self, told: wire.Message) -> None:
+        """Write down what the monitor tells, again if the ledger was just ended. What cannot be is said aloud."""
+        self._number += 1
+        for _ in range(2):
+            with contextlib.suppress(OSError, Failed):
+                self._own = self._own or self.peer()
+                self._own.settimeout(_READY)
+                self._own.send(telling.message(self._number, told))
+                return
+            self._unheard()
+        sys.stderr.write(f"supervisor: not written to the audit log: {str(told)[:500]}\n")
+
+    def _acknowledged(self) -> None:
+        """Nobody waits for it."""
+        with contextlib.suppress(OSError):
+            if self._own and self._own.recv(1 << 16):
+                return
+        self._unheard()
+
+    def _unheard(self) -> None:
+        if self._own:
+            self._own.close()
+        self._own = None
 
     def _hear(self) -> None:
         """What the ledger tells is in its log too; only its end is news."""
@@ -141,7 +169,8 @@ class Keeping:
                 self.hand_over(connection)
 
     def close(self) -> None:
-        """Let it finish what it has, and wait for it."""
+        """Let it finish what it has."""
+        self._unheard()
         if self._control:
             self._control.close()
 
@@ -177,6 +206,8 @@ def _answer(whose: Keeping | Connecting, control: socket.socket) -> bool:
         if fds and isinstance(whose, Keeping):
             with socket.socket(fileno=fds.pop()) as theirs:
                 whose.hand_over(theirs)
+        elif message.get("req") == "tell" and isinstance(whose, Keeping):
+            whose.tell(message)
         elif message == {"req": "peer"}:
             with whose.peer() as peer:
                 wire.send(control, {"event": "peer"}, [peer.fileno()])

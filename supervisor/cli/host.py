@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 
 from supervisor import wire
-from supervisor.cli import entry, log
+from supervisor.cli import entry, keeper, log
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import denied
 
@@ -29,8 +29,9 @@ def daemon(options: argparse.Namespace) -> int:
         os.makedirs(folder, mode=0o755, exist_ok=True)
     except OSError as error:
         raise SupervisorError(f"{folder}: {error.strerror}") from None
-    with log.records(options.log):
-        return monitor.daemon(options.config, os.path.abspath(folder))
+    folder = os.path.abspath(folder)
+    with log.records(options.log), keeper.host(f"{folder}/audit.sock") as ledger:
+        return monitor.daemon(options.config, folder, ledger)
 
 
 def admin(options: argparse.Namespace) -> int:

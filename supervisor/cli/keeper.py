@@ -5,15 +5,18 @@ Runs as whoever typed the command; the keeper stays that, and this process does 
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
 
 import supervisor
 from supervisor import wire
 from supervisor.audit import confine
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.recording import Way
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.audit.keeper import main; main(3)"
@@ -68,6 +71,61 @@ def start(host: str | None) -> Kept:
     sock, pid = spawn()
     ours, theirs = wire.pair()
     return Kept(Way(ours, sock, where), pid, theirs)
+
+
+@contextlib.contextmanager
+def host(path: str) -> Iterator[socket.socket]:
+    """The ledger of a host's daemon, for who connects to the socket at `path`; our end of its keeper's."""
+    _remove_stale(path)
+    filter_ = _compiled()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        before = os.umask(0o111)
+        try:
+            listener.bind(path)
+        except OSError as error:
+            raise SupervisorError(f"{path}: {error.strerror or error}") from None
+        finally:
+            os.umask(before)
+        listener.listen(64)
+        sock, pid = spawn({"folder": folder(), "filter": filter_}, [listener.fileno()])
+    try:
+        sock.setblocking(False)
+        yield sock
+    finally:
+        os.unlink(path)
+        sock.close()
+        os.waitpid(pid, 0)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on. ConfigError: somebody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            raise SupervisorError(f"{path}: {error.strerror}") from None
+    raise ConfigError(f"{path}: another supervisor daemon is listening there")
+
+
+def _compiled() -> str:
+    """The ledger's filter, by a process that can only read: what it is compiled from needs a parser."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import ledger; ledger()"
+    argv = [
+        sys.executable,
+        "-I",
+        "-c",
+        code,
+        os.path.dirname(os.path.dirname(os.path.realpath(supervisor.__file__))),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"LC_ALL": "C.UTF-8"})
+    if done.returncode != 0:
+        raise SupervisorError(f"the filter of the audit ledger cannot be compiled: {done.stderr.strip()[-500:]}")
+    return done.stdout
 
 
 def folder() -> str:

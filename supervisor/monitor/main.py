@@ -18,6 +18,7 @@ from supervisor.errors import ConfigError, SupervisorError
 from supervisor.monitor import planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
+from supervisor.monitor.record import Record
 from supervisor.monitor.requests import Monitor
 from supervisor.sandbox import cgroup
 
@@ -76,14 +77,17 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
     return _serve(monitor, loop, spawner)
 
 
-def daemon(config: str, folder: str) -> int:
-    """The monitor of a host: proxy.sock for everybody whom the registry names, admin.sock for its owner."""
+def daemon(config: str, folder: str, keeper: socket.socket | None) -> int:
+    """The monitor of a host: proxy.sock for everybody whom the registry names, admin.sock for its owner.
+
+    `keeper` is the socket of whoever has started the audit log's writer.
+    """
     # a connection costs us a descriptor, and a session costs the spawner two
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     spawner = Spawner()
     loop = Loop()
-    monitor = Monitor(loop, spawner, os.path.abspath(config))
+    monitor = Monitor(loop, spawner, os.path.abspath(config), Record(keeper))
     listeners = []
     try:
         spawner.greet()

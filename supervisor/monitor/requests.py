@@ -19,6 +19,7 @@ from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
+from supervisor.monitor.record import Record
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
 from supervisor.runtimes import native
@@ -52,13 +53,14 @@ def check(registered: Registered, facts: HostFacts) -> Server:
 class Monitor:
     """See supervisor.monitor.dispatch.Monitor for what requests may do."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
+    def __init__(self, loop: Loop, spawner: Spawner, config: str | None, record: Record | None = None) -> None:
         self.loop = loop
         self.spawner = spawner
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
-        self.sessions = Sessions(loop, spawner)
+        self.record = record or Record(None)
+        self.sessions = Sessions(loop, spawner, self.record)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -131,6 +133,7 @@ class Monitor:
         """A server that this peer may open; Refused with the rule otherwise."""
         verdict = self._verdict(peer, name)
         if verdict.outcome != "allow":
+            self.record.tell("session.refused", peer.uid, name, rule=verdict.rule, reason=verdict.reason)
             raise Refused(f"{verdict.source}: {verdict.reason}".removeprefix(": "))
         return self.servers[name]
 
@@ -191,6 +194,7 @@ class Monitor:
         """End any session at once."""
         if session not in self.sessions.by_number:
             raise ConfigError(f"no session {session}")
+        self.record.tell("operator.kill", 0, self.sessions.by_number[session].server, session)
         self.sessions.kill(session, "killed by the operator")
         return {"ok": {}}
 
@@ -198,6 +202,7 @@ class Monitor:
         """Open no more of a server and end what runs in order; or let it be opened again."""
         if server not in self.servers:
             raise ConfigError(f'no server "{server}" is registered')
+        self.record.tell("operator.stop" if stop else "operator.start", 0, server)
         (self.stopped.add if stop else self.stopped.discard)(server)
         for session in self.sessions.by_number.values():
             if stop and session.server == server:
@@ -210,6 +215,7 @@ class Monitor:
         if self.config is None:
             raise ConfigError("there is no configuration file in personal mode")
         self.adopt(planning.ask({"catalog": self.config}))
+        self.record.tell("configuration.read", 0, "", servers=sorted(self.servers))
         return {"ok": {"servers": sorted(self.servers)}}
 
     def reload_or_say(self) -> None:
