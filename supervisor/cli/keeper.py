@@ -74,42 +74,15 @@ def start(host: str | None) -> Kept:
 
 
 @contextlib.contextmanager
-def host(path: str) -> Iterator[socket.socket]:
-    """The ledger of a host's daemon, for who connects to the socket at `path`; our end of its keeper's."""
-    _remove_stale(path)
-    filter_ = _compiled()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        before = os.umask(0o111)
-        try:
-            listener.bind(path)
-        except OSError as error:
-            raise SupervisorError(f"{path}: {error.strerror or error}") from None
-        finally:
-            os.umask(before)
-        listener.listen(64)
-        sock, pid = spawn({"folder": folder(), "filter": filter_}, [listener.fileno()])
+def host(listener: socket.socket) -> Iterator[socket.socket]:
+    """The ledger of a host's daemon, for everybody who connects to that socket; our end of its keeper's."""
+    sock, pid = spawn({"folder": folder(), "filter": _compiled()}, [listener.fileno()])
+    sock.setblocking(False)
     try:
-        sock.setblocking(False)
         yield sock
     finally:
-        os.unlink(path)
         sock.close()
         os.waitpid(pid, 0)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on. ConfigError: somebody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except OSError as error:
-            raise SupervisorError(f"{path}: {error.strerror}") from None
-    raise ConfigError(f"{path}: another supervisor daemon is listening there")
 
 
 def _compiled() -> str:

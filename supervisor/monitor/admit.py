@@ -9,14 +9,14 @@ import grp
 import os
 import pwd
 
-from supervisor.model import ServerEntry, Verdict
+from supervisor.model import ServerRules, Verdict
 
 MAX_PER_PEER = 64
 MAX_PER_USER = 256
 
 
 def admit(
-    entry: ServerEntry | None, name: str, *, uid: int, gid: int, peer_sessions: int, user_sessions: int
+    entry: ServerRules | None, name: str, *, uid: int, gid: int, peer_sessions: int, user_sessions: int
 ) -> Verdict:
     """Whether this peer may open this server now."""
     if entry is None:

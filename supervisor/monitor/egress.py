@@ -39,7 +39,7 @@ class Egress:
             self._broker = children.start(_CODE)
             # a broker that does not read for so long is as good as gone
             self._broker.socket.settimeout(_SECONDS)
-            self._loop.watch(self._broker.socket.fileno(), self._readable)
+            self._broker.watch(self._loop, self._heard)
             self._send({"filter": network.filter})
         self._users.add(number)
         limits = network.model_dump(include={"connections", "rate", "bytes", "idle"})
@@ -79,13 +79,10 @@ class Egress:
         for number in users:
             self._lost(number, "the egress broker ended unexpectedly")
 
-    def _readable(self) -> None:
-        received = wire.hear(self._broker.socket) if self._broker else None
-        if received is None:
+    def _heard(self, event: wire.Message | None) -> None:
+        if event is None:
             self._gone()
-            return
-        event, number = received[0], received[0].get("session")
-        if number in self._users:
+        elif (number := event.get("session")) in self._users:
             kind = "refused" if event.get("event") == "refused" else "reached"
             told = {key: str(event[key])[:500] for key in _TOLD if key in event}
             self._tell(int(str(number)), {"event": kind, "session": number} | told)

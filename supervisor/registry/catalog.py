@@ -16,8 +16,9 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen, ServerEntry, Share
+from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
+from supervisor.profile.entry import ServerEntry
 
 # what fits into one answer of the monitor's
 SERVERS = 200
@@ -86,6 +87,10 @@ class ServerText(Frozen):
     ro: tuple[str, ...] = Field(default=(), strict=False)
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
+    image: str = ""
+    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    store: Literal[""] | AbsPath = ""
+    lock: Literal[""] | AbsPath = ""
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     accept_missing: tuple[str, ...] = Field(default=(), strict=False)
@@ -103,7 +108,21 @@ class ServerText(Frozen):
 
 _PATTERNS = ("tools", "prompts", "resources")
 _RULES = ("session", "health", "restart", "quota", "audit")
-_ENTRY = ("profile", "command", "params", "ro", "rw", "env", "allow", "users", "accept_missing")
+_ENTRY = (
+    "profile",
+    "command",
+    "params",
+    "ro",
+    "rw",
+    "env",
+    "image",
+    "runtime",
+    "store",
+    "lock",
+    "allow",
+    "users",
+    "accept_missing",
+)
 
 
 class CatalogText(Frozen):

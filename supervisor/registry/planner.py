@@ -13,8 +13,9 @@ import os
 import sys
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.model import Planned, Registered, ServerEntry
-from supervisor.profile import host, load, plan, seccomp
+from supervisor.model import Planned, Registered
+from supervisor.profile import host, load, offers, plan, seccomp
+from supervisor.profile.entry import ServerEntry
 from supervisor.registry import catalog
 from supervisor.sandbox import syscalls
 
@@ -84,6 +85,7 @@ def answer(question: dict[str, object]) -> Planned:
 
 def main() -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output."""
+    gaps = offers.missing()
     try:
         _drop()
     except OSError as error:
@@ -95,7 +97,8 @@ def main() -> None:
     question = sys.stdin.read()
     if not question:
         return  # whoever asked is gone
-    sys.stdout.write(answer(json.loads(question)).model_dump_json())
+    answered = answer(json.loads(question)).model_copy(update={"gaps": gaps})
+    sys.stdout.write(answered.model_dump_json())
     sys.stdout.flush()
     os._exit(0)
 
