@@ -261,6 +261,7 @@ class Monitor:
             "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
+            "image": spec.image.name if spec.image else "",
             "reaches": spec.network.mode != "none",
         }
         answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}

@@ -144,6 +144,7 @@ class Audit:
             server=server.name if server else "",
             profile=opened.profile if opened else server.profile if server else "",
             spec=opened.spec if opened else server.identity[2] if server else "",
+            image=opened.image if opened else "",
             manifest=server.identity[1] if server else "",
             posture="ok" if opened else "",
             accepted=opened.accepted if opened else (),

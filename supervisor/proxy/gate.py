@@ -60,6 +60,7 @@ class Audited(NamedTuple):
             server=self.server,
             profile=opened.profile,
             spec=opened.spec,
+            image=opened.image,
             posture="ok",
             accepted=opened.accepted,
         )

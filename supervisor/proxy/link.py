@@ -55,6 +55,7 @@ class Opened(NamedTuple):
     output: int
     output_rate: int
     reaches: bool = False
+    image: str = ""
 
 
 class Greeting(NamedTuple):
@@ -224,6 +225,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         output=int(str(answer["output"])),
         output_rate=int(str(answer["output_rate"])),
         reaches=answer.get("reaches") is True,
+        image=str(answer.get("image", "")),
     )
 
 
