@@ -25,11 +25,7 @@ def call(session: client.Client, asked: client.Json, audited: Audited) -> client
     hosts: list[Reached] = []
     session.link.reached = hosts.append
     about = record.Call(audited.context("supervisor"), f"{os.urandom(6).hex()}-1", str(asked["name"]))
-    ledger = _ledger(audited)
-    try:
-        ledger.tell(b"intent", record.intent(about, json.dumps(asked["arguments"]).encode()))
-    except Unrecorded as error:
-        raise SupervisorError(f"{error} ({audited.way.where}); mend that and call again") from None
+    ledger = _intended(audited, record.intent(about, json.dumps(asked["arguments"]).encode()))
     began = time.monotonic()
     answer = Answer("lost")
     try:
@@ -50,6 +46,15 @@ def call(session: client.Client, asked: client.Json, audited: Audited) -> client
         ledger.tell(b"outcome", record.outcome(about, took, answer, touched))
 
 
-def _ledger(audited: Audited) -> Plain:
-    """A connection to it; the keeper makes one where there is none yet."""
-    return Plain(recording.connection(audited.way, _SECONDS), _SECONDS)
+def _intended(audited: Audited, written: bytes) -> Plain:
+    """The ledger that has taken the intent. The keeper starts it anew, or says why it cannot be."""
+    problem = ""
+    for way in (audited.way, audited.way._replace(sock=None)):
+        try:
+            ledger = Plain(recording.connection(way, _SECONDS), _SECONDS)
+            ledger.tell(b"intent", written)
+        except Unrecorded as error:
+            problem = str(error)
+        else:
+            return ledger
+    raise SupervisorError(f"{problem} ({audited.way.where}); mend that and call again")
