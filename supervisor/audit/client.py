@@ -89,6 +89,11 @@ class Client:
             self._lost(error.strerror or str(error))
 
     @property
+    def gone(self) -> bool:
+        """Whether its ledger takes nothing any more."""
+        return bool(self._gone)
+
+    @property
     def unsent(self) -> bool:
         """Whether anything waits for room in the socket; what is there reaches the ledger in any case."""
         return bool(self._waiting)

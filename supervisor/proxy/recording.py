@@ -12,6 +12,7 @@ import contextlib
 import re
 import socket
 import time
+from collections import deque
 from typing import NamedTuple
 
 from supervisor import wire
@@ -20,6 +21,8 @@ from supervisor.audit.client import Client, Done, Unrecorded
 from supervisor.audit.record import Answer, Context
 from supervisor.proxy import envelope, message
 
+# outcomes that wait for a new ledger
+_KEPT = 4096
 # seconds: between two requests for a ledger, and how long the last outcomes may wait for room
 _FIRST, _LONGEST, _LAST = 0.05, 2.0, 2.0
 _LIMIT = re.compile(r"\(((?:limits|session|quota)\.[a-z_]+)")
@@ -45,6 +48,7 @@ class Recording:
         self._reason = ""
         self._gap: tuple[int, int] | None = None
         self._pause = _FIRST
+        self._kept: deque[bytes] = deque(maxlen=_KEPT)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -65,9 +69,16 @@ class Recording:
             self._client.tell(b"intent", written, lambda why: done(why and self._refused(why)), power=power)
 
     def outcome(self, written: bytes, *, power: bool = False) -> None:
-        """Not waited for."""
-        if self._client:
-            self._client.tell(b"outcome", written, _ignore, power=power)
+        """Not waited for. What a ledger has not acknowledged when it is ended, the next one gets."""
+        client = self._client
+        if client is None:
+            self._kept.append(written)
+        else:
+            client.tell(b"outcome", written, lambda why: self._unheard(client, written, why), power=power)
+
+    def _unheard(self, client: Client, written: bytes, why: str) -> None:
+        if why and client.gone:
+            self._kept.append(written)
 
     def event(self, what: str, details: dict[str, object], context: Context | None = None) -> None:
         """What is no call."""
@@ -88,11 +99,14 @@ class Recording:
             details = {"since": since, "refused": refused, "reason": self._reason}
             self._gap = None
             self.event("audit.gap", dict(details))
+        kept, self._kept = self._kept, deque(maxlen=_KEPT)
+        for each in kept:
+            self.outcome(each)
 
     def _lost(self) -> None:
-        client, self._client = self._client, None
-        if client:
-            client.close()
+        if self._client:
+            self._client.close()
+        self._client = None
         self._reason = self._reason or "its ledger was ended, and is started again"
         self._gap = self._gap or (time.time_ns() // 1000, 0)
         if not self._closed:

@@ -141,7 +141,12 @@ def waiting(caller: Caller, *, name: str = "audited", **rules: str) -> Gateway:
     shutil.copy(SERVER, folder / "server.py")
     give(caller, folder)
     command = ("/usr/bin/python3", "-I", "-S", str(folder / "server.py"))
-    network = Entry("net", command, profile="net-allowlist", rules={"allow": '["allowed.example:443"]'})
+    network = Entry(
+        "net",
+        command,
+        profile="net-allowlist",
+        rules={"allow": '["allowed.example:443"]', "quota": "{ calls = 8 }"},
+    )
     made = Gateway(caller, [Entry("slow", command, rules=rules), network], name)
     made.write()
     made.pin()
