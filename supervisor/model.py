@@ -210,12 +210,14 @@ class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
     `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
-    call filter for whoever speaks on proxy.sock; `gaps` is what this kernel lacks, as in HostFacts.
+    call filter for whoever speaks on proxy.sock, `ledger` that of the process that writes the audit log; `gaps` is
+    what this kernel lacks, as in HostFacts.
     """
 
     servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
     proxy: str = ""
+    ledger: str = ""
     gaps: dict[str, str] = {}
     error: str = ""
     status: int = 0

@@ -24,7 +24,7 @@ from supervisor.audit.signing import Signing
 from supervisor.errors import SupervisorError, WireError
 from supervisor.sandbox import syscalls as sc
 
-MOST_PEERS = 512
+MOST_PEERS, MOST_EACH = 512, 128
 # how long peers may still finish what they have begun when the starter is gone
 _GRACE = 5.0
 _BATCH = 1 << 20
@@ -60,6 +60,7 @@ class Ledger:
         with contextlib.suppress(OSError):
             self._log.commit()
             self._signing.last(self._log)
+        self._signing.end()
 
     def _watch(self, sock: socket.socket, whom: Peer | Callable[[], None]) -> None:
         self._heard[sock.fileno()] = whom
@@ -190,10 +191,12 @@ class Ledger:
             return
         message, fds = received
         if message == {"req": "peer"} and len(fds) == 1 and len(self._peers) < MOST_PEERS:
-            peer = Peer(socket.socket(fileno=fds[0]))
-            self._peers.add(peer)
-            self._watch(peer.socket, peer)
-            return
+            peer = Peer(socket.socket(fileno=fds.pop()))
+            if sum(each.owner == peer.owner for each in self._peers) < MOST_EACH:
+                self._peers.add(peer)
+                self._watch(peer.socket, peer)
+                return
+            peer.socket.close()
         for fd in fds:
             os.close(fd)
         self._tell(
@@ -220,7 +223,7 @@ def _begin(control: socket.socket) -> Ledger | None:
         return None
     first = dict(received[0])
     place = confine.Place(Path(str(first.pop("folder"))))
-    filter_, sign = str(first.pop("filter")), first.pop("sign", True)
+    filter_, sign, gap = str(first.pop("filter")), first.pop("sign", True), first.pop("gap", None)
     rules = segments.rules(first)
     confine.prepare(place)
     signer = signing.start(place.root) if sign is True else None
@@ -229,6 +232,8 @@ def _begin(control: socket.socket) -> Ledger | None:
     folder, _ = segments.acquire(place.logs)
     confine.only([folder], [place.cursors])
     log = Log(folder, rules)
+    if isinstance(gap, dict):
+        log.note(chain.GAP, since=gap["since"], reason=gap["reason"], refused=0)
     ledger = Ledger(control, log, Signing(signer, log, filter_), place.cursors)
     sc.load_seccomp(base64.b64decode(filter_, validate=True))
     wire.send(control, {"event": "ready", "folder": str(folder), "log": log.name, "seq": log.head.seq})

@@ -16,9 +16,10 @@ from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import envelope, eras, message, pump
 from supervisor.proxy.manifests import KINDS, MAX_BYTES, Lists
 from supervisor.proxy.message import Fields
-from supervisor.proxy.process import Process
+from supervisor.proxy.process import Process, Traffic
 
 if TYPE_CHECKING:
+    from supervisor.proxy.auditing import Mark
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.conversation import Conversation
 
@@ -27,10 +28,14 @@ MAX_PAGES, MAX_LIST = 100, MAX_BYTES // len(KINDS)
 _TOLD = 20
 # answers that may wait for a server that asks and does not read
 _UNREAD = 1024
+# seconds: what a session reached is told by the broker, over the monitor, after the server has answered
+PATIENCE = 0.1
 
 
 class Waiting(Protocol):
-    """Whoever waits for a process to be ready."""
+    """Whoever waits for a process to be ready. `exclusive`: where calls take turns, it takes one."""
+
+    exclusive: bool
 
     def go(self, instance: Instance) -> None: ...
     def lost(self, code: int, reason: str) -> None: ...
@@ -86,15 +91,6 @@ class Hello:
         self.level = ""
 
 
-class Traffic:
-    """Bytes to a server and from it, of all its processes."""
-
-    __slots__ = ("received", "sent")
-
-    def __init__(self) -> None:
-        self.received = self.sent = 0
-
-
 class Instance(Process):
     """A session of a server that speaks MCP.
 
@@ -115,6 +111,10 @@ class Instance(Process):
         self.owner: Conversation | None = None
         self.principal = ""
         self.principals: set[str] = set()
+        # calls that are under way here, for the log; whether they take turns, and whose turn it is
+        self.marks: set[Mark] = set()
+        self.serial = False
+        self.turn: Waiting | None = None
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
         self._number = 0
@@ -142,16 +142,36 @@ class Instance(Process):
             self.set_level(self.hello.level)
         waiting, self.waiting = self.waiting, []
         for each in waiting:
-            each.go(self)
+            self.give(each)
 
     def give(self, call: Waiting) -> None:
-        """Let a call go as soon as the process is ready."""
-        if self.ready:
-            call.go(self)
-        elif self.gone:
+        """Let a call go as soon as the process is ready, and it is its turn."""
+        if self.gone:
             call.lost(envelope.SERVER_ENDED, self.gone)
-        else:
+        elif not self.ready or (self.serial and call.exclusive and self.turn not in (None, call)):
             self.waiting.append(call)
+        else:
+            if self.serial and call.exclusive:
+                self.turn = call
+            call.go(self)
+
+    @property
+    def reaches(self) -> bool:
+        """Whether there are hosts that it may reach."""
+        return self.opened is not None and self.opened.reaches
+
+    def over_with(self, call: Waiting) -> None:
+        """It is the next one's turn, when it is known what this one has reached."""
+        if self.turn is call:
+            asyncio.get_running_loop().call_later(1.5 * PATIENCE if self.reaches else 0, self._next_turn, call)
+
+    def _next_turn(self, call: Waiting) -> None:
+        if self.turn is not call:
+            return
+        self.turn = None
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            self.give(each)
 
     def withdraw(self, call: Waiting) -> bool:
         """Forget a call that still waits; whether it did."""

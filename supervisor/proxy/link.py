@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from supervisor import wire
+from supervisor.audit.record import Reached
 from supervisor.errors import (
     FAILED,
     REFUSED,
@@ -56,7 +57,17 @@ class Opened(NamedTuple):
     stderr_limit: int
     output: int
     output_rate: int
+    reaches: bool = False
+    image: str = ""
     files: int = -1
+
+
+class Greeting(NamedTuple):
+    """The monitor's pid, and two system call filters: the proxy's own, and that of the audit ledger."""
+
+    pid: int
+    filter: str
+    ledger: str
 
 
 class Exited(NamedTuple):
@@ -75,18 +86,22 @@ class Exited(NamedTuple):
 
 
 class Link:
-    """One connection to a monitor. `refused` is told, in words, of what a session was not let reach."""
+    """One connection to a monitor.
+
+    `refused` is told, in words, of what a session was not let reach; `reached` of that and of what it was.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.refused: Callable[[str], None] = lambda _: None
+        self.reached: Callable[[Reached], None] = lambda _: None
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> tuple[int, str]:
-        """Greet; the monitor's pid, the filter for identity.confine. Denied: what was wrong in personal mode."""
+    def hello(self) -> Greeting:
+        """Greet. Denied: what was wrong in personal mode."""
         answer, _ = self._ask("hello", version=1)
-        return int(str(answer["pid"])), str(answer["filter"])
+        return Greeting(int(str(answer["pid"])), str(answer["filter"]), str(answer["ledger"]))
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""
@@ -164,6 +179,8 @@ class Link:
         """The end of a session, if that is what the message tells."""
         if message.get("event") == "refused":
             self.refused(refusal(message))
+        if message.get("event") in ("refused", "reached"):
+            self.reached(reached(message))
         return exited(message) if message.get("event") == "exited" else None
 
     def _ask(self, req: str, **fields: str | int) -> tuple[wire.Message, list[int]]:
@@ -211,6 +228,8 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         stderr_limit=int(str(answer["stderr"])),
         output=int(str(answer["output"])),
         output_rate=int(str(answer["output_rate"])),
+        reaches=answer.get("reaches") is True,
+        image=str(answer.get("image", "")),
         files=fds[4] if len(fds) > 4 else -1,
     )
 
@@ -220,6 +239,12 @@ def refusal(message: wire.Message) -> str:
     port = f":{message['port']}" if message["port"] != "0" else ""
     hint = f"; {message['rule']} would allow it" if message["rule"] else ""
     return f"egress: {message['name']}{port}: {message['reason']}{hint}"
+
+
+def reached(message: wire.Message) -> Reached:
+    """A connection that was made or refused, as the monitor tells it."""
+    port, sent, received = (int(str(message.get(name, 0))) for name in ("port", "sent", "received"))
+    return Reached(str(message["name"]), port, sent, received, message["event"] == "refused")
 
 
 def _texts(value: object) -> tuple[str, ...]:

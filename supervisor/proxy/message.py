@@ -30,6 +30,7 @@ UNSUPPORTED_VERSION = -32022
 NOT_ALLOWED = -31010
 DEGRADED = -31011
 BUSY = -31012
+NOT_RECORDED = -31013
 
 # looked up now: a codec is a file, and later none can be opened
 _UNITS = codecs.lookup("utf-16-le")

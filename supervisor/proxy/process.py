@@ -25,6 +25,15 @@ _ERROR_LINE = 1 << 16
 _LAST_WORDS, _FLUSH = 2.0, 0.1
 
 
+class Traffic:
+    """Bytes to a server and from it, of all its processes."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.sent = 0
+
+
 class User(Protocol):
     """Whoever writes to a process: `full` says that it does not take more, and later that it does again."""
 

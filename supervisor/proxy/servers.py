@@ -15,14 +15,17 @@ import msgspec
 
 from supervisor import lifecycle
 from supervisor.errors import SupervisorError
-from supervisor.proxy import envelope, manifests, message
-from supervisor.proxy.instance import Hello, Instance, Traffic
+from supervisor.proxy import envelope, eras, manifests, message
+from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.manifests import Change, Manifest
 from supervisor.proxy.message import Fields
+from supervisor.proxy.process import Traffic
 from supervisor.proxy.settings import Settings
 
 if TYPE_CHECKING:
+    from supervisor.proxy.calls import Call
     from supervisor.proxy.channel import Channel
+    from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.link import Exited
 
 Key = tuple[object, ...]
@@ -77,7 +80,7 @@ class Server:
         self._channel = channel
         self._retry_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_session: dict[int, Instance] = {}
+        self.by_session: dict[int, Instance] = {}
         self._unwell: set[Instance] = set()
 
     def speaks(self, *, modern: bool) -> bool:
@@ -96,6 +99,7 @@ class Server:
         made.unwell = lambda reason: self.unwell(made, reason)
         made.principal = principal
         made.traffic = self.traffic
+        made.serial = self.settings.audit.attribution == "exact"
         self.instances[key] = made
         task = asyncio.get_running_loop().create_task(self._live(key, made))
         self._tasks.add(task)
@@ -146,7 +150,7 @@ class Server:
                 began = time.monotonic()
                 opened = await instance.open()
                 # before anything else is waited for: it may be over already
-                self._by_session[opened.session] = instance
+                self.by_session[opened.session] = instance
                 over = asyncio.create_task(instance.over())
                 await instance.connect(opened)
                 async with asyncio.timeout(self.settings.session.start):
@@ -203,7 +207,7 @@ class Server:
         self._forget(key, instance)
         self._unwell.discard(instance)
         if instance.opened:
-            self._by_session.pop(instance.opened.session, None)
+            self.by_session.pop(instance.opened.session, None)
         instance.lose(envelope.SERVER_ENDED, f'server "{self.name}": {reason}')
         self.ended(instance)
         if not instance.ending:
@@ -237,18 +241,18 @@ class Server:
 
     def exited(self, ended: Exited) -> None:
         """The monitor told of the end of a session of this server."""
-        instance = self._by_session.get(ended.session)
+        instance = self.by_session.get(ended.session)
         if instance and not instance.ended.done():
             instance.ready = False
             instance.ended.set_result(ended)
 
     def owns(self, session: int) -> bool:
         """Whether a session is one of this server's."""
-        return session in self._by_session
+        return session in self.by_session
 
     def lost(self) -> None:
         """The monitor is gone, and every session with it."""
-        for instance in self._by_session.values():
+        for instance in self.by_session.values():
             if not instance.ended.done():
                 instance.ready = False
                 instance.ended.set_result(None)
@@ -289,6 +293,19 @@ class Server:
         """Wait until none of its processes is left."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def hello(call: Call, server: Server, owner: Conversation | None) -> Hello:
+    """How to greet a process that is started for a call, and that is one client's alone or not."""
+    lists = server.manifest.era(modern=False)
+    version = lists.version if lists.version in eras.LEGACY else eras.LEGACY[-1]
+    if owner:
+        owner.hello.version = version
+        return owner.hello
+    if call.modern and server.settings.session.share != "server":
+        meta = call.meta or {}
+        return Hello(version, meta.get(eras.CAPABILITIES, message.EMPTY), meta.get(eras.CLIENT, NOBODY))
+    return Hello(version, message.EMPTY, NOBODY)
 
 
 def usable(instance: Instance) -> bool:

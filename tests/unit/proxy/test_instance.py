@@ -196,6 +196,7 @@ async def test_its_end_is_told_to_everybody_who_waits_or_comes_later() -> None:
 class Late:
     """Who comes when it is over."""
 
+    exclusive = True
     reason = ""
 
     def go(self, instance: Instance) -> None:
