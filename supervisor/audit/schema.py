@@ -129,6 +129,7 @@ _OUTCOME = _record(
             {
                 "microseconds": NUMBER,
                 "attribution": one_of("exact", "window"),
+                "files": one_of("all", "part", "none"),
                 "response": table({"bytes": NUMBER, "digest": _DIGEST}, {"first": TEXT}),
             },
             _ABOUT

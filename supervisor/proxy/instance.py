@@ -115,6 +115,8 @@ class Instance(Process):
         self.marks: set[Mark] = set()
         self.serial = False
         self.turn: Waiting | None = None
+        self.turn_mark: Mark | None = None
+        self._over = False
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
         self._number = 0
@@ -161,14 +163,20 @@ class Instance(Process):
         return self.opened is not None and self.opened.reaches
 
     def over_with(self, call: Waiting) -> None:
-        """It is the next one's turn, when it is known what this one has reached."""
+        """It is the next one's turn, when it is known what this one has touched."""
         if self.turn is call:
-            asyncio.get_running_loop().call_later(1.5 * PATIENCE if self.reaches else 0, self._next_turn, call)
+            self._over = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def _next_turn(self, call: Waiting) -> None:
-        if self.turn is not call:
+    def known(self, mark: Mark) -> None:
+        """What a call has touched is known."""
+        self.marks.discard(mark)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        if not self._over or self.turn_mark in self.marks:
             return
-        self.turn = None
+        self.turn, self.turn_mark, self._over = None, None, False
         waiting, self.waiting = self.waiting, []
         for each in waiting:
             self.give(each)

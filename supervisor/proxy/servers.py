@@ -167,6 +167,9 @@ class Server:
     async def _check(self, instance: Instance) -> None:
         handshake = await instance.shake()
         await self.compare(instance, handshake)
+        if instance.touched is not None:
+            # what it opened to start is no call's
+            await instance.touched.ask()
 
     async def compare(self, instance: Instance, handshake: msgspec.Raw) -> None:
         """Compare what the process lists with what was pinned; Unavailable, and no more calls, if it differs."""
