@@ -162,7 +162,9 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         self.egress.remove(session.number)
-        self.watchers.remove(session.number)
+        self.watchers.remove(
+            session.number, lambda event: self.record.tell("session.files", *session.about, opened=event)
+        )
         for timer in session.timers:
             self.loop.cancel(timer)
         session.peer.sessions.discard(session.number)

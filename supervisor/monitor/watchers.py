@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from supervisor import wire
+from supervisor.errors import WireError
 from supervisor.model import COUNTING
 from supervisor.monitor import children
 from supervisor.monitor.loop import Loop
@@ -27,6 +28,8 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _OPENED = sc.FAN_OPEN | sc.FAN_OPEN_EXEC | sc.FAN_ONDIR
 _WRITTEN = sc.FAN_MODIFY | sc.FAN_CLOSE_WRITE | sc.FAN_CLOSE_NOWRITE
 
+Told = Callable[[wire.Message], None]
+
 
 class Watchers:
     """Those of all sessions. `over` is told why a session has to end; `told` has, for whoever opened a session,
@@ -36,7 +39,7 @@ class Watchers:
     def __init__(self, loop: Loop, over: Callable[[int, str], None]) -> None:
         self._loop, self._over = loop, over
         self._watchers: dict[int, list[children.Started]] = {}
-        self._ending: set[children.Started] = set()
+        self._ending: dict[children.Started, Told] = {}
         self.told: dict[int, list[int]] = {}
 
     def add(self, number: int, reader: Reader) -> list[str]:
@@ -47,7 +50,7 @@ class Watchers:
             return [f"limits.disk: {error}"]
         try:
             self._files(number, reader)
-        except OSError as error:
+        except (OSError, WireError) as error:
             wrong += [f"file-audit: {error}"] if reader.spec.audit.files == "required" else []
         return wrong
 
@@ -75,12 +78,16 @@ class Watchers:
         with contextlib.ExitStack() as stack:
             fds = [_held(sc.file_events(), stack)]
             root = _held(os.open(f"{reader.base}/root", _FLAGS), stack)
-            for point, flags, _ in reader.mounted(["/"] if audit.system else ["/tmp", *people]):
+            points = {
+                point: flags for point, flags, _ in reader.mounted(["/"] if audit.system else ["/tmp", *people])
+            }
+            for point, flags in points.items():
                 fds.append(_held(sc.openat2(point.lstrip("/") or ".", os.O_PATH, root), stack))
                 mask, place = _OPENED | (_WRITTEN if "rw" in flags else 0), f"/proc/self/fd/{fds[-1]}".encode()
                 sc.fanotify_mark(fds[0], sc.FAN_MARK_ADD_MOUNT, mask, sc.AT_FDCWD, place)
             told, asked = map(stack.enter_context, wire.pair())
-            self._start(number, "touch", {"filter": audit.filter, "ours": ours}, [asked.fileno(), *fds])
+            question: wire.Message = {"filter": audit.filter, "ours": ours, "points": list(points)}
+            self._start(number, "touch", question, [asked.fileno(), *fds])
             self.told[number] = [told.detach()]
 
     def _start(self, number: int, kind: str, question: wire.Message, fds: list[int]) -> None:
@@ -89,11 +96,11 @@ class Watchers:
         watcher.watch(self._loop, lambda event: self._heard(number, watcher, event))
         wire.send(watcher.socket, question, fds)
 
-    def remove(self, number: int) -> None:
-        """A session has ended. Its watchers hear that, say their last and end."""
+    def remove(self, number: int, told: Told) -> None:
+        """A session has ended. Its watchers hear that, say their last, which `told` gets, and end."""
         for watcher in self._watchers.pop(number, []):
             watcher.socket.shutdown(socket.SHUT_WR)
-            self._ending.add(watcher)
+            self._ending[watcher] = told
 
     def close(self) -> None:
         """Every session has ended."""
@@ -102,11 +109,13 @@ class Watchers:
 
     def _heard(self, number: int, watcher: children.Started, event: wire.Message | None) -> None:
         if watcher in self._ending:
-            if not event:
-                self._ending.remove(watcher)
-                watcher.end(self._loop)
+            if event:
+                self._ending[watcher](event)
+                return
+            del self._ending[watcher]
+            watcher.end(self._loop)
             return
-        self.remove(number)
+        self.remove(number, lambda _: None)
         said = event.get("over") if event else "nobody watches its files any more (limits.disk, file-audit)"
         self._over(number, f"killed: {said}")
 

@@ -150,7 +150,7 @@ class Audit:
             spec=opened.spec if opened else server.identity[2] if server else "",
             image=opened.image if opened else "",
             manifest=server.identity[1] if server else "",
-            posture="ok" if opened else "",
+            posture=opened.posture if opened else "",
             accepted=opened.accepted if opened else (),
         )
 

@@ -65,7 +65,7 @@ class Audited(NamedTuple):
             profile=opened.profile,
             spec=opened.spec,
             image=opened.image,
-            posture="ok",
+            posture=opened.posture,
             accepted=opened.accepted,
         )
 

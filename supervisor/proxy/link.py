@@ -61,6 +61,11 @@ class Opened(NamedTuple):
     image: str = ""
     files: int = -1
 
+    @property
+    def posture(self) -> str:
+        """What the monitor found when it read back what the kernel applied, and whether files are told of."""
+        return "ok" if self.files >= 0 else "ok, files unseen"
+
 
 class Greeting(NamedTuple):
     """The monitor's pid, and two system call filters: the proxy's own, and that of the audit ledger."""

@@ -15,6 +15,8 @@ from supervisor.errors import WireError
 
 # more parts than what a watcher can hold, and as many files as it holds
 _PARTS, _MOST = 512, 20_000
+# a watcher that says nothing for so long is as good as gone
+_SECONDS = 10.0
 
 
 class Window:
@@ -95,27 +97,34 @@ class Watch:
             # its last may still be there to be read when it does not listen any more
             with contextlib.suppress(OSError):
                 wire.send(self._socket, {"req": request})
-            if answer := await self._heard:
-                return answer
+            try:
+                if answer := await asyncio.wait_for(self._heard, _SECONDS):
+                    return answer
+            except TimeoutError:
+                self.close()
         answer, self._last = self._last, None
         self._over = self._over or answer is not None
         return answer
 
     def _readable(self) -> None:
-        try:
-            received = wire.receive(self._socket) if self._socket else None
-        except (BlockingIOError, ConnectionResetError):
-            # it ended without reading our question; what it said before that comes after this error
-            return
-        except (OSError, WireError):
-            received = None
-        if received is None:
-            self.close()
-            return
-        if received[0].get("last"):
-            self._last = received[0]
-        if self._heard and not self._heard.done():
-            self._heard.set_result(None if self._last else received[0])
+        # to the end of what is there: libuv looks at a socket with an error once, and then no more
+        while self._socket:
+            try:
+                received = wire.receive(self._socket)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                # it ended without reading our question; what it said before that comes after this error
+                continue
+            except (OSError, WireError):
+                received = None
+            if received is None:
+                self.close()
+                return
+            if received[0].get("last"):
+                self._last = received[0]
+            if self._heard and not self._heard.done():
+                self._heard.set_result(None if self._last else received[0])
 
     def close(self) -> None:
         """Whoever waits gets what is known so far."""

@@ -32,19 +32,17 @@ def mount(fd: int) -> int:
 class Names:
     """By O_PATH descriptors of the mount points, which stay open: one of them tells whether they are there."""
 
-    def __init__(self, places: list[int]) -> None:
-        self._points = {mount(place): link(place) for place in places}
-        found = [(place, link(place)) for place in places]
-        self._one, self._point = next(((place, point) for place, point in found if point != "/"), (-1, ""))
+    def __init__(self, places: list[int], points: list[str]) -> None:
+        self._points = {mount(place): point for place, point in zip(places, points, strict=True)}
+        self._one, self._point = next(pair for pair in zip(places, points, strict=True) if pair[1] != "/")
 
     def hold(self) -> bool:
         """Whether names that were asked for until now are whole."""
-        return self._one >= 0 and link(self._one) == self._point
+        return link(self._one) == self._point
 
     def whole(self, fd: int) -> str:
-        """The name of a file of a mount that is there no more. OSError when that was so from the beginning."""
-        point = self._points.get(mount(fd), "/")
-        if self._one < 0:
-            raise FileNotFoundError(point)
-        within = link(fd)
+        """The name of a file of a mount that is there no more."""
+        point, within = self._points.get(mount(fd)), link(fd)
+        if point is None:
+            raise FileNotFoundError(within)
         return point if within == "/" else point.rstrip("/") + within

@@ -166,6 +166,10 @@ class Watch:
             wire.send(monitor, {"files": told, "more": count - len(told), "complete": complete})
 
 
+def _texts(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
 def main(fd: int) -> None:
     """Serve the monitor on descriptor `fd`: one message with the asker's socket, the queue, and the places."""
     # whoever started the monitor may have left it descriptors to inherit
@@ -180,8 +184,8 @@ def main(fd: int) -> None:
     os.close(queue)
     with open("/proc/sys/fs/fanotify/max_queued_events", encoding="ascii") as file:
         most = int(file.read()) + 1
-    ours = asked["ours"]
-    told = [int(str(each)) for each in ours] if isinstance(ours, list) else []
-    watch = Watch(socket.socket(fileno=asker), names.Names(places), ours=told, most=most)
+    ours = [int(each) for each in _texts(asked["ours"])]
+    found = names.Names(places, _texts(asked["points"]))
+    watch = Watch(socket.socket(fileno=asker), found, ours=ours, most=most)
     confine.drop(places, str(asked["filter"]))
     watch.serve(monitor)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from supervisor.proxy import link
@@ -65,8 +65,12 @@ def watchers(host: Host) -> list[int]:
 
 def queues(pid: int) -> list[str]:
     """The descriptors of a process that are such queues."""
-    folder = Path(f"/proc/{pid}/fd")
-    return [each.name for each in folder.iterdir() if "fanotify" in os.readlink(each)]
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if "fanotify" in os.readlink(each):
+                found.append(each.name)
+    return found
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 
+import uvloop
+
 from supervisor import wire
 from supervisor.audit.record import Opened
 from supervisor.proxy.touched import Watch
@@ -14,7 +16,7 @@ Scenario = Callable[[Watch, socket.socket], Awaitable[None]]
 
 
 def play(scenario: Scenario) -> None:
-    """A watch, and the other end of its socket."""
+    """A watch, and the other end of its socket, on the event loops of the gateway and of the standard library."""
 
     async def run() -> None:
         ours, theirs = wire.pair()
@@ -26,7 +28,9 @@ def play(scenario: Scenario) -> None:
         finally:
             watch.close()
 
-    asyncio.run(run())
+    for loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(run())
 
 
 async def answer(
