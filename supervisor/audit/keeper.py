@@ -65,6 +65,8 @@ class Keeping:
     def peer(self) -> socket.socket:
         """One end of a pair, the other end of which the ledger has; it is started if there is none."""
         ours, theirs = wire.pair()
+        # on one end from the beginning, so that the kernel names the sender also of what comes first
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             self.hand_over(theirs)
         return ours
