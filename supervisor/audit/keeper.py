@@ -2,13 +2,14 @@
 
 Runs as whoever typed the command (root or the user), because a ledger is started with that power; standard library
 only. Its input is its starter's: which log, then requests for connections; what proxies write passes it by. Beside
-a host's daemon it accepts on audit.sock, hands each connection on, and writes down what the monitor tells; for a
-proxy of such a host it only connects there. It ends with its starter, and waits for the ledger's end.
+a host's daemon it accepts on audit.sock, where everybody may make one request, which has no argument, and writes
+down what the monitor tells. It ends with its starter, and waits for the ledger's end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -25,29 +26,12 @@ from supervisor.sandbox import syscalls as sc
 _PR_SET_CHILD_SUBREAPER = 36
 # seconds: a ledger that cannot start is tried again after the first, at most after the second; it gets ready within
 _FIRST, _LONGEST, _READY = 0.05, 2.0, 20.0
-_AT_ONCE = 64
+# connections of proxies to a host's, of one user and in all
+MOST_EACH, _MOST = 64, 480
 
 
 class Failed(Exception):
     """There is no ledger now; the text says why."""
-
-
-class Connecting:
-    """The ledger of a host, which is somebody else's: a socket to connect to."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def peer(self) -> socket.socket:
-        """A connection to it. Failed: nobody answers."""
-        return connect(self._path)
-
-    def watched(self) -> dict[int, Callable[[], None]]:
-        """Nothing is heard of it."""
-        return {}
-
-    def close(self) -> None:
-        """It lives on."""
 
 
 class Keeping:
@@ -60,11 +44,16 @@ class Keeping:
         self._pause, self._again = _FIRST, 0.0
         self._reason = ""
         self._own: socket.socket | None = None
+        self._visitors: dict[int, tuple[socket.socket, int]] = {}
+        # who has a connection to the ledger that runs now
+        self._given: set[int] = set()
         self._number = 0
 
     def peer(self) -> socket.socket:
         """One end of a pair, the other end of which the ledger has; it is started if there is none."""
         ours, theirs = wire.pair()
+        # on one end from the beginning, so that the kernel names the sender also of what comes first
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             self.hand_over(theirs)
         return ours
@@ -119,6 +108,8 @@ class Keeping:
             found[self._listener.fileno()] = self._accept
         if self._own:
             found[self._own.fileno()] = self._acknowledged
+        for number in self._visitors:
+            found[number] = functools.partial(self._visited, number)
         return found
 
     def tell(self, told: wire.Message) -> None:
@@ -154,23 +145,51 @@ class Keeping:
         if self._control:
             self._control.close()
         self._control, self._reason = None, "the ledger was ended from outside"
+        self._given.clear()
         self._gap = self._gap or {"since": time.time_ns() // 1000, "reason": self._reason}
 
     def _accept(self) -> None:
+        """A proxy of a host; nobody may take all that there is room for."""
         if self._listener is None:
             return
-        for _ in range(_AT_ONCE):
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            # who is not handed over finds that out by the end of the connection
-            with connection, contextlib.suppress(Failed):
-                self.hand_over(connection)
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        uid = wire.peer(connection)[1]
+        if sum(each == uid for _, each in self._visitors.values()) >= MOST_EACH or len(self._visitors) >= _MOST:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._visitors[connection.fileno()] = connection, uid
+
+    def _visited(self, number: int) -> None:
+        """A proxy asks for a connection: one is enough for as long as a ledger lives."""
+        connection, _ = self._visitors[number]
+        received = wire.hear(connection)
+        try:
+            if received is None or received[0] != {"req": "peer"} or number in self._given:
+                raise OSError
+            self.give(connection)
+            self._given.add(number)
+        except Failed as failed:
+            with contextlib.suppress(OSError):
+                wire.send(connection, {"event": "failed", "reason": str(failed)})
+        except OSError:
+            self._visitors.pop(number)
+            self._given.discard(number)
+            connection.close()
+
+    def give(self, to: socket.socket) -> None:
+        """Send it a connection to the ledger. Failed, or OSError when it does not read."""
+        with self.peer() as peer:
+            wire.send(to, {"event": "peer"}, [peer.fileno()])
 
     def close(self) -> None:
         """Let it finish what it has."""
         self._unheard()
+        for connection, _ in self._visitors.values():
+            connection.close()
         if self._control:
             self._control.close()
 
@@ -184,56 +203,36 @@ def _become_ledger(theirs: socket.socket) -> None:
         os._exit(0)
 
 
-def connect(path: str) -> socket.socket:
-    """A connection to a host's ledger. Failed: nobody answers there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        sock.connect(path)
-    except OSError as error:
-        sock.close()
-        raise Failed(f"{path}: {error.strerror or error}") from None
-    return sock
-
-
-def _answer(whose: Keeping | Connecting, control: socket.socket) -> bool:
+def _answer(whose: Keeping, control: socket.socket) -> bool:
     """One request of the starter's; False at its end."""
     received = wire.hear(control, max_fds=1)
     if received is None:
         return False
     message, fds = received
     try:
-        if fds and isinstance(whose, Keeping):
+        if fds:
             with socket.socket(fileno=fds.pop()) as theirs:
                 whose.hand_over(theirs)
-        elif message.get("req") == "tell" and isinstance(whose, Keeping):
+        elif message.get("req") == "tell":
             whose.tell(message)
         elif message == {"req": "peer"}:
-            with whose.peer() as peer:
-                wire.send(control, {"event": "peer"}, [peer.fileno()])
+            whose.give(control)
     except Failed as failed:
         with contextlib.suppress(OSError):
             wire.send(control, {"event": "failed", "reason": str(failed)})
     except OSError:
         return False
-    finally:
-        for fd in fds:
-            os.close(fd)
     return True
 
 
-def _first(control: socket.socket) -> Keeping | Connecting | None:
+def _first(control: socket.socket) -> Keeping | None:
     received = wire.hear(control, max_fds=1)
     if received is None:
         return None
     message, fds = received
-    if "connect" in message:
-        return Connecting(str(message["connect"]))
     listener = socket.socket(fileno=fds[0]) if fds else None
     if listener:
         listener.setblocking(False)
-        # inherited by what is accepted: no message comes without its sender
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return Keeping(message, listener)
 
 
@@ -242,9 +241,8 @@ def serve(control: socket.socket) -> None:
     whose = _first(control)
     if whose is None:
         return
-    if isinstance(whose, Keeping):
-        with contextlib.suppress(Failed):
-            whose.start()
+    with contextlib.suppress(Failed):
+        whose.start()
     going = True
     while going:
         table = whose.watched()

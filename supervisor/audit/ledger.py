@@ -24,7 +24,7 @@ from supervisor.audit.signing import Signing
 from supervisor.errors import SupervisorError, WireError
 from supervisor.sandbox import syscalls as sc
 
-MOST_PEERS, MOST_EACH = 512, 128
+MOST_PEERS = 512
 # how long peers may still finish what they have begun when the starter is gone
 _GRACE = 5.0
 _BATCH = 1 << 20
@@ -191,12 +191,10 @@ class Ledger:
             return
         message, fds = received
         if message == {"req": "peer"} and len(fds) == 1 and len(self._peers) < MOST_PEERS:
-            peer = Peer(socket.socket(fileno=fds.pop()))
-            if sum(each.owner == peer.owner for each in self._peers) < MOST_EACH:
-                self._peers.add(peer)
-                self._watch(peer.socket, peer)
-                return
-            peer.socket.close()
+            peer = Peer(socket.socket(fileno=fds[0]))
+            self._peers.add(peer)
+            self._watch(peer.socket, peer)
+            return
         for fd in fds:
             os.close(fd)
         self._tell(

@@ -13,7 +13,6 @@ import socket
 import struct
 from collections import deque
 
-from supervisor import wire
 from supervisor.audit import schema
 from supervisor.audit.chain import PEER_KINDS
 from supervisor.audit.segments import Log
@@ -33,14 +32,10 @@ _SINGLE = 16
 
 
 class Peer:
-    """One connection, made by the user `owner`.
-
-    `who` is (uid, pid) of the process that sent the last message, by the kernel's word.
-    """
+    """One connection. `who` is (uid, pid) of the process that sent the last message, by the kernel's word."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self.owner = wire.peer(sock)[1]
         self.who = (-1, 0)
         self.waits = False
         self._last = self._single = 0

@@ -25,7 +25,7 @@ _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.audit.keep
 class Kept:
     """A started keeper. `way` is what a proxy needs of it."""
 
-    def __init__(self, way: Way, pid: int, theirs: socket.socket | None) -> None:
+    def __init__(self, way: Way, pid: int = 0, theirs: socket.socket | None = None) -> None:
         self.way = way
         self._pid, self._theirs = pid, theirs
 
@@ -42,7 +42,8 @@ class Kept:
         for sock in (self.way.sock, self.way.keeper):
             if sock:
                 sock.close()
-        os.waitpid(self._pid, 0)
+        if self._pid:
+            os.waitpid(self._pid, 0)
 
 
 def spawn(first: wire.Message | None = None, fds: list[int] | None = None) -> tuple[socket.socket, int]:
@@ -63,10 +64,9 @@ def spawn(first: wire.Message | None = None, fds: list[int] | None = None) -> tu
 
 
 def start(host: str | None) -> Kept:
-    """The keeper for one proxy: of a ledger of its own, or of the connection to a host's (`host`: its socket)."""
+    """The keeper for one proxy: of a ledger of its own, or a connection to a host's (`host`: its socket)."""
     if host is not None:
-        sock, pid = spawn({"connect": host})
-        return Kept(Way(None, sock, host), pid, None)
+        return Kept(Way(None, _connected(host), host))
     where = folder()
     sock, pid = spawn()
     ours, theirs = wire.pair()
@@ -99,6 +99,18 @@ def _compiled() -> str:
     if done.returncode != 0:
         raise SupervisorError(f"the filter of the audit ledger cannot be compiled: {done.stderr.strip()[-500:]}")
     return done.stdout
+
+
+def _connected(path: str) -> socket.socket:
+    """The host's keeper. SupervisorError: nobody answers there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        said = f"no audit, no call: {path}: {error.strerror or error}; the daemon's own standard error says why"
+        raise SupervisorError(said) from None
+    return sock
 
 
 def folder() -> str:

@@ -43,6 +43,9 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     spawner.close()
     monitor.sessions.egress.close()
     monitor.sessions.watchers.close()
+    for peer in monitor.peers:
+        # who waits for the end of this process may wait for theirs
+        peer.socket.close()
     if lost:
         _sweep(f"{cgroup.PREFIX}{spawner.pid}-")
     return 1 if lost else 0

@@ -97,10 +97,8 @@ class Sessions:
                 self._forget(session)
             else:
                 session.running = True
-                accepted = list(spec.accepted)
-                self.record.tell(
-                    "session.opened", *session.about, profile=spec.profile, accepted=accepted, posture="ok"
-                )
+                gaps = list(spec.accepted)
+                self.record.tell("session.opened", *session.about, profile=spec.profile, gaps=gaps, posture="ok")
                 ceiling = f"its life of {spec.session.life:g} s is over (session.life)"
                 session.timers.append(
                     self.loop.later(spec.session.life, lambda: self.kill(session.number, ceiling))

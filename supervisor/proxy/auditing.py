@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _DURING, _HOSTS = 100, 1000
 # contexts that one client may have here: one for each process that it uses
 _CONTEXTS = 64
+# seconds, at the end, for what the last calls touched to be told
+_LAST = 5.0
 _ARGUMENTS = ("tools/call", "prompts/get")
 _READING = ("prompts/get", "resources/read", "completion/complete", "tasks/get", "tasks/result", "tasks/list")
 _ALLOW = Decision()
@@ -208,7 +210,7 @@ class Audit:
         """Write what is not written yet, within a bound, and hang up."""
         late = [each for each in self._lates if not each.done()]
         if late:
-            for task in (await asyncio.wait(late, timeout=2 * PATIENCE))[1]:
+            for task in (await asyncio.wait(late, timeout=_LAST))[1]:
                 task.cancel()
             await asyncio.wait(late)
         await self._recording.close()

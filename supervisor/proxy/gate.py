@@ -39,7 +39,7 @@ _PLAIN = frozenset(
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _DURING = 100
 # seconds, at the end of a session, for what its last calls touched to be told
-_LAST = 1.0
+_LAST = 5.0
 _SESSION = "the server's session has ended"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape.arena import Arena
+from tests.escape.arena import Arena, end
 from tests.integration.audited import AuditLog, Json, Pipe, piped, waiting
 from tests.integration.caller import Caller, stop
 from tests.integration.gateway import Gateway
@@ -255,3 +255,38 @@ def _runs(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] != "Z"
     except OSError:
         return False
+
+
+def test_a_host_s_log_has_its_users_calls_and_what_its_monitor_did(root: Caller, arena: Arena) -> None:
+    log, user = AuditLog(root, "host"), Caller(arena, "user")
+    user.reset()
+    folder = arena.base / "audited-host"
+    folder.mkdir()
+    text = '[server.files]\nprofile = "fs-readonly"\n'
+    text += f'params = {{ root = "{user.plot.folder}" }}\nusers = ["{arena.account}"]\n'
+    (folder / "servers.toml").write_text(f'{text}[server.private]\nprofile = "none"\ncommand = ["/usr/bin/cat"]\n')
+    run = folder / "run"
+    argv = root.command("daemon", "--config", folder / "servers.toml", "--runtime-dir", run)
+    daemon = root.process(argv, env=log.env)
+    try:
+        assert daemon.stderr
+        assert b"listening in" in daemon.stderr.readline()
+        call = ("call", "-q", "--runtime-dir", run, "--server")
+        assert user.finish(user.command(*call, "files", "list_directory", "path=/data")).returncode == 0
+        assert user.finish(user.command(*call, "private", "x")).returncode == 3
+        assert root.finish(root.command("admin", "--runtime-dir", run, "reload")).returncode == 0
+    finally:
+        daemon.terminate()
+        status = daemon.wait(40)
+        end(daemon)
+    assert status == 0
+    called = log.query("--tool", "list_directory")
+    assert [(each["user"], each["status"]) for each in called] == [(f"uid:{user.plot.uid}", "ok")]
+    # by the kernel's word
+    assert called[0]["speaker"].startswith(f"{user.plot.uid}:")
+    events = [each["reason"] for each in reversed(log.query()) if each["kind"] == "event"]
+    assert events == ["session.opened", "session.ended", "session.refused", "configuration.read"]
+    opened = next(each for each in log.query() if each["reason"] == "session.opened")
+    assert opened["speaker"].startswith("0:")
+    assert log.records(called[0]["call"])[1]["actor"]["session"]["uid"] == opened["session"]
+    log.verified()
