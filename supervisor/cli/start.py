@@ -54,8 +54,9 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None, kept: Kept |
             kept.begin(greeting.ledger)
         identity.confine(greeting.filter)
         opened = link.open(entry.NAME if tree else options.server)
-        server = options.server or opened.profile
-        audited = Audited(kept.way, opened, who, groups, str(greeting.pid), server) if kept else None
+        if kept is None:
+            return Started(link, opened, tree, None)
+        audited = Audited(kept.way, opened, who, groups, str(greeting.pid), options.server or opened.profile)
         return Started(link, opened, tree, audited)
     except BaseException:
         if tree:

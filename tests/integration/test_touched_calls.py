@@ -51,8 +51,11 @@ def test_what_a_call_opened_is_found_by_its_path(caller: Caller, command: tuple[
         assert all(each["unmapped"]["posture"] == "ok, files unseen" for each in calls)
         return
     assert seen == ["all", "all"]
-    assert [touched(each) for each in calls] == [{"/data/hello.txt": "r"}, {f"{scope}/new": "w"}]
-    assert len(log.query("--path", "/data/hello.txt")) == 1
+    for each, own in zip(calls, ({"/data/hello.txt": "r"}, {f"{scope}/new": "w"}), strict=True):
+        # a second call that comes before the watcher has answered for the first is told together with it
+        exact = each["unmapped"]["attribution"] == "exact"
+        assert touched(each) == own if exact else own.items() <= touched(each).items()
+    assert log.query("--path", "/data/hello.txt")
     assert f"{scope}/new" in log.show(log.query("--path", str(scope))[0]["call"])
     log.verified()
 
