@@ -301,7 +301,7 @@ class Instance(Process):
             return
         waiter = self.pending.pop(bytes(fields["id"]), None) if "id" in fields else None
         if waiter is None:
-            waiter = self.pending.pop(_number(fields.get("id")), None)
+            waiter = self.pending.pop(message.number(fields.get("id")), None)
         if waiter is None:
             return  # cancelled, answered already, or never asked
         if "result" not in fields and "error" not in fields:
@@ -318,7 +318,7 @@ class Instance(Process):
             return
         params = message.fields(fields.get("params", message.EMPTY)) or {}
         if method == "notifications/progress":
-            waiter = self.pending.get(_number(params.get("progressToken")))
+            waiter = self.pending.get(message.number(params.get("progressToken")))
             if waiter:
                 waiter.progressed(fields, params)
             return
@@ -377,18 +377,6 @@ class Instance(Process):
         self.pending, self.waiting = {}, []
         for each in losers:
             each.lost(code, reason)
-
-
-def _number(written: msgspec.Raw | None) -> bytes:
-    """An id or token of ours as we write it: some send 5.0 or "5" back."""
-    data = b"" if written is None else bytes(written)
-    if data.isdigit():
-        return data
-    try:
-        value = float(data.strip(b'"'))
-    except ValueError:
-        return b""
-    return b"%d" % int(value) if value.is_integer() else b""
 
 
 class RequestFailed(SupervisorError):
