@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from supervisor.cli import entry, keeper, personal
 from supervisor.cli.keeper import Kept
@@ -39,7 +39,12 @@ def _refused(text: str) -> None:
     pump.note(pump.printable(text))
 
 
-def _start(options: argparse.Namespace, tree: personal.Tree | None, kept: Kept | None = None) -> Started:
+def _start(
+    options: argparse.Namespace,
+    tree: personal.Tree | None,
+    kept: Kept | None = None,
+    refused: Callable[[str], None] = _refused,
+) -> Started:
     """Greet the monitor and open; without a tree of our own, the host's daemon. Raises what planning raised.
 
     Whatever is to be imported has been imported by now: here privileges are given up.
@@ -48,7 +53,7 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None, kept: Kept |
     try:
         link = Link(tree.monitor) if tree else connect(f"{entry.runtime_folder(options)}/proxy.sock")
         identity.drop()
-        link.refused = _refused
+        link.refused = refused
         greeting = link.hello()
         if kept:
             kept.begin(greeting.ledger)
@@ -104,11 +109,13 @@ def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
             started.close()
 
 
-def execute(options: argparse.Namespace, tree: personal.Tree | None) -> int:
-    """Run a command on our stdio, byte for byte."""
+def execute(
+    options: argparse.Namespace, tree: personal.Tree | None, refused: Callable[[str], None] = _refused
+) -> int:
+    """Run a command on our stdio, byte for byte; `refused` hears of each host that it may not reach."""
     pump.interruptible()
     try:
-        started = _start(options, tree)
+        started = _start(options, tree, refused=refused)
         try:
             _account(options, started.opened)
             return pump.attend(started.link, started.opened)
