@@ -107,6 +107,17 @@ class Network(Frozen):
     filter: str = ""
 
 
+class Audit(Frozen):
+    """What the kernel is to tell of a session: the `files` that it opens, those of its root as well with `system`.
+
+    "auto": where the host can. `filter` is the system call filter of whoever listens.
+    """
+
+    files: Literal["auto", "required", "off"] = "off"
+    system: bool = False
+    filter: str = ""
+
+
 class Seccomp(Frozen):
     """The names of the syscall groups and the compiled program (base64 of struct sock_filter[])."""
 
@@ -144,6 +155,7 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
+    audit: Audit = Audit()
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
     accepted: tuple[str, ...] = ()
@@ -198,12 +210,14 @@ class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
     `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
-    call filter for whoever speaks on proxy.sock; `gaps` is what this kernel lacks, as in HostFacts.
+    call filter for whoever speaks on proxy.sock, `ledger` that of the process that writes the audit log; `gaps` is
+    what this kernel lacks, as in HostFacts.
     """
 
     servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
     proxy: str = ""
+    ledger: str = ""
     gaps: dict[str, str] = {}
     error: str = ""
     status: int = 0
@@ -212,7 +226,8 @@ class Planned(Frozen):
 class HostFacts(Frozen):
     """What this kernel and this user's rights offer. `landlock` is the ABI, 0 when there is none.
 
-    `missing` maps a layer's name to why it is not there and what to do about it.
+    `missing` maps a layer's name to why it is not there and what to do about it; `unseen` is that of the one
+    which a profile can do without: why the kernel does not tell of files, or nothing.
     """
 
     root: bool
@@ -220,6 +235,7 @@ class HostFacts(Frozen):
     cgroup: Literal["v1", "v2", "none"]
     controllers: tuple[str, ...]
     missing: dict[str, str]
+    unseen: str = ""
 
 
 class Verdict(Frozen):

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 
 from supervisor import wire
-from supervisor.cli import entry, log
+from supervisor.cli import entry, keeper, log
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import denied
 
@@ -34,8 +34,10 @@ def daemon(options: argparse.Namespace) -> int:
         log.records(options.log),
         _listening(f"{folder}/proxy.sock", 0o666) as everybody,
         _listening(f"{folder}/admin.sock", 0o600) as owner,
+        _listening(f"{folder}/audit.sock", 0o666) as audited,
+        keeper.host(audited) as kept,
     ):
-        return monitor.daemon(options.config, everybody, owner)
+        return monitor.daemon(options.config, everybody, owner, kept)
 
 
 @contextlib.contextmanager

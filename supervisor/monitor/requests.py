@@ -19,6 +19,7 @@ from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
+from supervisor.monitor.record import Record
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
 from supervisor.runtimes import native
@@ -52,13 +53,14 @@ def check(registered: Registered, facts: HostFacts) -> Server:
 class Monitor:
     """See supervisor.monitor.dispatch.Monitor for what requests may do."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
+    def __init__(self, loop: Loop, spawner: Spawner, config: str | None, record: Record | None = None) -> None:
         self.loop = loop
         self.spawner = spawner
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
-        self.sessions = Sessions(loop, spawner)
+        self.record = record or Record(None)
+        self.sessions = Sessions(loop, spawner, self.record)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -66,12 +68,12 @@ class Monitor:
         self.stopped: set[str] = set()
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
-        self.filter = ""
+        self.filters: dict[str, object] = {}
 
     def adopt(self, planned: Planned) -> None:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
         self.watched = dict(planned.watched)
-        self.filter = planned.proxy
+        self.filters = {"filter": planned.proxy, "ledger": planned.ledger}
         facts = self.facts.model_copy(update={"missing": self.facts.missing | planned.gaps})
         ready = [check(each, facts) for each in planned.servers]
         for server in ready:
@@ -117,7 +119,7 @@ class Monitor:
         """Greet; in personal mode say here what was wrong with the one server."""
         if self.failed:
             raise self.failed
-        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid(), "filter": self.filter}}
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()} | self.filters}
 
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
@@ -132,6 +134,7 @@ class Monitor:
         """A server that this peer may open; Refused with the rule otherwise."""
         verdict = self._verdict(peer, name)
         if verdict.outcome != "allow":
+            self.record.tell("session.refused", peer.uid, name, rule=verdict.rule, reason=verdict.reason)
             raise Refused(f"{verdict.source}: {verdict.reason}".removeprefix(": "))
         return self.servers[name]
 
@@ -192,6 +195,7 @@ class Monitor:
         """End any session at once."""
         if session not in self.sessions.by_number:
             raise ConfigError(f"no session {session}")
+        self.record.tell("operator.kill", 0, self.sessions.by_number[session].server, session)
         self.sessions.kill(session, "killed by the operator")
         return {"ok": {}}
 
@@ -199,6 +203,7 @@ class Monitor:
         """Open no more of a server and end what runs in order; or let it be opened again."""
         if server not in self.servers:
             raise ConfigError(f'no server "{server}" is registered')
+        self.record.tell("operator.stop" if stop else "operator.start", 0, server)
         (self.stopped.add if stop else self.stopped.discard)(server)
         for session in self.sessions.by_number.values():
             if stop and session.server == server:
@@ -211,6 +216,7 @@ class Monitor:
         if self.config is None:
             raise ConfigError("there is no configuration file in personal mode")
         self.adopt(planning.ask({"catalog": self.config}))
+        self.record.tell("configuration.read", 0, "", servers=sorted(self.servers))
         return {"ok": {"servers": sorted(self.servers)}}
 
     def reload_or_say(self) -> None:
@@ -255,9 +261,11 @@ class Monitor:
             "summary": ready.summary[:4096],
             "start": spec.session.start,
             "grace": spec.session.grace,
+            "image": spec.image.name if spec.image else "",
+            "reaches": spec.network.mode != "none",
         }
         answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
-        session.peer.send({"id": number, "ok": answer}, fds)
+        session.peer.send({"id": number, "ok": answer | {"files": len(fds) > 4}}, fds)
         if session.peer.closed:
             self._hang_up(session.peer)
 

@@ -11,18 +11,21 @@ import math
 from collections.abc import Coroutine
 from typing import Protocol
 
+from supervisor.audit.record import Reached
 from supervisor.errors import SupervisorError
 from supervisor.proxy import eras, listening, manifests, message, pump, settings
+from supervisor.proxy.auditing import Audit
 from supervisor.proxy.calls import Call
 from supervisor.proxy.care import Care
 from supervisor.proxy.channel import Channel
-from supervisor.proxy.conversation import Conversation, Outlet
+from supervisor.proxy.conversation import Conversation
 from supervisor.proxy.endpoint import Endpoint
 from supervisor.proxy.instance import Instance
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.link import Exited
 from supervisor.proxy.message import Fields
 from supervisor.proxy.news import News
+from supervisor.proxy.outlet import Outlet
 from supervisor.proxy.parked import Parked
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.servers import Server
@@ -52,6 +55,7 @@ class Gateway:
         self.meter = meter
         self.journal = journal
         self.tracing: Tracing | None = None
+        self.audit: Audit | None = None
         self.servers: dict[str, Server] = {}
         self.conversations: set[Conversation] = set()
         self.stopping = False
@@ -66,6 +70,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         channel.ended = self._exited
         channel.refused = self._refused
+        channel.reached = self._reached
         channel.reloaded = lambda: self.spawn(self._reload())
         channel.lost = self._lost
 
@@ -277,6 +282,11 @@ class Gateway:
             if server.owns(session):
                 self.journal.add(server.name, f"({said})".encode())
 
+    def _reached(self, session: int, reached: Reached) -> None:
+        for server in (*self.servers.values(), *self._retired):
+            if self.audit and (instance := server.by_session.get(session)):
+                self.audit.reached(instance, reached)
+
     def start(self) -> None:
         """Look after everything from now on."""
         self.spawn(self._care.run())
@@ -298,6 +308,8 @@ class Gateway:
         for each in servers:
             each.retired = "the gateway has ended"
         await asyncio.gather(*(each.stop(each.retired) for each in servers))
+        if self.audit:
+            await self.audit.close()
         for task in self._tasks:
             task.cancel()
         self.channel.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.proxy import eras, listening, message
 from supervisor.proxy.calls import MAX_CALLS, Call
+from supervisor.proxy.message import Fields
 
 if TYPE_CHECKING:
     from supervisor.proxy.conversation import Conversation
@@ -91,7 +92,7 @@ def using(kind: str) -> Answer:
         call.name = name
         route = to.endpoint.routes[kind].get(name)
         if route is None:
-            to.refuse(call, message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}")
+            to.deny(call, None, (message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}"), "not listed")
             return
         to.use(call, route, "name")
 
@@ -108,7 +109,7 @@ def _resource(to: Conversation, call: Call) -> Route | None:
     route = to.endpoint.resource(uri)
     if route is None:
         code = message.INVALID_PARAMS if call.modern else message.RESOURCE_NOT_FOUND
-        to.refuse(call, code, "Resource not found", {"uri": uri})
+        to.deny(call, None, (code, "Resource not found"), "not listed", {"uri": uri})
     return route
 
 
@@ -126,7 +127,7 @@ def subscribe(to: Conversation, call: Call) -> None:
     if route.verdict.outcome == "allow":
         to.gateway.news.subscribe(to, call, route)
     else:
-        to.refuse(call, message.NOT_ALLOWED, route.verdict.reason)
+        to.deny(call, route.server, (message.NOT_ALLOWED, route.verdict.reason), route.verdict.rule)
 
 
 def listen(to: Conversation, call: Call) -> None:
@@ -182,6 +183,22 @@ def unknown(to: Conversation, call: Call) -> None:
         to.forward(call, to.endpoint.servers[0])
     else:
         to.refuse(call, message.METHOD_NOT_FOUND, f"Method not found: {call.method[:200]}")
+
+
+def notified(to: Conversation, method: str, params: Fields, fields: Fields) -> None:
+    """A notification of the client's, passed on where it is for its servers."""
+    if method == "notifications/cancelled":
+        key = message.identifier(params["requestId"]) if "requestId" in params else None
+        if key in to.calls:
+            to.cancel(to.calls[key], fields)
+    elif method == "notifications/progress":
+        to.questions.progress(fields, params)
+    elif method.startswith("notifications/") and method != "notifications/initialized":
+        for instance in to.instances:
+            # of a process that others use as well, one client may not change the state
+            mine = instance.owner is to and instance.ready and not instance.modern
+            if mine and (to.only or method in eras.SPREAD):
+                instance.write(message.line(fields))
 
 
 def label(method: str) -> str:

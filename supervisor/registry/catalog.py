@@ -70,6 +70,14 @@ class QuotaText(Frozen):
     calls: load.Count | None = None
 
 
+class AuditText(Frozen):
+    """`exact`: one call at a time. `power`: a record counts when it survives a loss of power."""
+
+    attribution: Literal["exact", "window"] | None = None
+    sync: Literal["process", "power"] | None = None
+    first: Annotated[int, Field(ge=0, le=4096)] | None = None
+
+
 class ServerText(Frozen):
     """One `[server.NAME]` table."""
 
@@ -95,10 +103,11 @@ class ServerText(Frozen):
     health: HealthText = HealthText()
     restart: RestartText = RestartText()
     quota: QuotaText = QuotaText()
+    audit: AuditText = AuditText()
 
 
 _PATTERNS = ("tools", "prompts", "resources")
-_RULES = ("session", "health", "restart", "quota")
+_RULES = ("session", "health", "restart", "quota", "audit")
 _ENTRY = (
     "profile",
     "command",
