@@ -188,13 +188,14 @@ class ServerEntry(Frozen):
 class Registered(Frozen):
     """A server as the planner hands it to the monitor.
 
-    `gateway` is what the registry says to the gateway, passed on unread; `manifest` the file in which its lists are
-    pinned, with its SHA-256, or empty.
+    `gateway` is what the registry says to the gateway, `policy` who may do what, both passed on unread; `manifest`
+    the file in which its lists are pinned, with its SHA-256, or empty.
     """
 
     entry: ServerEntry
     plan: Plan
     gateway: str = Field(default="{}", max_length=1 << 15)
+    policy: str = Field(default="", max_length=24_000)
     manifest: str = ""
     digest: str = ""
 

@@ -100,6 +100,12 @@ def _audit(arguments: list[str]) -> int:
     return audit.main(arguments)
 
 
+def _policy(arguments: list[str]) -> int:
+    from supervisor.cli import policy
+
+    return policy.main(arguments)
+
+
 def _image(arguments: list[str]) -> int:
     from supervisor.cli import image
 
@@ -135,8 +141,8 @@ def main() -> None:
             if tail:
                 raise ConfigError("audit takes no command after --")
             sys.exit(_flushed(_audit(arguments[1:])))
-        if arguments[:1] == ["image"] and not tail:
-            sys.exit(_flushed(_image(arguments[1:])))
+        if arguments[:1] in (["image"], ["policy"]) and not tail:
+            sys.exit(_flushed((_image if arguments[0] == "image" else _policy)(arguments[1:])))
         options = parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND:
             raise ConfigError(f"{options.command} takes no command after --")

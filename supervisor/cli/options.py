@@ -211,8 +211,9 @@ def _look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     selftest.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("check", help="what this host can and cannot enforce")
     check.add_argument("--json", action="store_true", help="print JSON")
-    # both have options of their own, which are read there
+    # these have options of their own, which are read there
     commands.add_parser("audit", help="the log of calls: tail, query, show, verify, checkpoint, export")
+    commands.add_parser("policy", help="who may do what: check, test, why")
     commands.add_parser("image", help="images of servers: add, list, show, verify, sign, build, rm, gc")
     profile = commands.add_parser("profile", help="the profiles there are")
     profile.add_argument("action", choices=["list", "show", "diff"])

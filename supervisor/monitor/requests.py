@@ -153,6 +153,7 @@ class Monitor:
         with contextlib.suppress(OSError):  # gone since it was read: the next look at the files will tell
             fds = [os.open(found.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)]
         answer = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
+        answer["policy"] = found.policy
         peer.send({"id": number, "ok": answer | {"stopped": server in self.stopped}}, fds)
         for fd in fds:
             os.close(fd)

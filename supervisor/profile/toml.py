@@ -70,7 +70,7 @@ def read(path: str) -> Source:
     return parse(path, checked(path))
 
 
-def checked(path: str) -> bytes:
+def checked(path: str, limit: int = _LIMIT) -> bytes:
     """The content of such a file, unparsed."""
     if "\0" in path:
         raise ConfigError(f"not a path: {path!r}")
@@ -81,14 +81,14 @@ def checked(path: str) -> bytes:
     try:
         check_owner(path, os.fstat(fd))
         data = b""
-        while len(data) <= _LIMIT and (part := os.read(fd, _LIMIT)):
+        while len(data) <= limit and (part := os.read(fd, _LIMIT)):
             data += part
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     finally:
         os.close(fd)
-    if len(data) > _LIMIT:
-        raise ConfigError(f"{path}: larger than {_LIMIT} bytes")
+    if len(data) > limit:
+        raise ConfigError(f"{path}: larger than {limit} bytes")
     return data
 
 
@@ -112,10 +112,10 @@ def parse(path: str, data: bytes) -> Source:
         raise ConfigError(f"{path}:{line}: {str(error).split(' (at')[0]}") from None
 
 
-def check_owner(path: str, info: os.stat_result) -> None:
-    """Refused for a file that somebody else than its reader or root owns or can write."""
-    if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{path}: not a regular file")
+def check_owner(path: str, info: os.stat_result, *, folder: bool = False) -> None:
+    """Refused for a file or folder that somebody else than its reader or root owns or can write."""
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(info.st_mode):
+        raise ConfigError(f"{path}: not a {'folder' if folder else 'regular file'}")
     # a planner that root started runs as nobody, and nobody's files are not to be trusted
     if info.st_uid not in {0, os.geteuid()} - {65534}:
         raise Refused(

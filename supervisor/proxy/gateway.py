@@ -25,12 +25,22 @@ from supervisor.proxy.message import Fields
 from supervisor.proxy.news import News
 from supervisor.proxy.parked import Parked
 from supervisor.proxy.principal import Principal
+from supervisor.proxy.roles import Roles
 from supervisor.proxy.servers import Server
 from supervisor.proxy.tracing import Tracing
 
 _ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 # seconds between two comparisons of one process's lists
 _BREATH = 1.0
+# principals, each with its own view of an endpoint, that are remembered
+_VIEWS = 256
+
+
+def _govern(server: Server, policy: str) -> None:
+    """The policies of a server as they are now; what runs goes on."""
+    if policy != server.policy:
+        server.roles = Roles(policy, server.manifest) if policy else None
+        server.policy = policy
 
 
 class Meter(Protocol):
@@ -60,6 +70,7 @@ class Gateway:
         self._retired: set[Server] = set()
         self._changed: dict[Instance, set[str]] = {}
         self._endpoints: dict[str | None, Endpoint] = {}
+        self._views: dict[tuple[str | None, Principal], Endpoint] = {}
         self.parked = Parked()
         self.news = News(self)
         self._care = Care(self)
@@ -95,8 +106,9 @@ class Gateway:
         }
         endpoints[None] = Endpoint(list(found.values()), single=False)
         old, self.servers, self._endpoints = self.servers, found, endpoints
+        self._views.clear()
         for conversation in self.conversations:
-            conversation.endpoint = self.view(conversation.only)
+            conversation.endpoint = self.view(conversation.only, conversation.principal)
         for name, server in old.items():
             if found.get(name) is not server:
                 server.retired = "its configuration has changed"
@@ -118,7 +130,9 @@ class Gateway:
         text, digest = str(answer.get("gateway", "{}")), str(answer.get("manifest", ""))
         identity = (text, digest, str(answer.get("spec", "")))
         known = self.servers.get(name)
+        policy = str(answer.get("policy", ""))
         if known is not None and known.identity == identity:
+            _govern(known, policy)
             self._halt(known, stopped=bool(answer.get("stopped")))
             return known
         if not digest or not pinned or len(pinned) > manifests.MAX_BYTES:
@@ -131,6 +145,7 @@ class Gateway:
         made.ended = self._over
         made.started = self._started
         made.identity = identity
+        _govern(made, policy)
         self._halt(made, stopped=bool(answer.get("stopped")))
         return made
 
@@ -150,7 +165,7 @@ class Gateway:
 
     async def _reload(self) -> None:
         """The configuration has changed, or an operator has started a server again."""
-        before = dict(self.servers)
+        before = {name: (server, server.policy) for name, server in self.servers.items()}
         try:
             problems = await self.load()
         except SupervisorError as error:
@@ -160,7 +175,7 @@ class Gateway:
         for server in self.servers.values():
             if server.state == "DEAD":
                 server.revive()
-        if before != self.servers:
+        if before != {name: (server, server.policy) for name, server in self.servers.items()}:
             for method in listening.CHANGED:
                 self.news.changed(method, None)
 
@@ -171,16 +186,24 @@ class Gateway:
         return made
 
     def knows(self, principal: Principal, server: str) -> bool:
-        """Whether there is an endpoint for that server alone."""
-        return server in self._endpoints
+        """Whether there is an endpoint for that server alone, with anything in it for that principal."""
+        return server in self._endpoints and self.view(server, principal).useful
 
     def endpoint(self, conversation: Conversation) -> Endpoint:
         """What a client sees."""
         return conversation.endpoint
 
-    def view(self, only: str | None) -> Endpoint:
+    def view(self, only: str | None, principal: Principal) -> Endpoint:
         """What a client of all servers, or of one, sees; of a server that is gone, nothing."""
-        return self._endpoints.get(only) or Endpoint([], single=False)
+        shared = self._endpoints.get(only)
+        if shared is None or not shared.governed:
+            return shared or Endpoint([], single=False)
+        key = (only, principal)
+        if key not in self._views:
+            if len(self._views) >= _VIEWS:
+                del self._views[next(iter(self._views))]
+            self._views[key] = Endpoint(shared.servers, single=shared.single, principal=principal)
+        return self._views[key]
 
     def left(self, conversation: Conversation) -> None:
         """A client is gone."""

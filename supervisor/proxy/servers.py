@@ -24,6 +24,7 @@ from supervisor.proxy.settings import Settings
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.link import Exited
+    from supervisor.proxy.roles import Roles
 
 Key = tuple[object, ...]
 # seconds: the first pause after a failure, the longest, and how long a call waits for a pause to be over
@@ -62,6 +63,8 @@ class Server:
         self.last_error = ""
         self.retired = ""
         self.identity: tuple[str, str, str] = ("", "", "")
+        self.policy = ""
+        self.roles: Roles | None = None
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0

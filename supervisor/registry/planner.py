@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Planned, Registered, ServerEntry
@@ -39,7 +40,18 @@ def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]
     return [Registered(entry=entry, plan=plan.plan(_chain(entry, beside), entry)) for entry in entries]
 
 
-def _catalog(path: str, text: str | None, only: str | None) -> Planned:
+# the servers of a registry with their policies, and what was read for those
+Govern = Callable[[catalog.Catalog, list[Registered]], tuple[list[Registered], tuple[str, ...]]]
+
+
+def ungoverned(found: catalog.Catalog, servers: list[Registered]) -> tuple[list[Registered], tuple[str, ...]]:
+    """Where no policy was expected, none may be left out."""
+    if found.policies or found.policies_required or any(each.governed for each in found.servers.values()):
+        raise ConfigError("policies have come while this was starting; start it again")
+    return servers, ()
+
+
+def _catalog(path: str, text: str | None, only: str | None, govern: Govern) -> Planned:
     """Every server of a registry, or one, and what was read for it."""
     found = catalog.load_catalog(path, text)
     read = dict.fromkeys(found.files)
@@ -55,6 +67,8 @@ def _catalog(path: str, text: str | None, only: str | None) -> Planned:
                 entry=each.entry, plan=planned, gateway=each.gateway, manifest=each.manifest, digest=each.digest
             )
         )
+    servers, more = govern(found, servers)
+    read |= dict.fromkeys(more)
     return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
 
 
@@ -68,7 +82,7 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
         raise ConfigError(f"{entry.origin}: {error}") from None
 
 
-def answer(question: dict[str, object]) -> Planned:
+def answer(question: dict[str, object], govern: Govern = ungoverned) -> Planned:
     """`{"entry": {...}}` or `{"catalog": path}`, perhaps with "text" and "only" -> what standard output gets."""
     try:
         if "entry" in question:
@@ -76,13 +90,13 @@ def answer(question: dict[str, object]) -> Planned:
             planned = Planned(servers=tuple(register([entry], None)))
         else:
             text, only = (str(question[key]) if key in question else None for key in ("text", "only"))
-            planned = _catalog(str(question["catalog"]), text, only)
+            planned = _catalog(str(question["catalog"]), text, only, govern)
         return planned.model_copy(update={"proxy": seccomp.own("proxy")})
     except SupervisorError as error:
         return Planned(error=str(error), status=error.exit_status)
 
 
-def main() -> None:
+def main(govern: Govern = ungoverned) -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output."""
     try:
         _drop()
@@ -95,7 +109,7 @@ def main() -> None:
     question = sys.stdin.read()
     if not question:
         return  # whoever asked is gone
-    sys.stdout.write(answer(json.loads(question)).model_dump_json())
+    sys.stdout.write(answer(json.loads(question), govern).model_dump_json())
     sys.stdout.flush()
     os._exit(0)
 
