@@ -43,7 +43,9 @@ def item(kind: str, name: str, written: object) -> Item:
         return Item(kind, name, {}, _ITSELF)
     said = table.get("annotations")
     said = said if isinstance(said, dict) else {}
-    hints = {hint: said.get(f"{hint}Hint", default) is True for hint, default in _HINTS.items()}
+    # what is no truth value is the worse of the two
+    hints = {hint: said.get(f"{hint}Hint", default) is not False for hint, default in _HINTS.items() if default}
+    hints |= {hint: said.get(f"{hint}Hint") is True for hint, default in _HINTS.items() if not default}
     schema = table.get("inputSchema")
     properties = schema.get("properties") if isinstance(schema, dict) else None
     return Item(kind, name, _declared(properties if isinstance(properties, dict) else {}), hints)

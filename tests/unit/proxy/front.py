@@ -1,6 +1,7 @@
 """A gateway on this process's standard streams over the stand: what the tests of the stdio front run.
 
-Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called.
+Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called;
+`governed` has policies say who may use what.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from supervisor.proxy.journal import Journal
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.stdio import Stdio
 from tests.unit.proxy.stand import Meter, Stand, pinned, small
+from tests.unit.roles.policies import policy
 
 
 class Counted:
@@ -48,6 +50,10 @@ class Counted:
 
 async def main() -> int:
     servers = await pinned({"a": small(), "b": small("legacy")})
+    if "governed" in sys.argv:
+        servers["a"].policy = policy(
+            "a", 'permit(principal == User::"one", action, resource);', accounts={1: "one"}
+        )
     stand = Stand(servers)
     gateway = Gateway(stand, Meter(), Journal())
     await gateway.load()

@@ -13,9 +13,9 @@ from tests.unit.proxy.stand import modern
 FILES, FUNCTIONS, FRAMES = 8, 45, 10
 
 
-def warm_call(params: Json) -> tuple[list[str], int]:
+def warm_call(params: Json, *words: str) -> tuple[list[str], int]:
     """Every call of a function of ours during one warm tools/call, as file:function, and the deepest stack."""
-    with Running("count") as front:
+    with Running("count", *words) as front:
         front.hello()
         for number in range(3):
             front.ask(number, "tools/call", params)
@@ -32,9 +32,10 @@ def warm_call(params: Json) -> tuple[list[str], int]:
 CALL: Json = {"name": "a__echo", "arguments": {"text": "hello"}}
 
 
+@pytest.mark.parametrize("words", [(), ("governed",)])
 @pytest.mark.parametrize("params", [CALL, modern(CALL), CALL | {"_meta": {"progressToken": 1}}])
-def test_a_warm_call_stays_within_its_budget(params: Json) -> None:
-    calls, deepest = warm_call(params)
+def test_a_warm_call_stays_within_its_budget(params: Json, words: tuple[str, ...]) -> None:
+    calls, deepest = warm_call(params, *words)
     assert {"lines.py:Reader.data_received", "instance.py:Instance.send", "stdio.py:Stdio.deliver"} <= set(calls)
     files = {each.split(":")[0] for each in calls}
     assert len(files) <= FILES, files
