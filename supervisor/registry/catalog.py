@@ -52,7 +52,7 @@ class PatternsText(Frozen):
 class ToolsText(PatternsText):
     """And for whom a tool is, if not for everybody who may use the server."""
 
-    grant: dict[ToolName, tuple[Grantee, ...]] = Field(default={}, strict=False)
+    grant: dict[ToolName, Annotated[tuple[Grantee, ...], Field(strict=False)]] = {}
 
 
 class SessionText(Frozen):

@@ -43,5 +43,9 @@ def _tool(server: str, name: str) -> str:
 
 
 def _permit(action: str, resource: str, names: Sequence[str]) -> str:
-    who = ", ".join(f'Group::"{each[1:]}"' if each.startswith("@") else f'User::"{each}"' for each in names)
-    return f"permit(principal, {action}, {resource}) when {{ principal in [{who}] }}"
+    # a set holds entities of one type
+    who = " || ".join(
+        f'principal in Group::"{each[1:]}"' if each.startswith("@") else f'principal == User::"{each}"'
+        for each in names
+    )
+    return f"permit(principal, {action}, {resource}) when {{ {who} }}"
