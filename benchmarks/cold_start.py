@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from supervisor.errors import LaunchFailed
-from supervisor.model import HostFacts, SandboxSpec, ServerEntry
+from supervisor.model import HostFacts, SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.requests import check
 from supervisor.profile import host
+from supervisor.profile.entry import ServerEntry
 from supervisor.registry.planner import register
 from supervisor.runtimes import native
 from supervisor.sandbox import cgroup

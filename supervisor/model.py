@@ -1,4 +1,4 @@
-"""The types that cross module borders: spec, grants, server entries, host facts.
+"""The types that cross module borders: spec, plan, what is judged of a server, host facts.
 
 All are frozen and closed: an unknown key is an error. Sizes are bytes, times are seconds, CPU is in
 thousandths of one processor. Used by the monitor (root) and by the command line; never by the spawner,
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 AbsPath = Annotated[str, Field(pattern=r"^/")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 EtcFile = Annotated[str, Field(pattern=r"^/etc/[a-z.]+$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 # what a host may have merged into /usr
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # file systems that say at once, and truly, how much of them is in use
@@ -113,10 +114,19 @@ class Seccomp(Frozen):
     program: str
 
 
+class ImageRoot(Frozen):
+    """An image of the store: repository@sha256:..., its manifest, and its config, by which engines know it."""
+
+    name: str
+    digest: Digest
+    config: Digest
+
+
 class SandboxSpec(Frozen):
     """A session's sandbox, fully resolved: nothing left to look up, no default left to apply.
 
-    `links` (name -> target) and `files` (path -> text) are made anew in the root, beside the mounts.
+    `links` (name -> target) and `files` (path -> text) are made anew in the root, beside the mounts; `rlimits` are
+    those of getrlimit(2), without RLIMIT_.
     """
 
     profile: str
@@ -130,9 +140,12 @@ class SandboxSpec(Frozen):
     files: dict[EtcFile, str]
     tmp: Tmp
     limits: Limits
+    rlimits: dict[Annotated[str, Field(pattern=r"^[A-Z]+$")], int]
     session: SessionRules
     network: Network
     seccomp: Seccomp
+    image: ImageRoot | None = None
+    runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
     accepted: tuple[str, ...] = ()
 
     @property
@@ -142,43 +155,25 @@ class SandboxSpec(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Grant(Frozen):
-    """One thing the sandbox is given, in words, with why and where that is written (`file:line`)."""
-
-    what: str
-    why: str
-    origin: str
-
-
 class Plan(Frozen):
-    """A spec and the account of how it came about; `summary` is for the person who starts it.
+    """A spec; `summary` of it is for the person who starts it.
 
     `gaps` maps the name of a field that this host's disks cannot hold to the reason and the remedy.
     """
 
     spec: SandboxSpec
-    grants: tuple[Grant, ...]
     summary: str
     gaps: dict[str, str] = {}
 
 
-class ServerEntry(Frozen):
-    """A registered server, as its owner wrote it; `origin` is the file (or "command line") it stands in.
+class ServerRules(Frozen):
+    """Of a registered server, what the monitor judges by; `origin` is the file (or "command line") it stands in.
 
-    Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only.
+    The rest is the planner's: see supervisor.profile.entry.
     """
 
     name: Name
-    profile: str
-    command: tuple[str, ...] = ()
-    params: dict[str, str] = {}
-    ro: tuple[str, ...] = ()
-    rw: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    allow: tuple[str, ...] = ()
-    cwd: AbsPath = "/"
     home: AbsPath = "/nonexistent"
-    search_path: str = "/usr/local/bin:/usr/bin:/bin"
     personal: bool = False
     users: tuple[str, ...] = ()
     accept_missing: tuple[str, ...] = ()
@@ -192,7 +187,7 @@ class Registered(Frozen):
     the file in which its lists are pinned, with its SHA-256, or empty.
     """
 
-    entry: ServerEntry
+    entry: ServerRules
     plan: Plan
     gateway: str = Field(default="{}", max_length=1 << 15)
     policy: str = Field(default="", max_length=24_000)
@@ -204,12 +199,13 @@ class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
     `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
-    call filter for whoever speaks on proxy.sock.
+    call filter for whoever speaks on proxy.sock; `gaps` is what this kernel lacks, as in HostFacts.
     """
 
     servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
     proxy: str = ""
+    gaps: dict[str, str] = {}
     error: str = ""
     status: int = 0
 

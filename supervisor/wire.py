@@ -63,18 +63,21 @@ def send(sock: socket.socket, message: Message, fds: list[int] | None = None) ->
         sock.send(data)
 
 
+def take(sock: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
+    """recvmsg(2) with at most so many descriptors, close-on-exec: socket.recv_fds drops its flags."""
+    space = socket.CMSG_SPACE(struct.calcsize("i") * most)
+    data, ancillary, flags, _ = sock.recvmsg(size, space, flags | socket.MSG_CMSG_CLOEXEC)
+    rights = [raw for level, kind, raw in ancillary if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
+    whole = b"".join(raw[: len(raw) - len(raw) % 4] for raw in rights)
+    return data, list(struct.unpack(f"{len(whole) // 4}i", whole)), flags
+
+
 def receive(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors; None at end of file.
 
     More descriptors than `max_fds`, or control data cut short, close whatever arrived and raise WireError.
     """
-    space = socket.CMSG_SPACE(struct.calcsize("i") * max(MAX_FDS, max_fds))
-    data, ancillary, flags, _ = sock.recvmsg(LIMIT + 1, space, socket.MSG_CMSG_CLOEXEC)
-    fds: list[int] = []
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            whole = len(payload) - len(payload) % 4
-            fds.extend(struct.unpack(f"{whole // 4}i", payload[:whole]))
+    data, fds, flags = take(sock, LIMIT + 1, max(MAX_FDS, max_fds))
     try:
         if flags & socket.MSG_CTRUNC or len(fds) > max_fds:
             raise WireError("more descriptors than the message may carry")

@@ -29,8 +29,48 @@ def daemon(options: argparse.Namespace) -> int:
         os.makedirs(folder, mode=0o755, exist_ok=True)
     except OSError as error:
         raise SupervisorError(f"{folder}: {error.strerror}") from None
-    with log.records(options.log):
-        return monitor.daemon(options.config, os.path.abspath(folder))
+    folder = os.path.abspath(folder)
+    with (
+        log.records(options.log),
+        _listening(f"{folder}/proxy.sock", 0o666) as everybody,
+        _listening(f"{folder}/admin.sock", 0o600) as owner,
+    ):
+        return monitor.daemon(options.config, everybody, owner)
+
+
+@contextlib.contextmanager
+def _listening(path: str, mode: int) -> Iterator[socket.socket]:
+    """A socket that is there as long as this lasts; whoever connects to it waits until it is served."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        _remove_stale(path)
+        before = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            raise SupervisorError(f"{path}: {error.strerror or error}") from None
+        finally:
+            os.umask(before)
+        sock.listen(64)
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on; ConfigError when somebody does."""
+    if not os.path.lexists(path):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            raise SupervisorError(f"{path}: {error.strerror}") from None
+    raise ConfigError(f"{path}: another supervisor daemon is listening there")
 
 
 def admin(options: argparse.Namespace) -> int:

@@ -8,9 +8,10 @@ import sys
 
 from supervisor.cli import entry
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import HostFacts, Plan, ServerEntry
-from supervisor.profile import diff, host, load, plan
+from supervisor.model import HostFacts
+from supervisor.profile import diff, load, offers, plan
 from supervisor.profile import explain as told
+from supervisor.profile.entry import Account, ServerEntry
 from supervisor.runtimes import native
 
 
@@ -21,7 +22,7 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     if options.diff:
         return _print_diff(options, load.load(options.diff).profile, chain.profile)
     ready = plan.plan(chain, written)
-    facts = host.probe()
+    facts = offers.probe()
     problem = None
     try:
         spec = native.check(ready, facts, written.accept_missing)
@@ -40,7 +41,7 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     return 0
 
 
-def _print(chain: load.Chain, ready: Plan, facts: HostFacts) -> None:
+def _print(chain: load.Chain, ready: Account, facts: HostFacts) -> None:
     spec = ready.spec
     print(f"{spec.profile}: {chain.profile.summary}")
     print(f"made of: {' <- '.join(str(source.data['name']) for source in chain.sources)}")
@@ -118,7 +119,7 @@ def _print_diff(options: argparse.Namespace, old: load.Profile, new: load.Profil
 
 def check(options: argparse.Namespace, _tail: list[str]) -> int:
     """What the native runtime needs of this host, layer by layer; 4 when something is missing."""
-    facts = host.probe()
+    facts = offers.probe()
     layers = {
         "namespaces": "user, mount, pid, ipc, uts, network, time and cgroup namespaces",
         "landlock": f"Landlock ABI {facts.landlock}",

@@ -12,8 +12,9 @@ from pathlib import Path
 from supervisor.cli import entry, personal
 from supervisor.egress import match
 from supervisor.errors import FAILED, SupervisorError
-from supervisor.model import SandboxSpec, ServerEntry
+from supervisor.model import SandboxSpec
 from supervisor.profile import diff, load, plan, seccomp
+from supervisor.profile.entry import ServerEntry
 from supervisor.proxy import identity, pump
 from supervisor.proxy.link import Link
 

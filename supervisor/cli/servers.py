@@ -95,6 +95,10 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
         "rw": [_absolute(each, here) for each in options.rw],
         "env": built["env"],
         "allow": options.allow,
+        "image": built["image"],
+        "runtime": options.runtime,
+        "store": options.store and built["store"],
+        "lock": built["lock"],
         "users": options.user,
         "accept_missing": built["accept_missing"],
     }

@@ -9,20 +9,20 @@ import grp
 import os
 import pwd
 
-from supervisor.model import ServerEntry, Verdict
+from supervisor.model import ServerRules, Verdict
 
 MAX_PER_PEER = 64
 MAX_PER_USER = 256
 
 
 def admit(
-    entry: ServerEntry | None, name: str, *, uid: int, gid: int, peer_sessions: int, user_sessions: int
+    entry: ServerRules | None, name: str, *, uid: int, gid: int, peer_sessions: int, user_sessions: int
 ) -> Verdict:
     """Whether this peer may open this server now."""
     if entry is None:
         return _deny("registered", f'no server "{name}" is registered; `supervisor list` shows which are')
     if not entry.personal and uid != os.geteuid() and not _granted(entry.users, uid, gid):
-        reason = f'uid {uid} may not open "{name}": add the user, or "@group", to users = [...] there'
+        reason = f'uid {uid} may not open "{name}": add the user, or "@group", to users or grant there, or to a policy'
         return _deny("users", reason, entry.origin)
     if peer_sessions >= MAX_PER_PEER or user_sessions >= MAX_PER_USER:
         reason = f"too many open sessions ({MAX_PER_PEER} a connection, {MAX_PER_USER} a user): close some"

@@ -39,6 +39,10 @@ class Started:
     pid: int
     socket: socket.socket
 
+    def watch(self, loop: Loop, heard: Callable[[wire.Message | None], None]) -> None:
+        """Call back with each message, or None when nothing more can come."""
+        loop.watch(self.socket.fileno(), lambda: heard((wire.hear(self.socket) or (None,))[0]))
+
     def end(self, loop: Loop) -> None:
         """Kill it, if it has not ended, and leave nothing of it."""
         loop.forget(self.socket.fileno())

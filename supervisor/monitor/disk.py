@@ -42,7 +42,7 @@ class Disk:
         try:
             fds += [sc.openat2(place.lstrip("/"), os.O_PATH, fds[0]) for place in places]
             self._watchers[number] = watcher = children.start(_CODE)
-            self._loop.watch(watcher.socket.fileno(), lambda: self._heard(number, watcher))
+            watcher.watch(self._loop, lambda event: self._heard(number, event))
             wire.send(watcher.socket, question, fds[1:])
         finally:
             for fd in fds:
@@ -59,8 +59,7 @@ class Disk:
         for number in list(self._watchers):
             self.remove(number)
 
-    def _heard(self, number: int, watcher: children.Started) -> None:
-        received = wire.hear(watcher.socket)
+    def _heard(self, number: int, event: wire.Message | None) -> None:
         self.remove(number)
-        said = received[0].get("over") if received else "its folders cannot be watched any more (limits.disk)"
+        said = event.get("over") if event else "its folders cannot be watched any more (limits.disk)"
         self._over(number, f"killed: {said}")

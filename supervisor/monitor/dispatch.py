@@ -41,10 +41,6 @@ class Close(Request):
     session: Id
 
 
-class Plain(Request):
-    """A request without arguments."""
-
-
 class Monitor(Protocol):
     """What the functions of the tables may do."""
 
@@ -60,58 +56,45 @@ class Monitor(Protocol):
     def drain(self) -> wire.Message: ...
 
 
-def _hello(monitor: Monitor, peer: Peer, _: Hello) -> wire.Message:
-    if peer.greeted:
-        raise WireError("a second hello")
-    peer.greeted = True
-    return monitor.hello(peer)
-
-
-Function = Callable[[Monitor, Peer, Request], wire.Message | None]
-
-
 @dataclass(frozen=True)
 class Rule:
-    """One request: its closed shape, its function, whether it must be the first."""
+    """One request: its closed shape, its function."""
 
     shape: type[Request]
-    function: Function
-    first: bool = False
-
-
-def _rule(shape: type[Request], function: Callable[..., wire.Message | None], *, first: bool = False) -> Rule:
-    return Rule(shape, function, first)
+    function: Callable[..., wire.Message | None]
 
 
 PROXY = {
-    "hello": _rule(Hello, _hello, first=True),
-    "open": _rule(Open, lambda monitor, peer, request: monitor.open(peer, request.id, request.server)),
-    "describe": _rule(Open, lambda monitor, peer, request: monitor.describe(peer, request.id, request.server)),
-    "close": _rule(Close, lambda monitor, peer, request: monitor.close(peer, request.session)),
-    "list": _rule(Plain, lambda monitor, peer, _: monitor.servers_of(peer)),
+    "hello": Rule(Hello, lambda monitor, peer, _: monitor.hello(peer)),
+    "open": Rule(Open, lambda monitor, peer, request: monitor.open(peer, request.id, request.server)),
+    "describe": Rule(Open, lambda monitor, peer, request: monitor.describe(peer, request.id, request.server)),
+    "close": Rule(Close, lambda monitor, peer, request: monitor.close(peer, request.session)),
+    "list": Rule(Request, lambda monitor, peer, _: monitor.servers_of(peer)),
 }
 ADMIN = {
-    "hello": _rule(Hello, _hello, first=True),
-    "inspect": _rule(Plain, lambda monitor, _peer, _: monitor.inspect()),
-    "kill": _rule(Close, lambda monitor, _peer, request: monitor.kill(request.session)),
-    "start": _rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=False)),
-    "stop": _rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=True)),
-    "reload": _rule(Plain, lambda monitor, _peer, _: monitor.reload()),
-    "drain": _rule(Plain, lambda monitor, _peer, _: monitor.drain()),
+    "hello": Rule(Hello, lambda monitor, peer, _: monitor.hello(peer)),
+    "inspect": Rule(Request, lambda monitor, _peer, _: monitor.inspect()),
+    "kill": Rule(Close, lambda monitor, _peer, request: monitor.kill(request.session)),
+    "start": Rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=False)),
+    "stop": Rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=True)),
+    "reload": Rule(Request, lambda monitor, _peer, _: monitor.reload()),
+    "drain": Rule(Request, lambda monitor, _peer, _: monitor.drain()),
 }
 
 
 def handle(monitor: Monitor, peer: Peer, message: wire.Message) -> None:
     """Answer one request, or raise WireError: then the connection is closed, and its sessions with it."""
-    rule = (ADMIN if peer.admin else PROXY).get(str(message.get("req")))
+    name = str(message.get("req"))
+    rule = (ADMIN if peer.admin else PROXY).get(name)
     if rule is None:
-        raise WireError(f"unknown request {str(message.get('req'))[:40]!r}")
-    if rule.first == peer.greeted:
+        raise WireError(f"unknown request {name[:40]!r}")
+    if (name == "hello") == peer.greeted:
         raise WireError("hello comes first, and once")
     try:
         request = rule.shape.model_validate(message)
     except ValidationError as error:
-        raise WireError(f"malformed {message['req']}: {error.errors()[0]['type']}") from None
+        raise WireError(f"malformed {name}: {error.errors()[0]['type']}") from None
+    peer.greeted = True
     try:
         answer = rule.function(monitor, peer, request)
     except SupervisorError as error:

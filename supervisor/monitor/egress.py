@@ -38,7 +38,7 @@ class Egress:
             self._broker = children.start(_CODE)
             # a broker that does not read for so long is as good as gone
             self._broker.socket.settimeout(_SECONDS)
-            self._loop.watch(self._broker.socket.fileno(), self._readable)
+            self._broker.watch(self._loop, self._heard)
             self._send({"filter": network.filter})
         self._users.add(number)
         limits = network.model_dump(include={"connections", "rate", "bytes", "idle"})
@@ -78,12 +78,9 @@ class Egress:
         for number in users:
             self._lost(number, "the egress broker ended unexpectedly")
 
-    def _readable(self) -> None:
-        received = wire.hear(self._broker.socket) if self._broker else None
-        if received is None:
+    def _heard(self, event: wire.Message | None) -> None:
+        if event is None:
             self._gone()
-            return
-        event, number = received[0], received[0].get("session")
-        if event.get("event") == "refused" and number in self._users:
+        elif event.get("event") == "refused" and (number := event.get("session")) in self._users:
             told = {key: str(event.get(key, ""))[:500] for key in ("name", "port", "reason", "rule")}
             self._tell(int(str(number)), {"event": "refused", "session": number} | told)

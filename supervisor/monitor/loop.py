@@ -5,26 +5,16 @@ Runs as root. Callbacks must not block; an exception in one ends the process, an
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import contextlib
 import os
+import sched
 import selectors
 import signal
 import time
 from collections.abc import Callable
 
 Callback = Callable[[], None]
-
-
-class Timer:
-    """A callback that is due some time; `cancel()` forgets it."""
-
-    def __init__(self, callback: Callback) -> None:
-        self.callback: Callback | None = callback
-
-    def cancel(self) -> None:
-        """Never call it."""
-        self.callback = None
+Timer = sched.Event
 
 
 class Loop:
@@ -32,8 +22,8 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = itertools.count()
+        self._timers = sched.scheduler(time.monotonic)
+        self._wait: float | None = None
         self._signals: dict[int, Callback] = {}
         self._running = True
         self._wake, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -50,9 +40,13 @@ class Loop:
 
     def later(self, seconds: float, callback: Callback) -> Timer:
         """Call back once after `seconds`."""
-        timer = Timer(callback)
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
-        return timer
+        self._wait = 0
+        return self._timers.enter(seconds, 0, callback)
+
+    def cancel(self, timer: Timer) -> None:
+        """Never call it, if it has not been called."""
+        with contextlib.suppress(ValueError):
+            self._timers.cancel(timer)
 
     def on_signal(self, number: signal.Signals, callback: Callback) -> None:
         """Call back, from the loop, when the signal has come."""
@@ -70,16 +64,13 @@ class Loop:
 
     def once(self) -> None:
         """Wait for one round of events and timers, and call them back."""
-        # epoll takes no more than 24 days
-        wait = None if not self._timers else min(max(0.0, self._timers[0][0] - time.monotonic()), 3600)
-        for key, _ in self._selector.select(wait):
+        for key, _ in self._selector.select(self._wait):
             # an earlier callback of this round may have closed it
             if key.fd in self._selector.get_map():
                 key.data()
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            callback = heapq.heappop(self._timers)[2].callback
-            if callback:
-                callback()
+        due = self._timers.run(blocking=False)
+        # epoll takes no more than 24 days
+        self._wait = None if due is None else min(due, 3600)
 
     def _woken(self) -> None:
         for number in set(os.read(self._wake, 512)):

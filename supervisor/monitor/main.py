@@ -1,4 +1,4 @@
-"""The monitor's process: its sockets, its signals, its beginning and its end; what it does is in `requests`.
+"""The monitor's process: its signals, its beginning and its end; what it does is in `requests`.
 
 Runs as root (in personal mode without root, as the user). It never sees an MCP byte and is never on the data path.
 Its input is what the planner made of the owner's files, and small requests of a closed schema.
@@ -6,7 +6,6 @@ Its input is what the planner made of the owner's files, and small requests of a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
@@ -14,7 +13,7 @@ import socket
 import sys
 import time
 
-from supervisor.errors import ConfigError, SupervisorError
+from supervisor.errors import SupervisorError
 from supervisor.monitor import planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
@@ -76,45 +75,32 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
     return _serve(monitor, loop, spawner)
 
 
-def daemon(config: str, folder: str) -> int:
-    """The monitor of a host: proxy.sock for everybody whom the registry names, admin.sock for its owner."""
+def daemon(config: str, everybody: socket.socket, owner: socket.socket) -> int:
+    """The monitor of a host. `everybody` whom the registry names connects to one, its `owner` to the other.
+
+    Whoever starts it has bound them, and listens.
+    """
     # a connection costs us a descriptor, and a session costs the spawner two
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     spawner = Spawner()
     loop = Loop()
     monitor = Monitor(loop, spawner, os.path.abspath(config))
-    listeners = []
     try:
         spawner.greet()
         monitor.adopt(planning.ask({"catalog": monitor.config}))
-        for name, mode in (("proxy.sock", 0o666), ("admin.sock", 0o600)):
-            listeners.append((f"{folder}/{name}", _listen(monitor, f"{folder}/{name}", mode)))
-        said = f"supervisor: {len(monitor.servers)} servers, listening in {folder}"
-        # from the loop: whoever hears it may send a signal at once
-        loop.later(0, lambda: print(said, file=sys.stderr, flush=True))
-        return _serve(monitor, loop, spawner)
     except SupervisorError:
         spawner.close()
         raise
-    finally:
-        for path, sock in listeners:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            sock.close()
+    _accept(monitor, everybody, admin=False)
+    _accept(monitor, owner, admin=True)
+    said = f"supervisor: {len(monitor.servers)} servers, listening in {os.path.dirname(owner.getsockname())}"
+    # from the loop: whoever hears it may send a signal at once
+    loop.later(0, lambda: print(said, file=sys.stderr, flush=True))
+    return _serve(monitor, loop, spawner)
 
 
-def _listen(monitor: Monitor, path: str, mode: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    _remove_stale(path)
-    before = os.umask(0o777 & ~mode)
-    try:
-        sock.bind(path)
-    except OSError as error:
-        raise SupervisorError(f"{path}: {error.strerror or error}") from None
-    finally:
-        os.umask(before)
-    sock.listen(64)
+def _accept(monitor: Monitor, sock: socket.socket, *, admin: bool) -> None:
     sock.setblocking(False)
 
     def ready() -> None:
@@ -122,22 +108,6 @@ def _listen(monitor: Monitor, path: str, mode: int) -> socket.socket:
             connection, _ = sock.accept()
         except OSError:
             return  # it is gone again, or we are out of descriptors until somebody else is
-        monitor.accept(connection, admin=path.endswith("/admin.sock"))
+        monitor.accept(connection, admin=admin)
 
     monitor.loop.watch(sock.fileno(), ready)
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on; ConfigError when somebody does."""
-    if not os.path.lexists(path):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except OSError as error:
-            raise SupervisorError(f"{path}: {error.strerror}") from None
-    raise ConfigError(f"{path}: another supervisor daemon is listening there")

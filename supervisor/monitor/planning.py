@@ -18,22 +18,16 @@ from supervisor.monitor import children
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.governed import main; main()"
 
 
-class Unplanned(SupervisorError):
-    """What the planner found wrong, with its exit status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_status = status
-
-
 def read(data: bytes) -> Planned:
-    """The planner's answer; Unplanned with its message."""
+    """The planner's answer; SupervisorError with its message and exit status."""
     try:
         planned = Planned.model_validate_json(data, strict=False)
     except ValidationError:
         raise SupervisorError("the planner ended without a plan; its own message is above") from None
     if planned.error:
-        raise Unplanned(planned.error, planned.status)
+        error = SupervisorError(planned.error)
+        error.exit_status = planned.status
+        raise error
     return planned
 
 

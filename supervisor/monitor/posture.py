@@ -132,8 +132,7 @@ class Reader:
 
     def limits(self) -> Iterator[str]:
         """Resource limits at most as high as asked for."""
-        asked = self.document["rlimits"]
-        for name, value in asked.items() if isinstance(asked, dict) else []:
+        for name, value in self.spec.rlimits.items():
             soft, hard = resource.prlimit(self.pid, getattr(resource, f"RLIMIT_{name}"))
             if not 0 <= soft <= hard <= value:
                 yield f"rlimit {name} is {soft}/{hard}, not {value}"

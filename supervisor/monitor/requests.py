@@ -72,7 +72,8 @@ class Monitor:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
         self.watched = dict(planned.watched)
         self.filter = planned.proxy
-        ready = [check(each, self.facts) for each in planned.servers]
+        facts = self.facts.model_copy(update={"missing": self.facts.missing | planned.gaps})
+        ready = [check(each, facts) for each in planned.servers]
         for server in ready:
             self.spawner.load(server.plan.spec.digest, server.document)
         self.spawner.keep([server.plan.spec.digest for server in ready])
@@ -235,14 +236,9 @@ class Monitor:
 
     def _verdict(self, peer: Peer, name: str) -> Verdict:
         server = self.servers.get(name)
-        return admit.admit(
-            server.registered.entry if server else None,
-            name,
-            uid=peer.uid,
-            gid=peer.gid,
-            peer_sessions=len(peer.sessions),
-            user_sessions=sum(len(each.sessions) for each in self.peers if each.uid == peer.uid),
-        )
+        entry, sessions = server.registered.entry if server else None, len(peer.sessions)
+        users = sum(len(each.sessions) for each in self.peers if each.uid == peer.uid)
+        return admit.admit(entry, name, uid=peer.uid, gid=peer.gid, peer_sessions=sessions, user_sessions=users)
 
     def _opened(
         self, number: int, ready: Plan, session: Session, failure: LaunchFailed | None, fds: list[int]

@@ -151,6 +151,6 @@ class Sessions:
         self.egress.remove(session.number)
         self.disk.remove(session.number)
         for timer in session.timers:
-            timer.cancel()
+            self.loop.cancel(timer)
         session.peer.sessions.discard(session.number)
         del self.by_number[session.number]

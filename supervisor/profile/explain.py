@@ -30,11 +30,11 @@ def summary(spec: SandboxSpec) -> str:
 def steps(document: enter.Document) -> list[str]:
     """What each step does, in the order in which they are taken, a line each."""
     texts = _texts(document)
-    return [texts[type(step).__name__] for step in enter.plan(document)]
+    return [texts[step.name] for step in enter.plan(document)]
 
 
 def _texts(document: enter.Document) -> dict[str, str]:
-    """Class of a step -> what it does with this document."""
+    """Name of a step -> what it does with this document."""
     tmp, noexec = enter.numbers(document, "tmp"), ", nothing in it can be executed"
     hostname, uid, filters = document["hostname"], document["uid"], str(document["seccomp"])
     shown = (
@@ -43,27 +43,27 @@ def _texts(document: enter.Document) -> dict[str, str]:
     )
     trees = ", ".join(each.target for each in enter.specs(document, "trees"))
     return {
-        "JoinCgroup": _cgroup(enter.numbers(document, "cgroup")),
-        "Descriptors": "new session; pipes as standard input, output and error; every other descriptor closed",
-        "Identity": f"user and group {uid} inside, an id of the session's own outside; dies with the spawner",
-        "Loopback": f'network namespace with "lo" and nothing else; host name "{hostname}"',
-        "Egress": _egress(document),
-        "Root": f"read-only root: {trees}; {len(mounts.DEVICES)} devices in /dev; "
+        "cgroup": _cgroup(enter.numbers(document, "cgroup")),
+        "descriptors": "new session; pipes as standard input, output and error; every other descriptor closed",
+        "identity": f"user and group {uid} inside, an id of the session's own outside; dies with the spawner",
+        "loopback": f'network namespace with "lo" and nothing else; host name "{hostname}"',
+        "egress": _egress(document),
+        "root": f"read-only root: {trees}; {len(mounts.DEVICES)} devices in /dev; "
         f"made up: {', '.join(sorted(enter.texts(document, 'files')))}",
-        "Proc": "/proc of its own: only its own processes, nothing of the kernel's settings",
-        "PrivateTmp": f"private /tmp in memory: {tmp['size'] >> 20} MiB, {tmp['inodes']} files"
+        "proc": "/proc of its own: only its own processes, nothing of the kernel's settings",
+        "tmp": f"private /tmp in memory: {tmp['size'] >> 20} MiB, {tmp['inodes']} files"
         f"{noexec if tmp['noexec'] else ''}",
-        "Mounts": "mount " + ("; ".join(shown) or "nothing of the host's besides"),
-        "PivotRoot": "pivot into the new root; the host's tree is detached",
-        "Rlimits": f"limits: {_listed(enter.numbers(document, 'rlimits'))}",
-        "Capabilities": "no capabilities: bounding, ambient, permitted, effective and inheritable empty; "
+        "mounts": "mount " + ("; ".join(shown) or "nothing of the host's besides"),
+        "pivot_root": "pivot into the new root; the host's tree is detached",
+        "rlimits": f"limits: {_listed(enter.numbers(document, 'rlimits'))}",
+        "capabilities": "no capabilities: bounding, ambient, permitted, effective and inheritable empty; "
         "securebits locked",
-        "NoNewPrivileges": "no_new_privs",
-        "Landlock": _landlock(document),
-        "SeccompFilter": f"system call filter of {len(filters) * 3 // 4 // 8} instructions, loaded last"
+        "no_new_privs": "no_new_privs",
+        "landlock": _landlock(document),
+        "seccomp": f"system call filter of {len(filters) * 3 // 4 // 8} instructions, loaded last"
         if filters
         else "no system call filter",
-        "Proof": "prove the host name and Landlock from inside; wait until the rest was read back from outside",
+        "proof": "prove the host name and Landlock from inside; wait until the rest was read back from outside",
     }
 
 

@@ -10,8 +10,9 @@ from typing import Literal
 
 from supervisor.egress import match
 from supervisor.errors import ConfigError, Refused
-from supervisor.model import Grant, Mount, Network, ServerEntry
+from supervisor.model import Mount, Network
 from supervisor.profile import load, seccomp
+from supervisor.profile.entry import Grant, ServerEntry
 
 GROUP = "network"
 BROKER = "egress-broker"

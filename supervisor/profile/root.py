@@ -1,4 +1,4 @@
-"""What the root of a sandbox holds besides mounts: a made-up /etc, and links to what the host has merged into /usr.
+"""What a sandbox has besides its mounts: a made-up /etc, links to what the host has merged into /usr, rlimits.
 
 Runs in the planner, and as the user in `explain`. Looks at the host's root, and takes nothing from its /etc.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 
-from supervisor.model import SYSTEM, Network
+from supervisor.model import SYSTEM, Limits, Network, SandboxSpec
+
+NO_IMAGE = "a session cannot be started from an image yet: name a command of this host's"
 
 
 def links() -> dict[str, str]:
@@ -27,4 +29,26 @@ def etc(*, uid: int, hostname: str, home: str, network: Network) -> dict[str, st
         # without a search list, a name is asked for as it was written
         "/etc/resolv.conf": "".join(f"nameserver {address}\n" for address, _ in network.udp),
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    }
+
+
+def gaps(spec: SandboxSpec) -> dict[str, str]:
+    """What no runtime can do yet."""
+    if spec.runtime != "native":
+        return {"runtime": f'{spec.runtime} cannot be used yet: runtime = "native", or none'}
+    return {"image": NO_IMAGE} if spec.image else {}
+
+
+def rlimits(limits: Limits) -> dict[str, int]:
+    """Of each process and, where the kernel counts by user, of the session."""
+    return {
+        "CORE": 0,
+        "FSIZE": limits.file_size,
+        "NOFILE": limits.files,
+        # threads count; the cgroup counts as well, this one also holds where there is none
+        "NPROC": limits.pids,
+        "MEMLOCK": 8 << 20,
+        "MSGQUEUE": 0,
+        "RTPRIO": 0,
+        "NICE": 0,
     }

@@ -12,13 +12,14 @@ import os
 import pwd
 import re
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen, ServerEntry, Share
+from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
+from supervisor.profile.entry import ServerEntry
 from supervisor.registry import grants
 
 # what fits into one answer of the monitor's
@@ -89,6 +90,10 @@ class ServerText(Frozen):
     ro: tuple[str, ...] = Field(default=(), strict=False)
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
+    image: str = ""
+    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    store: Literal[""] | AbsPath = ""
+    lock: Literal[""] | AbsPath = ""
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     grant: tuple[Grantee, ...] = Field(default=(), strict=False)
@@ -106,7 +111,21 @@ class ServerText(Frozen):
 
 _PATTERNS = ("tools", "prompts", "resources")
 _RULES = ("session", "health", "restart", "quota")
-_ENTRY = ("profile", "command", "params", "ro", "rw", "env", "allow", "users", "accept_missing")
+_ENTRY = (
+    "profile",
+    "command",
+    "params",
+    "ro",
+    "rw",
+    "env",
+    "image",
+    "runtime",
+    "store",
+    "lock",
+    "allow",
+    "users",
+    "accept_missing",
+)
 
 
 class PolicyText(Frozen):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from supervisor.errors import ConfigError
-from supervisor.model import ServerEntry
+from supervisor.profile.entry import ServerEntry
 from supervisor.profile.links import absolute
 from supervisor.profile.program import INTERPRETER, VALUED
 

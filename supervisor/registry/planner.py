@@ -14,8 +14,9 @@ import sys
 from collections.abc import Callable
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.model import Planned, Registered, ServerEntry
-from supervisor.profile import host, load, plan, seccomp
+from supervisor.model import Planned, Registered
+from supervisor.profile import host, load, offers, plan, seccomp
+from supervisor.profile.entry import ServerEntry
 from supervisor.registry import catalog
 from supervisor.sandbox import syscalls
 
@@ -98,6 +99,7 @@ def answer(question: dict[str, object], govern: Govern = ungoverned) -> Planned:
 
 def main(govern: Govern = ungoverned) -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output."""
+    gaps = offers.missing()
     try:
         _drop()
     except OSError as error:
@@ -109,7 +111,8 @@ def main(govern: Govern = ungoverned) -> None:
     question = sys.stdin.read()
     if not question:
         return  # whoever asked is gone
-    sys.stdout.write(answer(json.loads(question), govern).model_dump_json())
+    answered = answer(json.loads(question), govern).model_copy(update={"gaps": gaps})
+    sys.stdout.write(answered.model_dump_json())
     sys.stdout.flush()
     os._exit(0)
 

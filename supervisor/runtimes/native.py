@@ -10,15 +10,11 @@ import os
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import SYSTEM, HostFacts, Mount, Plan, SandboxSpec
 
-# What `--accept-missing` may name, with what is lost without it.
-OPTIONAL = {
-    "landlock": "a second wall around files besides the mounts",
-    "limits.memory": "a server can use up the host's memory",
-    "limits.cpus": "a server can use up the host's processors",
-    "limits.pids": "a server can use up the host's process table",
-    "limits.disk": "a server can fill the disk of a folder that it may write",
-    "limits.disk_files": "a server can use up the files of a disk that it may write",
-}
+# What `--accept-missing` may name: a second wall around files, and what keeps a server from using up the host.
+OPTIONAL = ("landlock", "limits.memory", "limits.cpus", "limits.pids", "limits.disk", "limits.disk_files")
+# What the sandbox gets as it stands in the spec.
+_COPIED = {"argv", "cwd", "env", "hostname", "uid", "links", "files", "rlimits"}
+_REACHED = {"addresses", "udp", "tcp"}
 
 
 def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
@@ -48,36 +44,12 @@ def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     shared = [each for each in spec.mounts if each not in own]
     limits = spec.limits
     cgroup = {"memory": limits.memory, "cpu": limits.millicpus, "pids": limits.pids}
-    return {
-        "argv": list(spec.argv),
-        "cwd": spec.cwd,
-        "env": spec.env,
-        "hostname": spec.hostname,
-        "uid": spec.uid,
-        "trees": [_mount(each) for each in (*system, *shared)],
-        "mounts": [_mount(each) for each in own],
-        "links": spec.links,
-        "files": spec.files,
-        "addresses": list(spec.network.addresses),
-        "udp": [list(each) for each in spec.network.udp],
-        "tcp": [list(each) for each in spec.network.tcp],
-        "tmp": {"size": spec.tmp.size, "inodes": spec.tmp.inodes, "noexec": int(spec.tmp.noexec)},
-        "rlimits": {
-            "CORE": 0,
-            "FSIZE": limits.file_size,
-            "NOFILE": limits.files,
-            # threads count; the cgroup counts as well, this one also holds where there is none
-            "NPROC": limits.pids,
-            "MEMLOCK": 8 << 20,
-            "MSGQUEUE": 0,
-            "RTPRIO": 0,
-            "NICE": 0,
-        },
+    copied = spec.model_dump(mode="json", include=_COPIED) | spec.network.model_dump(mode="json", include=_REACHED)
+    return copied | {
+        "trees": [each.model_dump(mode="json") for each in (*system, *shared)],
+        "mounts": [each.model_dump(mode="json") for each in own],
+        "tmp": spec.tmp.model_dump() | {"noexec": int(spec.tmp.noexec)},
         "cgroup": {name: value for name, value in cgroup.items() if name in host.controllers},
         "seccomp": spec.seccomp.program,
         "landlock": 0 if "landlock" in spec.accepted else host.landlock,
     }
-
-
-def _mount(mount: Mount) -> dict[str, object]:
-    return mount.model_dump(mode="json", exclude={"per_session"})

@@ -127,6 +127,12 @@ def _read(path: str) -> str:
         return file.read()
 
 
+def _counters(path: str) -> dict[str, str]:
+    with contextlib.suppress(OSError):
+        return dict(line.partition(" ")[::2] for line in _read(path).splitlines())
+    return {}
+
+
 def settings(version: str, controller: str, folder: str, value: int) -> dict[str, str]:
     """The files in a group's folder that make up a limit: the spawner writes them, the monitor reads them back."""
     if controller == "pids":
@@ -174,25 +180,17 @@ class Group:
         """v1: the `tasks` files to which the child writes `0`."""
         if self.hierarchy.version != "v1":
             return []
-        return [
-            os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in sorted(set(self.folders.values()))
-        ]
+        folders = sorted(set(self.folders.values()))
+        return [os.open(f"{folder}/tasks", os.O_WRONLY | os.O_CLOEXEC) for folder in folders]
 
     def limits_hit(self) -> list[str]:
         """Which limits have acted: "memory" when the kernel killed for it, "pids" when a fork was refused."""
         events = "memory.events" if self.hierarchy.version == "v2" else "memory.oom_control"
         counters = {"memory": (events, "oom_kill"), "pids": ("pids.events", "max")}
         watched = [(name, *counters[name]) for name in counters if name in self.folders]
-        return [name for name, file, key in watched if self._counter(f"{self.folders[name]}/{file}", key)]
-
-    @staticmethod
-    def _counter(path: str, key: str) -> int:
-        with contextlib.suppress(OSError):
-            for line in _read(path).splitlines():
-                name, _, value = line.partition(" ")
-                if name == key:
-                    return int(value)
-        return 0
+        return [
+            name for name, file, key in watched if _counters(f"{self.folders[name]}/{file}").get(key, "0") != "0"
+        ]
 
     def remove(self) -> None:
         """Remove the folders; whatever cannot be removed is left to the next sweep."""

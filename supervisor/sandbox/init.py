@@ -11,29 +11,20 @@ import signal
 
 from supervisor.sandbox import enter
 from supervisor.sandbox import syscalls as sc
+from supervisor.sandbox.session import Loaded
 
 
-class Payload:
-    """What is executed in the end, and the signals that its init waits for and makes default again for it."""
-
-    def __init__(self, document: enter.Document) -> None:
-        self.argv = [str(each) for each in enter.items(document, "argv")]
-        self.cwd = str(document["cwd"])
-        self.env = enter.texts(document, "env")
-        self.signals = signal.valid_signals()
-
-
-def child(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
+def child(plan: Loaded, ctx: enter.Context) -> None:
     """The whole life of a sandbox's pid 1. Whatever happens, it never returns to the spawner's code."""
     try:
-        _run(steps, ctx, payload)
+        _run(plan, ctx)
     finally:
         os._exit(1)
 
 
-def _run(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, payload.signals)
-    for step in steps:
+def _run(plan: Loaded, ctx: enter.Context) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, plan.signals)
+    for step in plan.steps:
         try:
             step.execute(ctx)
         except OSError as error:
@@ -44,16 +35,15 @@ def _run(steps: list[enter.Step], ctx: enter.Context, payload: Payload) -> None:
         return
     # not earlier: a monitor without root could not have read it; from now on nobody inside can
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    argv = payload.argv
     try:
-        os.chdir(payload.cwd)
-        pid = os.posix_spawn(argv[0], argv, payload.env, setsigmask=[], setsigdef=payload.signals)
+        os.chdir(plan.cwd)
+        pid = os.posix_spawn(plan.argv[0], plan.argv, plan.env, setsigmask=[], setsigdef=plan.signals)
     except OSError as error:
-        _fail(ctx.status, error, f"execute {argv[0]} in {payload.cwd}")
+        _fail(ctx.status, error, f"execute {plan.argv[0]} in {plan.cwd}")
     os.write(ctx.status, b"R")
     sc.close_range(0, ctx.status - 1, 0)
     sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)
-    _init(ctx.status, pid, payload.signals)
+    _init(ctx.status, pid, plan.signals)
 
 
 def _fail(status: int, error: OSError, what: str) -> None:

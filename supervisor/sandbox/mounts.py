@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 
+from supervisor.errors import WireError
 from supervisor.sandbox import syscalls as sc
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -30,7 +31,9 @@ class MountSpec:
 
     __slots__ = ("is_file", "map_owner", "mode", "noexec", "source", "target")
 
-    def __init__(self, raw: dict[str, object]) -> None:
+    def __init__(self, raw: object) -> None:
+        if not isinstance(raw, dict):
+            raise WireError("document: a mount is not a table")
         self.source = str(raw["source"])
         self.target = str(raw["target"])
         self.mode = str(raw["mode"])
@@ -86,11 +89,10 @@ def detached(spec: MountSpec, session_uid: int | None) -> int:
         if spec.map_owner and session_uid is not None and owner.st_uid != session_uid:
             try:
                 _map_owner(tree, spec, owner, session_uid)
+                return tree
             except OSError as error:
                 if error.errno != 22 or spec.mode == "rw":
                     raise
-            else:
-                return tree
         sc.mount_setattr(tree, attributes=spec.attributes())
     except OSError:
         os.close(tree)

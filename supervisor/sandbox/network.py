@@ -11,6 +11,9 @@ import os
 import socket
 import struct
 
+from supervisor import wire
+
+Place = tuple[str, int]
 # of one message; the kernel takes 253
 CHUNK = 64
 _BACKLOG = 128
@@ -44,7 +47,7 @@ def add(addresses: list[str]) -> None:
             raise OSError(-code, f"{each}: {os.strerror(-code)}")
 
 
-def sockets(udp: list[tuple[str, int]], tcp: list[tuple[str, int]]) -> list[socket.socket]:
+def sockets(udp: list[Place], tcp: list[Place]) -> list[socket.socket]:
     """Bound to exactly these; no option on UDP that would let anybody else bind the same."""
     made = []
     for kind, places in ((socket.SOCK_DGRAM, udp), (socket.SOCK_STREAM, tcp)):
@@ -69,7 +72,7 @@ def donate(made: list[socket.socket], go: socket.socket) -> None:
 def donated(go: socket.socket, count: int, fds: list[int]) -> None:
     """The spawner's end of `donate`, into `fds`: OSError when the child has not sent `count` of them before."""
     while len(fds) < count:
-        fds += socket.recv_fds(go, 16, CHUNK, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)[1] or _missing()
+        fds += wire.take(go, 16, CHUNK, socket.MSG_DONTWAIT)[1] or _missing()
 
 
 def _missing() -> list[int]:

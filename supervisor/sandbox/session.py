@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 
-from supervisor.sandbox import enter, init, mounts
+from supervisor.sandbox import enter, mounts
 from supervisor.sandbox.cgroup import Group
 
 _PATIENCE = 20  # seconds
@@ -25,7 +25,10 @@ class Loaded:
         self.document = document
         self.parked: Child | None = None
         self.steps = enter.plan(document)
-        self.payload = init.Payload(document)
+        self.argv = [str(each) for each in enter.items(document, "argv")]
+        self.cwd, self.env = str(document["cwd"]), enter.texts(document, "env")
+        # what its init waits for, and makes default again for the payload
+        self.signals = signal.valid_signals()
         self.mounts = enter.specs(document, "mounts")
         self.limits = enter.numbers(document, "cgroup")
         self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
@@ -47,13 +50,8 @@ class Child:
         self, plan: Loaded, pid: int, pidfd: int, *, status: int, group: Group, go: socket.socket, pipes: list[int]
     ) -> None:
         self.number = 0
-        self.plan = plan
-        self.pid = pid
-        self.pidfd = pidfd
-        self.status = status
-        self.group = group
-        self.go = go
-        self.pipes = pipes
+        self.plan, self.pid, self.pidfd = plan, pid, pidfd
+        self.status, self.group, self.go, self.pipes = status, group, go, pipes
         self.donated: list[int] = []
 
     def release(self) -> None:

@@ -174,8 +174,7 @@ class Spawner:
         except StepError as error:
             failure = error
         if failure is None:
-            event: wire.Message = {"event": "spawned", "id": child.number}
-            wire.send(self.monitor, event, [*child.pipes, child.pidfd])
+            wire.send(self.monitor, {"event": "spawned", "id": child.number}, [*child.pipes, child.pidfd])
             child.release()
             if child.number > 1:
                 # who asked twice will ask again, a single command does not; but the payload's start comes first
@@ -225,7 +224,7 @@ class Spawner:
         try:
             pid, pidfd = sc.clone3(sc.ALL_NAMESPACES, cgroup=into)
             if pid == 0:
-                init.child(plan.steps, ctx, plan.payload)
+                init.child(plan, ctx)
         except OSError:
             here.close()
             for fd in [*ours, status[0]]:
@@ -261,8 +260,7 @@ class Spawner:
     def _ended(self, child: Child) -> None:
         code, hit = child.reap()
         del self.children[child.number]
-        event: wire.Message = {"event": "exited", "id": child.number, "code": code, "limits": hit}
-        wire.send(self.monitor, event)
+        wire.send(self.monitor, {"event": "exited", "id": child.number, "code": code, "limits": hit})
         # here nobody waits for it
         gc.collect()
 

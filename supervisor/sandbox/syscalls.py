@@ -59,23 +59,18 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECUREBITS_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 SECCOMP_SET_MODE_FILTER = 1
-SECCOMP_GET_ACTION_AVAIL = 2
-SECCOMP_RET_ERRNO = 0x00050000
 CAPABILITY_VERSION_3 = 0x20080522
 
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
-_X86_64 = {"pivot_root": 155, "capset": 126, "seccomp": 317}
-_AARCH64 = {"pivot_root": 41, "capset": 91, "seccomp": 277}
 _NUMBERS = {
     "open_tree": 428,
     "move_mount": 429,
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
-    "pidfd_open": 434,
     "clone3": 435,
     "close_range": 436,
     "openat2": 437,
@@ -83,7 +78,7 @@ _NUMBERS = {
     "landlock_create_ruleset": 444,
     "landlock_add_rule": 445,
     "landlock_restrict_self": 446,
-    **(_AARCH64 if os.uname().machine == "aarch64" else _X86_64),
+    "seccomp": 277 if os.uname().machine == "aarch64" else 317,
 }
 
 # PyDLL: the interpreter lock stays held, which a child would otherwise have to take anew
@@ -130,20 +125,13 @@ mount = Call("mount", _str, _str, _str, _ulong, _str)
 unshare = Call("unshare", _int)
 prctl = Call("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 landlock_restrict_self = Call("landlock_restrict_self", _int, _uint)
-_sethostname = Call("sethostname", _str, _ulong)
 _openat2 = Call("openat2", _int, _str, _ptr, _ulong)
 _mount_setattr = Call("mount_setattr", _int, _str, _uint, _ptr, _ulong)
 _clone3 = Call("clone3", _ptr, _ulong)
 _capset = Call("capset", _ptr, _ptr)
-_seccomp = Call("seccomp", _uint, _uint, _ptr)
+seccomp = Call("seccomp", _uint, _uint, _ptr)
 _create_ruleset = Call("landlock_create_ruleset", _ptr, _ulong, _uint)
 _add_rule = Call("landlock_add_rule", _int, _uint, _ptr, _uint)
-
-
-def sethostname(name: str) -> None:
-    """Name this UTS namespace."""
-    raw = name.encode()
-    _sethostname(raw, len(raw))
 
 
 def openat2(path: str, flags: int, directory: int = AT_FDCWD) -> int:
@@ -217,16 +205,7 @@ def load_seccomp(program: bytes) -> None:
     """Put this thread under a filter: `program` is struct sock_filter[], 8 bytes an instruction."""
     code = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    _seccomp(SECCOMP_SET_MODE_FILTER, 0, fprog)
-
-
-def seccomp_available() -> bool:
-    """Whether seccomp(2) is there and can answer a system call with an errno."""
-    try:
-        _seccomp(SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("I", SECCOMP_RET_ERRNO))
-    except OSError:
-        return False
-    return True
+    seccomp(SECCOMP_SET_MODE_FILTER, 0, fprog)
 
 
 def landlock_abi() -> int:

@@ -7,6 +7,7 @@ and nothing that was there before is touched.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
@@ -328,6 +329,16 @@ def launcher(base: Path, plot: Plot) -> tuple[str, ...]:
     return (str(target),)
 
 
+def account(*argv: str) -> None:
+    """Change the accounts of this host, one process of the tests at a time: the tools do not wait."""
+    folder = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        subprocess.run(argv, check=True, capture_output=True, timeout=20)
+    finally:
+        os.close(folder)
+
+
 def make_arena(stack: ExitStack) -> Arena:
     """Build the ground; `stack` takes it down."""
     base = Path(tempfile.mkdtemp(prefix="svtest-", dir="/var/tmp"))
@@ -338,8 +349,8 @@ def make_arena(stack: ExitStack) -> Arena:
     (base / "bin").mkdir()
     name = base.name.lower().replace("_", "x")
     home = base / "user" / "home"
-    subprocess.run(["useradd", "-M", "-d", home, "-s", "/bin/sh", name], check=True, timeout=20)
-    stack.callback(subprocess.call, ["userdel", "--force", name], stderr=subprocess.DEVNULL, timeout=20)
+    account("useradd", "-M", "-d", str(home), "-s", "/bin/sh", name)
+    stack.callback(account, "userdel", "--force", name)
     entry = pwd.getpwnam(name)
     plots = {
         "root": Plot("root", 0, 0, base / "root"),

@@ -14,7 +14,7 @@ from tests.escape.batch import Batch, Case
 from tests.escape.hostile import PROFILES
 from tests.escape.matrix import Matrix
 
-MATRIX = pytest.StashKey[Matrix]()
+ATTEMPT = "attempt"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[MATRIX] = Matrix()
+    target = config.getoption("--matrix")
+    if target and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Table(Path(target)))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -52,7 +54,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Note how each attempt ended; the report itself is pytest's business."""
+    """Note how each attempt ended; the report itself, which carries the note, is pytest's business."""
     if call.when != "call" or not isinstance(item, pytest.Function):
         return
     params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -65,10 +67,23 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         profile = str(params.get("profile", getattr(item.module, "PROFILE", "")))
         mode = str(params.get("mode", ""))
     boundary = item.path.stem.removeprefix("test_")
-    item.config.stash[MATRIX].note(boundary, what, profile, mode, held=call.excinfo is None)
+    item.user_properties.append((ATTEMPT, [boundary, what, profile, mode, call.excinfo is None]))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    target = session.config.getoption("--matrix", default=None)
-    if target:
-        Path(target).write_text(session.config.stash[MATRIX].text(), encoding="utf-8")
+class Table:
+    """What the reports of all attempts say together, whichever process made them."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.matrix = Matrix()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        for name, value in report.user_properties:
+            if name == ATTEMPT and isinstance(value, list):
+                boundary, what, profile, mode, held = value
+                self.matrix.note(boundary, what, profile, mode, held=held)
+
+    def pytest_sessionfinish(self) -> None:
+        self.target.write_text(self.matrix.text(), encoding="utf-8")

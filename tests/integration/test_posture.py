@@ -24,19 +24,17 @@ from tests.unit.profile.test_plan import entry
 WITHOUT = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import enter, spawner
 whole = enter.plan
-enter.plan = lambda document: [step for step in whole(document) if type(step).__name__ != "{step}"]
+enter.plan = lambda document: [step for step in whole(document) if step.name != "{step}"]
 spawner.main(3)"""
 # a step that leaves a socket behind, after all those that close or make some
 LEAK = """import socket, sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import enter, spawner
 whole, kept = enter.plan, []
-class Leak(enter.Step):
-    what = "leak"
-    def execute(self, ctx):
-        kept.append(socket.socket({family}, {kind}))
-        kept[0].bind(({address!r}, 4711))
-        if kept[0].type == socket.SOCK_STREAM: kept[0].listen()
-enter.plan = lambda document: [*whole(document)[:5], Leak(), *whole(document)[5:]]
+def leak(ctx):
+    kept.append(socket.socket({family}, {kind}))
+    kept[0].bind(({address!r}, 4711))
+    if kept[0].type == socket.SOCK_STREAM: kept[0].listen()
+enter.plan = lambda document: [*whole(document)[:5], enter.Step("leak", "leak", leak), *whole(document)[5:]]
 spawner.main(3)"""
 ELSEWHERE = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import network, spawner
@@ -44,20 +42,20 @@ whole = network.sockets
 network.sockets = lambda udp, tcp: whole(udp, [(address, port + 1) for address, port in tcp])
 spawner.main(3)"""
 STEPS = [
-    "JoinCgroup",
-    "Descriptors",
-    "Identity",
-    "Loopback",
-    "Root",
-    "Proc",
-    "PrivateTmp",
-    "Mounts",
-    "PivotRoot",
-    "Rlimits",
-    "Capabilities",
-    "NoNewPrivileges",
-    "Landlock",
-    "SeccompFilter",
+    "cgroup",
+    "descriptors",
+    "identity",
+    "loopback",
+    "root",
+    "proc",
+    "tmp",
+    "mounts",
+    "pivot_root",
+    "rlimits",
+    "capabilities",
+    "no_new_privs",
+    "landlock",
+    "seccomp",
 ]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="reads back what only root can set up in full")
@@ -133,8 +131,8 @@ def test_the_whole_list_is_what_was_asked_for(marker: Path) -> None:
 def test_the_steps_tried_here_are_all_there_are() -> None:
     document = native.document(plan.plan(load.load("none"), entry(Path("/usr/share"))).spec, host.probe())
     # without a network there is nothing for Egress to do; with one, the spawner counts the sockets it is handed
-    names = [type(step).__name__ for step in enter.plan(document)]
-    assert [name for name in names if name != "Egress"] == [*STEPS, "Proof"]
+    names = [step.name for step in enter.plan(document)]
+    assert [name for name in names if name != "egress"] == [*STEPS, "proof"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -147,13 +145,7 @@ def test_a_step_left_out_is_noticed_before_the_payload_runs(step: str, marker: P
 
 @pytest.mark.parametrize(
     ("step", "says"),
-    [
-        ("JoinCgroup", "cgroup"),
-        ("Rlimits", "rlimit"),
-        ("Capabilities", "Cap"),
-        ("SeccompFilter", "Seccomp"),
-        ("PrivateTmp", "/tmp"),
-    ],
+    [("cgroup", "cgroup"), ("rlimits", "rlimit"), ("capabilities", "Cap"), ("seccomp", "Seccomp"), ("tmp", "/tmp")],
 )
 def test_the_difference_is_named(step: str, says: str, marker: Path) -> None:
     made = trial(marker, WITHOUT.format(step=step))

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.cli import adopt, client_file, files, release
 from supervisor.errors import ConfigError, Refused, SupervisorError
-from supervisor.profile import host
+from supervisor.profile import offers
 from supervisor.registry import adopted, written
 
 CAT = {"command": "/usr/bin/cat"}
@@ -26,7 +26,7 @@ class Desk:
         self.file = top / "client.json"
         self.registry = top / "config" / "supervisor" / "servers.toml"
         self.backup = Path(f"{self.file}{client_file.BACKUP}")
-        self.missing = [",".join(host.probe().missing)] if host.probe().missing else []
+        self.missing = [",".join(offers.probe().missing)] if offers.probe().missing else []
 
     def write(self, text: str | bytes, name: str = "client.json") -> Path:
         path = self.home / name

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.cli import servers
 from supervisor.errors import ConfigError, Refused, SupervisorError
-from supervisor.profile import host
+from supervisor.profile import offers
 from supervisor.registry import written
 
 
@@ -21,11 +21,12 @@ class Shelf:
     def __init__(self, top: Path) -> None:
         self.folder = top / "etc"
         self.path = self.folder / "servers.toml"
-        self.missing = [",".join(host.probe().missing)] if host.probe().missing else []
+        self.missing = [",".join(offers.probe().missing)] if offers.probe().missing else []
 
     def add(self, name: str, *command: str, **more: object) -> int:
         lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
+        plain |= dict.fromkeys(("image", "runtime", "store", "lock"))
         options = lists | plain | {"accept_missing": self.missing} | more
         return servers.add(Namespace(**options), list(command))
 

@@ -60,6 +60,7 @@ def test_a_hello_in_many_records_says_its_name(record: int) -> None:
         (hello(sni(b"a.test"))[:3] + b"\xff" + hello(sni(b"a.test"))[4:], "does not begin"),
         (b"\x16\3\1\0\4\1\3\0\0", "more than 64"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "data",
 )
 def test_what_is_unusual_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(Refusal, match=words):

@@ -7,15 +7,15 @@ import os
 
 import pytest
 
-from supervisor.model import ServerEntry, Verdict
+from supervisor.model import ServerRules, Verdict
 from supervisor.monitor.admit import MAX_PER_PEER, MAX_PER_USER, admit
 
 
-def entry(*users: str, personal: bool = False) -> ServerEntry:
-    return ServerEntry(name="files", profile="none", users=users, personal=personal, origin="servers.toml:3")
+def entry(*users: str, personal: bool = False) -> ServerRules:
+    return ServerRules(name="files", users=users, personal=personal, origin="servers.toml:3")
 
 
-def ask(known: ServerEntry | None, uid: int = 12345, gid: int = 12345, peer: int = 0, user: int = 0) -> Verdict:
+def ask(known: ServerRules | None, uid: int = 12345, gid: int = 12345, peer: int = 0, user: int = 0) -> Verdict:
     return admit(known, "files", uid=uid, gid=gid, peer_sessions=peer, user_sessions=user)
 
 

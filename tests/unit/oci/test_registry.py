@@ -76,6 +76,7 @@ def test_an_image_is_fetched_by_tag_and_by_digest(registry: lying_registry.Regis
             "where identity was asked for",
         ),
     ],
+    ids=["other bytes", "other digest", "too large", "encoded"],
 )
 def test_a_manifest_that_is_not_what_was_asked_for_is_refused(
     registry: lying_registry.Registry, path: str, reply: Reply, said: str

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import ConfigError, Refused
-from supervisor.model import Plan
 from supervisor.profile import load, plan
+from supervisor.profile.entry import Account
 from tests.unit.profile.test_plan import entry
 
 
@@ -17,7 +17,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def planned(profile: str, *allow: str) -> Plan:
+def planned(profile: str, *allow: str) -> Account:
     written = entry(Path.cwd(), profile=profile).model_copy(update={"allow": allow})
     return plan.plan(load.load(profile), written)
 

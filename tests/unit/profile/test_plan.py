@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import ConfigError, Refused
-from supervisor.model import Plan, ServerEntry
 from supervisor.profile import load, plan
+from supervisor.profile.entry import Account, ServerEntry
 
 
 def entry(folder: Path, **fields: object) -> ServerEntry:
@@ -24,7 +24,7 @@ def entry(folder: Path, **fields: object) -> ServerEntry:
     return ServerEntry.model_validate(given | fields, strict=False)
 
 
-def make(folder: Path, **fields: object) -> Plan:
+def make(folder: Path, **fields: object) -> Account:
     written = entry(folder, **fields)
     return plan.plan(load.load(written.profile), written)
 
