@@ -75,6 +75,14 @@ def _servers(options: argparse.Namespace, tail: list[str]) -> int:
     return table[options.command](options, tail)
 
 
+def _approvals(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import approvals
+
+    return {"pending": approvals.pending, "show": approvals.show}.get(options.command, approvals.decide)(
+        options, tail
+    )
+
+
 def _watch(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import gateways, watch
 
@@ -115,6 +123,7 @@ def _image(arguments: list[str]) -> int:
 _COMMANDS = {
     **dict.fromkeys(("adopt", "release"), _clients),
     **dict.fromkeys(("add", "remove", "list", "start", "stop", "kill"), _servers),
+    **dict.fromkeys(("pending", "show", "approve", "deny", "revoke"), _approvals),
     **dict.fromkeys(("ps", "logs"), _watch),
     **dict.fromkeys(("serve", "pin"), _gateway),
     **dict.fromkeys(("run", "exec", "call"), _start),

@@ -62,11 +62,6 @@ def _spawn(code: str, descriptors: list[int]) -> int:
             os.close(fd)
 
 
-def start_catalog(path: str) -> Tree:
-    """The same over a registry file."""
-    return start({"catalog": path})
-
-
 def _governed(entry: dict[str, object]) -> bool:
     """Whether there may be policies; a planner that was not to expect any refuses to leave one out."""
     if "catalog" not in entry:

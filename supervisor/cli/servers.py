@@ -143,6 +143,10 @@ def unregister(path: str, name: str) -> None:
 
 def listing(options: argparse.Namespace, _command: list[str]) -> int:
     """The servers that one may use: the daemon's, or those of one's own registry."""
+    if options.approved:
+        from supervisor.cli import approvals
+
+        return approvals.approved(options)
     rows = _of_daemon(options) if _has_daemon(options) else _of_file(entry.catalog(options))
     if options.json:
         print(json.dumps(rows, indent=2))

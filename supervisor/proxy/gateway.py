@@ -133,7 +133,7 @@ class Gateway:
         policy = str(answer.get("policy", ""))
         if known is not None and known.identity == identity:
             _govern(known, policy)
-            self._halt(known, stopped=bool(answer.get("stopped")))
+            self._halt(known, stopped=bool(answer.get("stopped")), held=str(answer.get("held", "")))
             return known
         if not digest or not pinned or len(pinned) > manifests.MAX_BYTES:
             raise SupervisorError(f'server "{name}" is not pinned, and not offered: supervisor pin {name}')
@@ -146,16 +146,17 @@ class Gateway:
         made.started = self._started
         made.identity = identity
         _govern(made, policy)
-        self._halt(made, stopped=bool(answer.get("stopped")))
+        self._halt(made, stopped=bool(answer.get("stopped")), held=str(answer.get("held", "")))
         return made
 
-    def _halt(self, server: Server, *, stopped: bool) -> None:
-        """An operator has stopped a server, or started it again."""
-        if stopped and not server.stopped:
-            self.spawn(server.stop("stopped by the operator"))
-        elif server.stopped and not stopped:
+    def _halt(self, server: Server, *, stopped: bool, held: str) -> None:
+        """An operator has stopped a server or let it start again, or it has to be approved, or has been."""
+        halted = server.stopped or server.held
+        server.stopped, server.held = stopped, held
+        if (stopped or held) and not halted:
+            self.spawn(server.stop(held or "stopped by the operator"))
+        elif halted and not (stopped or held):
             server.revive()
-        server.stopped = stopped
 
     def _started(self, server: Server, instance: Instance, seconds: float) -> None:
         self.meter.started(server.name, seconds)

@@ -6,6 +6,7 @@ Runs unprivileged. A process is started by the first call that needs it; who com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Server:
         self.last_error = ""
         self.retired = ""
         self.identity: tuple[str, str, str] = ("", "", "")
-        self.policy = ""
+        self.policy = self.held = ""
         self.roles: Roles | None = None
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
@@ -114,6 +115,9 @@ class Server:
         if self.stopped:
             said = f"it was stopped by the operator; supervisor start {self.name}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
+        if self.held:
+            self._ask()
+            raise Unavailable(message.NOT_ALLOWED, f'server "{self.name}": {self.held}')
         if self.retired:
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {self.retired}')
         if self.state == "DEAD":
@@ -126,6 +130,16 @@ class Server:
             said = f"it is tried again in {pause:.0f} s; it failed: {self.last_error}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         self._make_room(principal)
+
+    def _ask(self) -> None:
+        """Let whoever approves servers know that this one is wanted."""
+        task = asyncio.get_running_loop().create_task(self._asked())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _asked(self) -> None:
+        with contextlib.suppress(SupervisorError):
+            await self._channel.ask("ask", server=self.name)
 
     def _make_room(self, principal: str) -> None:
         """Of one principal's processes, the one that was idle the longest ends for one more."""

@@ -134,10 +134,18 @@ class PolicyText(Frozen):
     required: bool = False
 
 
+class ApprovalsText(Frozen):
+    """`required`: nothing runs that `persons` have not approved as it is."""
+
+    required: bool = False
+    persons: Literal[1, 2] = 1
+
+
 class CatalogText(Frozen):
     """One whole file."""
 
     policy: PolicyText = PolicyText()
+    approvals: ApprovalsText = ApprovalsText()
     server: dict[ServerName, ServerText] = {}
 
 
@@ -159,6 +167,7 @@ class Catalog(NamedTuple):
     """Every server by name, those not enabled apart, and every file and folder that was read.
 
     `policies`: path and text of each policy file; `policies_required`: where it is written that there must be one.
+    `persons`: how many have to approve a server; 0 when nobody has to.
     """
 
     servers: dict[str, Listed]
@@ -166,6 +175,7 @@ class Catalog(NamedTuple):
     files: tuple[str, ...]
     policies: tuple[tuple[str, str], ...] = ()
     policies_required: str = ""
+    persons: int = 0
 
 
 def files(path: str) -> list[str]:
@@ -189,12 +199,14 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
     found: dict[str, Listed] = {}
     disabled: dict[str, Listed] = {}
     where: dict[str, str] = {}
-    required = ""
+    required, persons = "", 0
     folder = os.path.dirname(path)
     listed = files(path)
     for each in listed:
         source = toml.read(each) if text is None or each != path else toml.parse(each, text.encode())
         whole = source.validate(CatalogText)
+        if whole.approvals.required:
+            persons = max(persons, whole.approvals.persons)
         if whole.policy.required:
             required = f"{each}:{toml.line_of(source.text, ('policy', 'required'))}"
         for name, table in whole.server.items():
@@ -208,7 +220,7 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
     policies = tuple(_policies(f"{folder}/policies"))
     folders = (f"{folder}/servers.d", f"{folder}/pins", f"{folder}/policies")
     watched = (*listed, *folders, *(each.manifest for each in found.values()), *(path for path, _ in policies))
-    return Catalog(found, disabled, tuple(each for each in watched if each), policies, required)
+    return Catalog(found, disabled, tuple(each for each in watched if each), policies, required, persons)
 
 
 def _policies(folder: str) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ tool or an argument, so that a name which nothing has is found when they are loa
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from supervisor.errors import ConfigError
 from supervisor.roles.arguments import Item, item
@@ -19,11 +20,34 @@ _LISTS = {
 }
 
 
-def items(path: str) -> list[Item]:
-    """Every item of every era; ConfigError for a file that cannot be read."""
+def version(path: str) -> str:
+    """What the server calls its version, in its own words; "" where it says nothing."""
+    for era in _eras(path).values():
+        info = _table(_table(era).get("handshake")).get("serverInfo")
+        said = _table(info).get("version")
+        if isinstance(said, str):
+            return said[:200]
+    return ""
+
+
+def _table(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _eras(path: str) -> dict[str, object]:
     try:
         with open(path, "rb") as file:
-            eras = json.loads(file.read())["eras"]
+            return _table(_table(json.loads(file.read())).get("eras"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path}: not a manifest; pin the server again") from None
+
+
+def items(path: str) -> list[Item]:
+    """Every item of every era; ConfigError for a file that cannot be read."""
+    eras: dict[str, Any] = _eras(path)
+    try:
         return [
             item(kind, str(each[key]), each)
             for era in eras.values()
@@ -31,7 +55,5 @@ def items(path: str) -> list[Item]:
             for page in era["pages"].get(kind, [])
             for each in page.get(member, [])
         ]
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (TypeError, KeyError, AttributeError):
         raise ConfigError(f"{path}: not a manifest; pin the server again") from None

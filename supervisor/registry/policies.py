@@ -15,8 +15,9 @@ import cedarpy
 
 from supervisor.errors import ConfigError
 from supervisor.model import Registered
-from supervisor.registry import pinned
+from supervisor.registry import approvals, pinned
 from supervisor.registry.catalog import Catalog
+from supervisor.registry.planner import Governed
 from supervisor.roles import bundle, schema, statements
 from supervisor.roles.arguments import Item
 from supervisor.roles.bundle import Bundle
@@ -124,13 +125,20 @@ class _Pins:
         return self._read[server]
 
 
-def govern(found: Catalog, servers: list[Registered]) -> tuple[list[Registered], tuple[str, ...]]:
-    """Each server with its policies, and with the accounts that may open it; what was read for that."""
+def govern(found: Catalog, servers: list[Registered]) -> Governed:
+    """Each server with its policies, and with the accounts that may open it; what was read; who may approve."""
     checked = rules(found)
     if not checked.closed:
-        return servers, ()
+        return servers, (), approvals.anybody
     host = Host()
-    return [_governed(checked, each, host) for each in servers], ACCOUNTS
+    made = [_governed(checked, each, host) for each in servers]
+    judges = {each.entry.name: Judge(bundle.decode(each.policy)) for each in made if each.policy}
+
+    def may(server: str, uid: int) -> bool:
+        judge = judges.get(server)
+        return judge is None or judge.server_wide(judge.who(f"uid:{uid}", ()), "approve").outcome == "allow"
+
+    return made, ACCOUNTS, may
 
 
 def _governed(checked: Rules, server: Registered, host: Host) -> Registered:
