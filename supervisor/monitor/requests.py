@@ -141,7 +141,7 @@ class Monitor:
     def open(self, peer: Peer, number: int, server: str) -> None:
         """Start a session, or raise Refused; the answer follows when the payload runs."""
         known = self._permitted(peer, server)
-        if held := self.asked(peer, server)["ok"]:
+        if held := self.wanted(peer, server)["ok"]:
             raise Refused(f'"{server}": {held}')
         if self.draining or server in self.stopped:
             stopped = f'"{server}" was stopped by the operator: supervisor start {server}'
@@ -201,7 +201,7 @@ class Monitor:
         self.sessions.kill(session, "killed by the operator")
         return {"ok": {}}
 
-    def asked(self, peer: Peer, server: str) -> wire.Message:
+    def wanted(self, peer: Peer, server: str) -> wire.Message:
         """Why a server may not run, if so; who would like to have it is noted for whoever decides, and no more."""
         found = self._permitted(peer, server).registered
         expired = "its approval has expired" if 0 < found.until < time.time() else ""

@@ -112,12 +112,12 @@ class Server:
         return sum(len(each.waiting) for each in self.instances.values())
 
     def _admit(self, principal: str) -> None:
-        if self.stopped:
-            said = f"it was stopped by the operator; supervisor start {self.name}"
-            raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         if self.held:
             self._ask()
             raise Unavailable(message.NOT_ALLOWED, f'server "{self.name}": {self.held}')
+        if self.stopped:
+            said = f"it was stopped by the operator; supervisor start {self.name}"
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         if self.retired:
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {self.retired}')
         if self.state == "DEAD":

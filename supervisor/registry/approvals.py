@@ -111,20 +111,20 @@ def decisions(path: str) -> list[Decision]:
                 raise ConfigError(f"{store}:{number}: approval {each.approval} is not of what stands there")
             found.append(each)
         except ValidationError as error:
-            raise ConfigError(f"{store}:{number}: no decision: {toml.explain(error)[0]}") from None
+            raise ConfigError(f"{store}:{number}: no decision ({error.errors()[0]['type']})") from None
     return found
 
 
-def bound(entry: ServerEntry, planned: Account, listed_digest: str, manifest: str) -> Bound:
+def bound(entry: ServerEntry, planned: Account, server: Registered, digest: Callable[[str], str]) -> Bound:
     """What an approval of a server is about, as it is now."""
     spec = planned.spec
     return Bound(
         server=entry.name,
         command=spec.argv,
-        files={path: _digest(path) for path in programs(entry, spec.argv)},
+        files={path: digest(path) for path in programs(entry, spec.argv)},
         image=f"{spec.image.name}@{spec.image.digest}" if spec.image else "",
-        manifest=listed_digest,
-        version=pinned.version(manifest) if manifest else "",
+        manifest=server.digest,
+        version=pinned.version(server.manifest) if server.manifest else "",
         profile=spec.profile,
         spec=spec.digest,
         params=entry.params,
@@ -142,7 +142,6 @@ def programs(entry: ServerEntry, argv: Iterable[str]) -> list[str]:
     return sorted(set(found))
 
 
-@functools.cache
 def _digest(path: str) -> str:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size > _PROGRAM:
@@ -237,10 +236,10 @@ def join(
     """
     if not found.persons:
         return [each for _, _, each in servers], ()
-    past = decisions(path)
+    past, digest = decisions(path), functools.cache(_digest)
     joined, watched = [], [os.path.join(os.path.dirname(path), NAME)]
     for entry, planned, server in servers:
-        made = bound(entry, planned, server.digest, server.manifest)
+        made = bound(entry, planned, server, digest)
         decided = state(made, past, found.persons, may)
         held = "" if entry.name == review else decided.held
         words = {"approval": made.number, "bound": made.text, "held": held[:2000], "until": decided.until}
