@@ -37,7 +37,8 @@ class _Registry(NamedTuple):
 
 def _registry(options: argparse.Namespace) -> _Registry:
     """The daemon's, if one answers and nothing else is said; else the caller's own."""
-    daemon = options.config is None and os.path.exists(f"{entry.runtime_folder(options)}/admin.sock")
+    there = bool(options.runtime_dir) or os.path.exists(f"{entry.runtime_folder(options)}/admin.sock")
+    daemon = options.config is None and there
     path = str(host.inspect(options)[1]["config"]) if daemon else entry.catalog(options)
     planned = planning.ask({"catalog": path})
     found = {each.entry.name: each for each in planned.servers}

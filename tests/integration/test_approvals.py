@@ -115,7 +115,7 @@ def test_a_change_asks_again_and_tells_in_words_what_more_it_could_touch(host: H
         refused = host.ask(host.user, *CALL)
         assert refused.returncode == 3
         told = {each["sign"] + each["what"] for each in root(host, "show", "files")["changes"]}
-        assert f"+read {more} at {more}" in told
+        assert f"+read {more} at {more}, and run programs in it" in told
         stale = host.ask(host.root, "approve", before)
         assert stale.returncode == 2
         assert root(host, "deny", "files", "--reason", "too much")["held"].endswith("(denied: too much)")
