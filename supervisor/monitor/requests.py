@@ -222,7 +222,9 @@ class Monitor:
         approvals.record(str(self.config), peer.pid, request.model_dump() | about)
         # also when the registry cannot be read now
         self.steer(request.server, stop=request.req != "approve")
-        return self.reload()
+        answer = self.reload()
+        self.stopped.discard(request.server)
+        return answer
 
     def steer(self, server: str, *, stop: bool) -> wire.Message:
         """Open no more of a server and end what runs in order; or let it be opened again."""
