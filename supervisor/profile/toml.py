@@ -81,7 +81,7 @@ def checked(path: str, limit: int = _LIMIT) -> bytes:
     try:
         check_owner(path, os.fstat(fd))
         data = b""
-        while len(data) <= limit and (part := os.read(fd, _LIMIT)):
+        while len(data) <= limit and (part := os.read(fd, limit)):
             data += part
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
