@@ -174,7 +174,7 @@ class Gateway:
         for each in problems:
             pump.note(each)
         for server in self.servers.values():
-            if server.state == "DEAD":
+            if server.state == "DEAD" or server.rows:
                 server.revive()
         if before != {name: (server, server.policy) for name, server in self.servers.items()}:
             for method in listening.CHANGED:
