@@ -195,15 +195,21 @@ class ServerRules(Frozen):
 class Registered(Frozen):
     """A server as the planner hands it to the monitor.
 
-    `gateway` is what the registry says to the gateway, passed on unread; `manifest` the file in which its lists are
-    pinned, with its SHA-256, or empty.
+    `gateway` is what the registry says to the gateway, `policy` who may do what, both passed on unread; `manifest`
+    the file in which its lists are pinned, with its SHA-256, or empty. `approval` is the number of what has to be
+    approved, `bound` that itself, as a text; `held` why it may not run, and `until` when it may not any more.
     """
 
     entry: ServerRules
     plan: Plan
     gateway: str = Field(default="{}", max_length=1 << 15)
+    policy: str = Field(default="", max_length=24_000)
     manifest: str = ""
     digest: str = ""
+    approval: str = ""
+    bound: str = Field(default="", max_length=1 << 18)
+    held: str = Field(default="", max_length=2000)
+    until: float = 0
 
 
 class Planned(Frozen):

@@ -58,7 +58,9 @@ def reach(options: argparse.Namespace) -> Reached:
     if (folder := entry.daemon(options)) is not None:
         return Reached(connect(f"{folder}/proxy.sock").socket, None, f"the daemon in {folder}")
     path = entry.catalog(options)
-    tree = personal.start_catalog(path)
+    # a server is started to be reviewed before anybody can approve of it
+    review = {"review": options.name} if options.command == "pin" else {}
+    tree = personal.start({"catalog": path, **review})
     return Reached(tree.monitor, tree, path)
 
 
@@ -273,7 +275,8 @@ def pin(options: argparse.Namespace) -> int:
     Two processes: a child without privileges talks to the server and makes the account; we, who may write the
     file, take its bytes as they are and never look into them.
     """
-    path = os.path.join(os.path.dirname(_registry(options)), "pins", f"{options.name}.json")
+    catalog = _registry(options)
+    path = os.path.join(os.path.dirname(catalog), "pins", f"{options.name}.json")
     old = _existing(path)
     read, write = os.pipe()
     sys.stdout.flush()
@@ -292,7 +295,16 @@ def pin(options: argparse.Namespace) -> int:
     _write(path, made)
     if not options.json:
         print(f"pinned in {path}")
+    _approve(options, catalog)
     return 0
+
+
+def _approve(options: argparse.Namespace, catalog: str) -> None:
+    """With the review, whoever owns the registry approves of the server, where approvals count."""
+    from supervisor.cli import approvals
+
+    if os.stat(catalog).st_uid == os.geteuid() and (number := approvals.approve_own(catalog, options.name)):
+        print(f"approved as {number}", file=sys.stderr)
 
 
 def _registry(options: argparse.Namespace) -> str:

@@ -26,7 +26,7 @@ _MONITOR = """import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
 from supervisor.monitor.children import Spawner; spawner = Spawner()
 from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4))"""
 _PLANNER = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
-from supervisor.registry.planner import main; main()"""
+from supervisor.registry.{} import main; main()"""
 _PASSED = ("LANG", "LC_ALL", "TZ")
 # no package that lies beside it gets to change what pydantic accepts
 _SET = {"PYDANTIC_DISABLE_PLUGINS": "1"}
@@ -63,9 +63,19 @@ def _spawn(code: str, descriptors: list[int]) -> int:
             os.close(fd)
 
 
-def start_catalog(path: str) -> Tree:
-    """The same over a registry file."""
-    return start({"catalog": path})
+def _governed(entry: dict[str, object]) -> bool:
+    """Whether there may be policies; a planner that was not to expect any refuses to leave one out."""
+    if "catalog" not in entry:
+        return False
+    folder = os.path.dirname(str(entry["catalog"]))
+    if os.path.isdir(f"{folder}/policies") or os.path.isdir(f"{folder}/servers.d"):
+        return True
+    try:
+        with open(str(entry["catalog"]), "rb") as file:
+            text = file.read()
+    except OSError:
+        return False  # the planner says what is wrong with it
+    return b"grant" in text or b"policy" in text
 
 
 def start(entry: dict[str, object], before: Callable[[int], None] | None = None) -> Tree:
@@ -75,7 +85,7 @@ def start(entry: dict[str, object], before: Callable[[int], None] | None = None)
     """
     (asked, question), (answered, answer) = os.pipe(), os.pipe()
     # what takes longest goes first, even before imports
-    planner = _spawn(_PLANNER, [asked, answer])
+    planner = _spawn(_PLANNER.format("governed" if _governed(entry) else "planner"), [asked, answer])
     import json
 
     from supervisor import wire

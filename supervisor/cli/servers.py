@@ -189,6 +189,10 @@ def unregister(path: str, name: str) -> None:
 
 def listing(options: argparse.Namespace, _command: list[str]) -> int:
     """The servers that one may use: the daemon's, or those of one's own registry."""
+    if options.approved:
+        from supervisor.cli import approvals
+
+        return approvals.approved(options)
     folder = entry.daemon(options)
     rows = _of_file(entry.catalog(options)) if folder is None else _of_daemon(folder)
     if options.json:

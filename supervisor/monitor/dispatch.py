@@ -41,6 +41,14 @@ class Close(Request):
     session: Id
 
 
+class Decide(Open):
+    """The number is of what was reviewed: what has changed meanwhile has another."""
+
+    approval: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    until: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+
+
 class Monitor(Protocol):
     """What the functions of the tables may do."""
 
@@ -54,6 +62,8 @@ class Monitor(Protocol):
     def steer(self, server: str, *, stop: bool) -> wire.Message: ...
     def reload(self) -> wire.Message: ...
     def drain(self) -> wire.Message: ...
+    def wanted(self, peer: Peer, server: str) -> wire.Message: ...
+    def decide(self, peer: Peer, request: Decide) -> wire.Message: ...
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ PROXY = {
     "open": Rule(Open, lambda monitor, peer, request: monitor.open(peer, request.id, request.server)),
     "describe": Rule(Open, lambda monitor, peer, request: monitor.describe(peer, request.id, request.server)),
     "close": Rule(Close, lambda monitor, peer, request: monitor.close(peer, request.session)),
+    "ask": Rule(Open, lambda monitor, peer, request: monitor.wanted(peer, request.server)),
     "list": Rule(Request, lambda monitor, peer, _: monitor.servers_of(peer)),
 }
 ADMIN = {
@@ -79,6 +90,7 @@ ADMIN = {
     "stop": Rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=True)),
     "reload": Rule(Request, lambda monitor, _peer, _: monitor.reload()),
     "drain": Rule(Request, lambda monitor, _peer, _: monitor.drain()),
+    **dict.fromkeys(("approve", "deny", "revoke"), Rule(Decide, lambda monitor, *about: monitor.decide(*about))),
 }
 
 

@@ -15,7 +15,7 @@ from supervisor.errors import SupervisorError
 from supervisor.model import Planned
 from supervisor.monitor import children
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.governed import main; main()"
 
 
 def read(data: bytes) -> Planned:

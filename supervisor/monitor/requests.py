@@ -10,13 +10,14 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from itertools import islice
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
 from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered, Verdict
-from supervisor.monitor import admit, dispatch, planning
+from supervisor.monitor import admit, approvals, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.record import Record
@@ -69,6 +70,7 @@ class Monitor:
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
         self.filters: dict[str, object] = {}
+        self.asking: dict[str, set[int]] = {}
 
     def adopt(self, planned: Planned) -> None:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
@@ -82,8 +84,8 @@ class Monitor:
         self.servers = {server.registered.entry.name: server for server in ready}
         for session in self.sessions.by_number.values():
             now = self.servers.get(session.server)
-            if now is None or now.plan.spec.digest != session.spec.digest:
-                self._end(session, "its configuration has changed")
+            if now is None or now.plan.spec.digest != session.spec.digest or now.registered.held:
+                self._end(session, (now and now.registered.held) or "its configuration has changed")
         self._tell()
 
     def _end(self, session: Session, reason: str) -> None:
@@ -99,7 +101,8 @@ class Monitor:
     def watch(self) -> None:
         """Once a second: read again what has changed, as soon as it stays as it is."""
         now = {path: host.changed(path) for path in self.watched}
-        if now != self.watched and now == self.settling:
+        late = any(0 < each.registered.until < time.time() for each in self.servers.values())
+        if late or (now != self.watched and now == self.settling):
             self.watched = now
             self.reload_or_say()
         self.settling = now
@@ -141,6 +144,8 @@ class Monitor:
     def open(self, peer: Peer, number: int, server: str) -> None:
         """Start a session, or raise Refused; the answer follows when the payload runs."""
         known = self._permitted(peer, server)
+        if held := self.wanted(peer, server)["ok"]:
+            raise Refused(f'"{server}": {held}')
         if self.draining or server in self.stopped:
             stopped = f'"{server}" was stopped by the operator: supervisor start {server}'
             raise Refused("the supervisor is draining" if self.draining else stopped)
@@ -157,6 +162,7 @@ class Monitor:
         with contextlib.suppress(OSError):  # gone since it was read: the next look at the files will tell
             fds = [os.open(found.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)]
         answer = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
+        answer |= {"policy": found.policy, "held": found.held}
         peer.send({"id": number, "ok": answer | {"stopped": server in self.stopped}}, fds)
         for fd in fds:
             os.close(fd)
@@ -198,6 +204,31 @@ class Monitor:
         self.record.tell("operator.kill", 0, self.sessions.by_number[session].server, session)
         self.sessions.kill(session, "killed by the operator")
         return {"ok": {}}
+
+    def wanted(self, peer: Peer, server: str) -> wire.Message:
+        """Why a server may not run, if so; who would like to have it is noted for whoever decides, and no more."""
+        found = self._permitted(peer, server).registered
+        expired = "its approval has expired" if 0 < found.until < time.time() else ""
+        if found.held and len(self.asking.setdefault(found.approval, set())) < MAX_SHOWN:
+            self.asking[found.approval].add(peer.uid)
+        return {"ok": found.held or expired}
+
+    def decide(self, peer: Peer, request: dispatch.Decide) -> wire.Message:
+        """Write down what the operator decided of what was reviewed, and let it hold."""
+        known = self.servers.get(request.server)
+        if known is None or known.registered.approval != request.approval:
+            raise ConfigError(f'"{request.server}" is not as it was reviewed; supervisor pending shows it as it is')
+        about = {
+            "bound": known.registered.bound,
+            "uid": peer.uid,
+            "asked": [*self.asking.get(request.approval, ())],
+        }
+        approvals.record(str(self.config), peer.pid, request.model_dump() | about)
+        # also when the registry cannot be read now
+        self.steer(request.server, stop=request.req != "approve")
+        answer = self.reload()
+        self.stopped.discard(request.server)
+        return answer
 
     def steer(self, server: str, *, stop: bool) -> wire.Message:
         """Open no more of a server and end what runs in order; or let it be opened again."""

@@ -44,7 +44,7 @@ class Conversation:
         self.outlet = outlet
         self.principal = principal
         self.only = only
-        self.endpoint = gateway.view(only)
+        self.endpoint = gateway.view(only, principal)
         self.protocol = ""
         self.hello = Hello(eras.LEGACY[-1], message.EMPTY, NOBODY)
         self.calls: dict[bytes, Call] = {}
@@ -137,9 +137,9 @@ class Conversation:
 
     def use(self, call: Call, route: Route, member: str) -> None:
         """Send a request to the server of a route, if its verdict allows that."""
-        if route.verdict.outcome != "allow":
-            self.gateway.meter.refused(route.verdict.rule)
-            self.deny(call, route.server, (message.NOT_ALLOWED, route.verdict.reason), route.verdict.rule)
+        verdict = route.verdict if route.check is None else route.judged(call.params.get("arguments"))
+        if verdict.outcome != "allow":
+            local.deny(self, call, route.server, verdict)
             return
         if message.ambiguous(call.params):
             self.refuse(call, message.INVALID_PARAMS, "params has members that differ in case only")

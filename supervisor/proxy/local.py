@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.servers import Server
+    from supervisor.roles.verdict import Verdict
 
 Answer = Callable[["Conversation", Call], None]
 
@@ -99,6 +100,21 @@ def using(kind: str) -> Answer:
     return answer
 
 
+def deny(to: Conversation, call: Call, server: Server, verdict: Verdict) -> None:
+    """A request that a rule forbids."""
+    to.gateway.meter.refused(verdict.rule)
+    to.deny(call, server, (message.NOT_ALLOWED, verdict.reason), verdict.rule)
+
+
+def _forward(to: Conversation, call: Call, server: Server) -> None:
+    """A request that names nothing that a list has: for those who may open the server."""
+    verdict = server.roles.opens(to.principal) if server.roles else None
+    if verdict and verdict.outcome != "allow":
+        deny(to, call, server, verdict)
+    else:
+        to.forward(call, server)
+
+
 def _resource(to: Conversation, call: Call) -> Route | None:
     """The route of params.uri; None when the client has been told that there is none."""
     uri = message.text(call.params.get("uri"))
@@ -124,10 +140,11 @@ def subscribe(to: Conversation, call: Call) -> None:
     route = _resource(to, call)
     if route is None:
         return
-    if route.verdict.outcome == "allow":
+    verdict = route.judged(None)
+    if verdict.outcome == "allow":
         to.gateway.news.subscribe(to, call, route)
     else:
-        to.deny(call, route.server, (message.NOT_ALLOWED, route.verdict.reason), route.verdict.rule)
+        deny(to, call, route.server, verdict)
 
 
 def listen(to: Conversation, call: Call) -> None:
@@ -174,13 +191,13 @@ def task(to: Conversation, call: Call) -> None:
     if server is None or server not in to.endpoint.servers:
         to.refuse(call, message.INVALID_PARAMS, "no server that is running here has issued this task to you")
     else:
-        to.forward(call, server)
+        _forward(to, call, server)
 
 
 def unknown(to: Conversation, call: Call) -> None:
     """A method that only its server knows, or nobody."""
     if to.endpoint.single and call.method not in _KNOWN and not call.method.startswith("notifications/"):
-        to.forward(call, to.endpoint.servers[0])
+        _forward(to, call, to.endpoint.servers[0])
     else:
         to.refuse(call, message.METHOD_NOT_FOUND, f"Method not found: {call.method[:200]}")
 

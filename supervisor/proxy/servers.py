@@ -6,6 +6,7 @@ Runs unprivileged. A process is started by the first call that needs it; who com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from supervisor.proxy.settings import Settings
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.link import Exited
+    from supervisor.proxy.roles import Roles
 
 Key = tuple[object, ...]
 # seconds: the first pause after a failure, the longest, and how long a call waits for a pause to be over
@@ -91,6 +93,8 @@ class Server:
         self.last_error = ""
         self.retired = ""
         self.identity: tuple[str, str, str] = ("", "", "")
+        self.policy = self.held = ""
+        self.roles: Roles | None = None
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
@@ -139,6 +143,9 @@ class Server:
         return sum(len(each.waiting) for each in self.instances.values())
 
     def _admit(self, principal: str) -> None:
+        if self.held:
+            self._ask()
+            raise Unavailable(message.NOT_ALLOWED, f'server "{self.name}": {self.held}')
         if self.stopped:
             said = f"it was stopped by the operator; supervisor start {self.name}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
@@ -159,6 +166,16 @@ class Server:
             said = f"it is tried again in {pause:.0f} s; it failed: {said}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         self._make_room(principal)
+
+    def _ask(self) -> None:
+        """Let whoever approves servers know that this one is wanted."""
+        task = asyncio.get_running_loop().create_task(self._asked())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _asked(self) -> None:
+        with contextlib.suppress(SupervisorError):
+            await self._channel.ask("ask", server=self.name)
 
     def _pause(self, principal: str) -> float:
         """Seconds until a process may be started for that user."""

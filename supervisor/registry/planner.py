@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Planned, Registered
 from supervisor.profile import host, load, offers, plan, seccomp
 from supervisor.profile.entry import ServerEntry
-from supervisor.registry import catalog
+from supervisor.registry import approvals, catalog
 from supervisor.sandbox import syscalls
 
 NOBODY = 65534
@@ -40,22 +41,40 @@ def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]
     return [Registered(entry=entry, plan=plan.plan(_chain(entry, beside), entry)) for entry in entries]
 
 
-def _catalog(path: str, text: str | None, only: str | None) -> Planned:
+# the servers of a registry with their policies, what was read for those, and who may approve by them
+Governed = tuple[list[Registered], tuple[str, ...], approvals.May]
+Govern = Callable[[catalog.Catalog, list[Registered]], Governed]
+
+
+def ungoverned(found: catalog.Catalog, servers: list[Registered]) -> Governed:
+    """Where no policy was expected, none may be left out."""
+    if found.policies or found.policies_required or any(each.governed for each in found.servers.values()):
+        raise ConfigError("policies have come while this was starting; start it again")
+    return servers, (), approvals.anybody
+
+
+def _catalog(path: str, question: dict[str, object], govern: Govern) -> Planned:
     """Every server of a registry, or one, and what was read for it."""
+    text, only, review = (str(question[key]) if key in question else None for key in ("text", "only", "review"))
     found = catalog.load_catalog(path, text)
     read = dict.fromkeys(found.files)
-    servers = []
+    accounts, servers = [], []
     for each in found.servers.values():
         if only not in (None, each.entry.name):
             continue
         chain = _chain(each.entry, path)
         read |= dict.fromkeys(source.path for source in chain.sources)
         planned = plan.plan(chain, each.entry)
+        accounts.append((each.entry, planned))
         servers.append(
             Registered(
                 entry=each.entry, plan=planned, gateway=each.gateway, manifest=each.manifest, digest=each.digest
             )
         )
+    servers, more, may = govern(found, servers)
+    about = [(*account, server) for account, server in zip(accounts, servers, strict=True)]
+    servers, files = approvals.join(path, found, about, may, review)
+    read |= dict.fromkeys((*more, *files))
     return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
 
 
@@ -69,21 +88,20 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
         raise ConfigError(f"{entry.origin}: {error}") from None
 
 
-def answer(question: dict[str, object]) -> Planned:
-    """`{"entry": {...}}` or `{"catalog": path}`, perhaps with "text" and "only" -> what standard output gets."""
+def answer(question: dict[str, object], govern: Govern = ungoverned) -> Planned:
+    """`{"entry": {...}}`, or `{"catalog": path}` with perhaps "text", "only", "review" -> for standard output."""
     try:
         if "entry" in question:
             entry = ServerEntry.model_validate(question["entry"], strict=False)
             planned = Planned(servers=tuple(register([entry], None)))
         else:
-            text, only = (str(question[key]) if key in question else None for key in ("text", "only"))
-            planned = _catalog(str(question["catalog"]), text, only)
+            planned = _catalog(os.path.abspath(str(question["catalog"])), question, govern)
         return planned.model_copy(update={"proxy": seccomp.own("proxy"), "ledger": seccomp.own("ledger")})
     except SupervisorError as error:
         return Planned(error=str(error), status=error.exit_status)
 
 
-def main() -> None:
+def main(govern: Govern = ungoverned) -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output."""
     gaps = offers.missing()
     try:
@@ -97,7 +115,7 @@ def main() -> None:
     question = sys.stdin.read()
     if not question:
         return  # whoever asked is gone
-    answered = answer(json.loads(question)).model_copy(update={"gaps": gaps})
+    answered = answer(json.loads(question), govern).model_copy(update={"gaps": gaps})
     sys.stdout.write(answered.model_dump_json())
     sys.stdout.flush()
     os._exit(0)

@@ -1,7 +1,8 @@
 """A gateway on this process's standard streams over the stand: what the tests of the stdio front run.
 
 Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called;
-`audit` has calls written down, as root in LOGS_DIRECTORY; `command=FILE` is a server of its own for "a".
+`audit` has calls written down, as root in LOGS_DIRECTORY; `command=FILE` is a server of its own for "a";
+`governed` has policies say who may use what.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from supervisor.proxy.principal import Principal
 from supervisor.proxy.recording import Recording
 from supervisor.proxy.stdio import Stdio
 from tests.unit.proxy.stand import Entry, Meter, Stand, pinned, small
+from tests.unit.roles.policies import policy
 
 
 class Counted:
@@ -56,6 +58,10 @@ async def main() -> int:
     given = [word[8:] for word in sys.argv if word.startswith("command=")]
     servers = await pinned({"a": Entry(given) if given else small(), "b": small("legacy")})
     kept = keeper.start(None) if "audit" in sys.argv else None
+    if "governed" in sys.argv:
+        servers["a"].policy = policy(
+            "a", 'permit(principal == User::"one", action, resource);', accounts={1: "one"}
+        )
     stand = Stand(servers)
     gateway = Gateway(stand, Meter(), Journal())
     await gateway.load()

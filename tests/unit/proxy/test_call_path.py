@@ -39,9 +39,10 @@ def warm_call(params: Json, *functions: str, word: str = "") -> tuple[list[str],
 CALL: Json = {"name": "a__echo", "arguments": {"text": "hello"}}
 
 
+@pytest.mark.parametrize("word", ["", "governed"])
 @pytest.mark.parametrize("params", [CALL, modern(CALL), CALL | {"_meta": {"progressToken": 1}}])
-def test_a_warm_call_stays_within_its_budget(params: Json) -> None:
-    calls, deepest = warm_call(params, "calls.py:Call.go", "calls.py:Call.answered")
+def test_a_warm_call_stays_within_its_budget(params: Json, word: str) -> None:
+    calls, deepest = warm_call(params, "calls.py:Call.go", "calls.py:Call.answered", word=word)
     assert {"lines.py:Reader.data_received", "instance.py:Instance.send", "stdio.py:Stdio.deliver"} <= set(calls)
     files = {each.split(":")[0] for each in calls}
     assert len(files) <= FILES, files

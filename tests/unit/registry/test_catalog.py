@@ -154,7 +154,7 @@ def test_a_manifest_is_hashed_and_watched_and_not_parsed(registry: Registry) -> 
     assert found.servers["a"].manifest == str(pin)
     assert (found.servers["b"].digest, found.servers["b"].manifest) == ("", "")
     watched = {os.path.relpath(each, registry.folder) for each in found.files}
-    assert watched == {"servers.toml", "servers.d", "pins", "pins/a.json"}
+    assert watched == {"servers.toml", "servers.d", "policies", "pins", "pins/a.json"}
 
 
 @pytest.mark.parametrize("name", ["servers.toml", "servers.d/more.toml", "pins/a.json"])
