@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from supervisor.cli import entry, keeper, personal
 from supervisor.cli.keeper import Kept
@@ -39,7 +39,12 @@ def _refused(text: str) -> None:
     pump.note(pump.printable(text))
 
 
-def _start(options: argparse.Namespace, tree: personal.Tree | None, kept: Kept | None = None) -> Started:
+def _start(
+    options: argparse.Namespace,
+    tree: personal.Tree | None,
+    kept: Kept | None = None,
+    refused: Callable[[str], None] = _refused,
+) -> Started:
     """Greet the monitor and open; without a tree of our own, the host's daemon. Raises what planning raised.
 
     Whatever is to be imported has been imported by now: here privileges are given up.
@@ -48,15 +53,16 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None, kept: Kept |
     try:
         link = Link(tree.monitor) if tree else connect(f"{entry.runtime_folder(options)}/proxy.sock")
         identity.drop()
-        link.refused = _refused
+        link.refused = refused
         greeting = link.hello()
         if kept:
             kept.begin(greeting.ledger)
         identity.confine(greeting.filter)
         opened = link.open(entry.NAME if tree else options.server)
-        server = options.server or opened.profile
-        audited = Audited(kept.way, opened, who, groups, str(greeting.pid), server) if kept else None
-        return Started(link, opened, tree, audited)
+        if kept is None:
+            return Started(link, opened, tree, None)
+        server = options.server if tree is None else opened.profile
+        return Started(link, opened, tree, Audited(kept.way, opened, who, groups, str(greeting.pid), server))
     except BaseException:
         if tree:
             tree.close()
@@ -101,11 +107,13 @@ def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
             started.close()
 
 
-def execute(options: argparse.Namespace, tree: personal.Tree | None) -> int:
-    """Run a command on our stdio, byte for byte."""
+def execute(
+    options: argparse.Namespace, tree: personal.Tree | None, refused: Callable[[str], None] = _refused
+) -> int:
+    """Run a command on our stdio, byte for byte; `refused` hears of each host that it may not reach."""
     pump.interruptible()
     try:
-        started = _start(options, tree)
+        started = _start(options, tree, refused=refused)
         try:
             _account(options, started.opened)
             return pump.attend(started.link, started.opened)
