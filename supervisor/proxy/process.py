@@ -24,13 +24,14 @@ _ERROR_LINE = 1 << 16
 _LAST_WORDS, _FLUSH = 2.0, 0.1
 
 
-class Traffic:
-    """Bytes to a server and from it, of all its processes."""
+class Common:
+    """What all processes of a server share: bytes to it and from it, and whether it ever asked during a call."""
 
-    __slots__ = ("received", "sent")
+    __slots__ = ("asks", "received", "sent")
 
     def __init__(self) -> None:
         self.received = self.sent = 0
+        self.asks = False
 
 
 class User(Protocol):
@@ -123,7 +124,7 @@ class Process:
 
     def pause(self, who: object, *, paused: bool) -> None:
         """Stop reading as long as anybody who gets what it says cannot take more."""
-        if not self.ended.done():
+        if not self.ended.done() and paused != (who in self._paused):
             (self._paused.add if paused else self._paused.discard)(who)
             self._pause()
 
