@@ -107,6 +107,17 @@ class Network(Frozen):
     filter: str = ""
 
 
+class Audit(Frozen):
+    """What the kernel is to tell of a session: the `files` that it opens, those of its root as well with `system`.
+
+    "auto": where the host can. `filter` is the system call filter of whoever listens.
+    """
+
+    files: Literal["auto", "required", "off"] = "off"
+    system: bool = False
+    filter: str = ""
+
+
 class Seccomp(Frozen):
     """The names of the syscall groups and the compiled program (base64 of struct sock_filter[])."""
 
@@ -144,6 +155,7 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
+    audit: Audit = Audit()
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
     accepted: tuple[str, ...] = ()
@@ -214,7 +226,8 @@ class Planned(Frozen):
 class HostFacts(Frozen):
     """What this kernel and this user's rights offer. `landlock` is the ABI, 0 when there is none.
 
-    `missing` maps a layer's name to why it is not there and what to do about it.
+    `missing` maps a layer's name to why it is not there and what to do about it; `unseen` is that of the one
+    which a profile can do without: why the kernel does not tell of files, or nothing.
     """
 
     root: bool
@@ -222,6 +235,7 @@ class HostFacts(Frozen):
     cgroup: Literal["v1", "v2", "none"]
     controllers: tuple[str, ...]
     missing: dict[str, str]
+    unseen: str = ""
 
 
 class Verdict(Frozen):

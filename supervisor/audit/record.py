@@ -53,7 +53,7 @@ class Decision(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A file that was opened, or was not let be opened: `mode` is "r", "w" or "rw"."""
+    """A file that was opened, or was not let be opened: `mode` is "r", "w" or "rw", with "x" if it was executed."""
 
     path: str
     mode: str = "r"
@@ -83,14 +83,21 @@ class Answer(NamedTuple):
     first: int = 0
 
 
+Seen = Literal["all", "part", "none"]
+
+
 class Touched(NamedTuple):
-    """What a call touched. `attribution` is "exact", or "window" for "during these calls" (`during`)."""
+    """What a call touched. `attribution` is "exact", or "window" for "during these calls" (`during`).
+
+    `seen`: whether `files` is all that was opened, a part of it, or nobody watched.
+    """
 
     files: Sequence[Opened] = ()
     hosts: Sequence[Reached] = ()
     attribution: Literal["exact", "window"] = "exact"
     during: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    seen: Seen = "none"
 
 
 _ALLOWED, _OK, _NOTHING = Decision(), Answer(), Touched()
@@ -283,6 +290,7 @@ def outcome(call: Call, microseconds: int, answer: Answer = _OK, touched: Touche
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"attribution":"%b",' % (accepted, touched.attribution.encode()),
             b'"during":%b,' % _texts(touched.during) if touched.during else b"",
+            b'"files":"%b",' % touched.seen.encode(),
             dropped,
             image,
             b'"limits":%b,' % _texts(touched.limits) if touched.limits else b"",

@@ -61,8 +61,8 @@ def _start(
         opened = link.open(entry.NAME if tree else options.server)
         if kept is None:
             return Started(link, opened, tree, None)
-        server = options.server if tree is None else opened.profile
-        return Started(link, opened, tree, Audited(kept.way, opened, who, groups, str(greeting.pid), server))
+        audited = Audited(kept.way, opened, who, groups, str(greeting.pid), options.server or opened.profile)
+        return Started(link, opened, tree, audited)
     except BaseException:
         if tree:
             tree.close()
@@ -89,6 +89,8 @@ def _account(options: argparse.Namespace, opened: Opened) -> None:
         pump.note(f"profile {opened.profile}, spec {opened.spec[:12]}{gaps}")
     for line in [] if options.quiet else opened.summary.splitlines():
         pump.note(line)
+    if opened.files < 0 and not options.quiet:
+        pump.note("not recorded: which files it opens (supervisor explain says why)")
 
 
 def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:

@@ -42,7 +42,7 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     loop.run()
     spawner.close()
     monitor.sessions.egress.close()
-    monitor.sessions.disk.close()
+    monitor.sessions.watchers.close()
     for peer in monitor.peers:
         # who waits for the end of this process may wait for theirs
         peer.socket.close()

@@ -90,7 +90,7 @@ class Reader:
         """Every mount is one that was asked for, restricted as it was asked for, and none is missing."""
         wanted = dict(self._wanted())
         seen = set()
-        for point, flags, kind in self._mounted():
+        for point, flags, kind in self.mounted(["/"]):
             under = max((each for each in wanted if below(point, each)), key=len)
             expected, kinds = wanted[under]
             if point not in wanted and under in ("/", "/proc", "/tmp"):
@@ -103,19 +103,13 @@ class Reader:
         for point in sorted(set(wanted) - seen):
             yield f"mount {point} is missing"
 
-    def writable(self) -> dict[str, str]:
-        """Mount point -> file system of what it may write besides its own /tmp."""
-        granted = [each.target for each in self.spec.mounts if each.mode == "rw"]
-        return {
-            point: kind
-            for point, flags, kind in self._mounted()
-            if "rw" in flags and any(below(point, each) for each in granted)
-        }
-
-    def _mounted(self) -> Iterator[tuple[str, set[str], str]]:
+    def mounted(self, places: list[str]) -> Iterator[tuple[str, set[str], str]]:
+        """Mount point, flags and file system of what is mounted at and below these places."""
         for line in self.text("mountinfo").splitlines():
             fields = line.split(" ")
-            yield _unescape(fields[4]), set(fields[5].split(",")), fields[fields.index("-") + 1]
+            point = _unescape(fields[4])
+            if any(below(point, each) for each in places):
+                yield point, set(fields[5].split(",")), fields[fields.index("-") + 1]
 
     def _wanted(self) -> Iterator[tuple[str, tuple[set[str], tuple[str, ...]]]]:
         base = {"nosuid", "nodev"}

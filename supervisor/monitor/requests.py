@@ -265,7 +265,7 @@ class Monitor:
             "reaches": spec.network.mode != "none",
         }
         answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
-        session.peer.send({"id": number, "ok": answer}, fds)
+        session.peer.send({"id": number, "ok": answer | {"files": len(fds) > 4}}, fds)
         if session.peer.closed:
             self._hang_up(session.peer)
 

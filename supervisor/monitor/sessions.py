@@ -17,11 +17,11 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
-from supervisor.monitor.disk import Disk
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
 from supervisor.monitor.record import Record
+from supervisor.monitor.watchers import Watchers
 from supervisor.sandbox import cgroup
 
 
@@ -76,7 +76,7 @@ class Sessions:
         self.spawner = spawner
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
-        self.disk = Disk(loop, self.kill)
+        self.watchers = Watchers(loop, self.kill)
         spawner.donated = self.egress.sockets
         self._next = 1
         self._hierarchy = cgroup.probe()
@@ -91,6 +91,7 @@ class Sessions:
         self.egress.add(session.number, spec.network)
 
         def done(failure: LaunchFailed | None, fds: list[int]) -> None:
+            fds += self.watchers.told.pop(session.number, [])
             if failure:
                 self.record.tell("session.failed", *session.about, reason=str(failure))
                 self._forget(session)
@@ -116,10 +117,7 @@ class Sessions:
             session.pid = pid
             reader = posture.Reader(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
-            try:
-                return wrong or self.disk.add(session.number, reader)
-            except OSError as error:
-                return [f"limits.disk: {error}"]
+            return wrong or self.watchers.add(session.number, reader)
 
         self.spawner.spawn(session.number, spec.digest, verify, done)
 
@@ -162,7 +160,9 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         self.egress.remove(session.number)
-        self.disk.remove(session.number)
+        self.watchers.remove(
+            session.number, lambda event: self.record.tell("session.files", *session.about, opened=event)
+        )
         for timer in session.timers:
             self.loop.cancel(timer)
         session.peer.sessions.discard(session.number)

@@ -12,26 +12,29 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from supervisor.audit import record
-from supervisor.audit.record import Context, Decision, Reached, Touched
+from supervisor.audit.record import Context, Decision, Opened, Reached, Touched
 from supervisor.proxy import eras, message
-from supervisor.proxy.instance import PATIENCE
 from supervisor.proxy.recording import Recording, answer, limits
+from supervisor.proxy.touched import PATIENCE
 
 if TYPE_CHECKING:
     from supervisor.proxy.calls import Call
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.instance import Instance
     from supervisor.proxy.servers import Server
+    from supervisor.proxy.touched import Window
 
 # ids that an outcome names, and hosts that one call may have reached, before they are only counted
 _DURING, _HOSTS = 100, 1000
 # contexts that one client may have here: one for each process that it uses
 _CONTEXTS = 64
+# seconds, at the end, for what the last calls touched to be told
+_LAST = 5.0
 _ARGUMENTS = ("tools/call", "prompts/get")
 _READING = ("prompts/get", "resources/read", "completion/complete", "tasks/get", "tasks/result", "tasks/list")
 _ALLOW = Decision()
@@ -40,12 +43,15 @@ _ALLOW = Decision()
 class Mark:
     """What is known of a call under way: its record, and what it touched so far."""
 
-    __slots__ = ("call", "during", "hosts", "instance", "power")
+    __slots__ = ("call", "during", "files", "hosts", "instance", "power", "seen", "window")
 
     def __init__(self, call: record.Call, *, power: bool) -> None:
         self.call, self.power = call, power
         self.during: list[str] = []
         self.hosts: list[Reached] = []
+        self.files: list[Opened] = []
+        self.seen: record.Seen = "none"
+        self.window: Window | None = None
         self.instance: Instance | None = None
 
 
@@ -75,7 +81,7 @@ class Audit:
         self._transport, self._monitor = transport, monitor
         self._number = itertools.count(1)
         self._run = os.urandom(6).hex()
-        self._late = 0
+        self._lates: set[asyncio.Task[None]] = set()
         self._traits: dict[tuple[Server, str, str], Traits] = {}
 
     def intend(self, call: Call, server: Server, then: Callable[[Call, Server], None] | None = None) -> None:
@@ -147,7 +153,7 @@ class Audit:
             spec=opened.spec if opened else server.identity[2] if server else "",
             image=opened.image if opened else "",
             manifest=server.identity[1] if server else "",
-            posture="ok" if opened else "",
+            posture=opened.posture if opened else "",
             accepted=opened.accepted if opened else (),
         )
 
@@ -157,6 +163,10 @@ class Audit:
         if mark is None:
             return
         mark.instance = instance
+        if instance.turn is call:
+            instance.turn_mark = mark
+        if instance.touched is not None and instance.touched.on:
+            mark.window = instance.touched.window()
         for each in instance.marks:
             if len(each.during) < _DURING:
                 each.during.append(mark.call.call)
@@ -177,17 +187,21 @@ class Audit:
             return
         # its own context names the session, which was perhaps only started for it
         mark.call = mark.call._replace(context=self._context(call, call.server, instance))
+        task = loop.create_task(self._late(mark, instance))
+        self._lates.add(task)
+        task.add_done_callback(self._lates.discard)
+        task.add_done_callback(lambda _: self._write(call, mark, took, outcome, line))
+
+    async def _late(self, mark: Mark, instance: Instance) -> None:
+        """What is known after the answer: the kernel's word on files, and the broker's on hosts."""
+        if mark.window is not None:
+            mark.files, complete = await mark.window.close()
+            mark.seen = "all" if complete else "part"
         if instance.reaches:
-            self._late += 1
-            loop.call_later(PATIENCE, self._write, call, mark, took, outcome, line)
-        else:
-            instance.marks.discard(mark)
-            loop.call_soon(self._write, call, mark, took, outcome, line)
+            await asyncio.sleep(PATIENCE)
+        instance.known(mark)
 
     def _write(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
-        if mark.instance is not None and mark in mark.instance.marks:
-            mark.instance.marks.discard(mark)
-            self._late -= 1
         said = "" if outcome in ("ok", "tool_error") else _error(line)
         first = call.server.settings.audit.first if call.server is not None else 0
         told = answer(outcome, line.rstrip(b"\n"), said, first)
@@ -196,14 +210,17 @@ class Audit:
 
     async def close(self) -> None:
         """Write what is not written yet, within a bound, and hang up."""
-        if self._late:
-            await asyncio.sleep(2 * PATIENCE)
+        late = [each for each in self._lates if not each.done()]
+        if late:
+            for task in (await asyncio.wait(late, timeout=_LAST))[1]:
+                task.cancel()
+            await asyncio.wait(late)
         await self._recording.close()
 
     def _touched(self, mark: Mark, hit: tuple[str, ...]) -> Touched:
-        """The one place where what a call touched is put together: hosts, as the egress broker tells of them."""
-        exact = not mark.during
-        return Touched((), tuple(mark.hosts), "exact" if exact else "window", tuple(mark.during), hit)
+        """The one place where what a call touched is put together."""
+        attribution: Literal["exact", "window"] = "window" if mark.during else "exact"
+        return Touched(mark.files, tuple(mark.hosts), attribution, tuple(mark.during), hit, mark.seen)
 
     def reached(self, instance: Instance, reached: Reached) -> None:
         """A session has reached a host, or was not let. Without a call under way it is a record of its own."""

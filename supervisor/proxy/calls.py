@@ -215,11 +215,11 @@ class Call(Waiter):
         self.began = self.touched = time.monotonic()
         self.state = ""
         self.conversation.hold(self)
+        if (tracing := self.conversation.gateway.tracing) is not None:
+            tracing.resumed(self, retry)
         audit = self.conversation.gateway.audit
         if audit is not None and self.instance:
             audit.sent(self, self.instance)
-        if (tracing := self.conversation.gateway.tracing) is not None:
-            tracing.resumed(self, retry)
         given = message.fields(retry.params.get("inputResponses", message.EMPTY)) or {}
         for name in list(self.questions):
             if name in given and self.instance:

@@ -113,7 +113,7 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            received = wire.receive(self._socket, max_fds=4)
+            received = wire.receive(self._socket, max_fds=5)
         except BlockingIOError:
             return
         except (ConnectionError, WireError):

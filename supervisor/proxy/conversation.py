@@ -290,10 +290,10 @@ class Conversation:
 
     def _count(self, call: Call, server: Server, line: bytes, *, outcome: str, parked: bool = False) -> None:
         server.calls += 1
-        if call.mark is not None and self.gateway.audit is not None:
-            self.gateway.audit.ended(call, outcome, line)
         if (server.row.failures or server.rows) and outcome in ("ok", "tool_error"):
             server.worked(self.principal.name)
+        if call.mark is not None and self.gateway.audit is not None:
+            self.gateway.audit.ended(call, outcome, line)
         if self.gateway.tracing is not None:
             self.gateway.tracing.ended(call, outcome)
         # names of resources and unknown methods are the client's invention

@@ -14,17 +14,18 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from supervisor.audit import record
-from supervisor.audit.record import Context, Reached, Touched
+from supervisor.audit.record import Answer, Context, Reached, Touched
 from supervisor.proxy import message
 from supervisor.proxy.auditing import client_name
 from supervisor.proxy.link import Opened
 from supervisor.proxy.message import Fields
 from supervisor.proxy.recording import Recording, Way, answer, limits
+from supervisor.proxy.touched import PATIENCE, Watch, Window
 
 # requests that make a server do nothing for anybody
 _PLAIN = frozenset(
@@ -36,6 +37,8 @@ _PLAIN = frozenset(
 )
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _DURING = 100
+# seconds, at the end of a session, for what its last calls touched to be told
+_LAST = 5.0
 _SESSION = "the server's session has ended"
 
 
@@ -61,7 +64,7 @@ class Audited(NamedTuple):
             profile=opened.profile,
             spec=opened.spec,
             image=opened.image,
-            posture="ok",
+            posture=opened.posture,
             accepted=opened.accepted,
         )
 
@@ -70,6 +73,8 @@ class _Passing(NamedTuple):
     call: record.Call
     began: float
     during: list[str]
+    window: Window
+    watched: bool
 
 
 class _Line:
@@ -95,7 +100,10 @@ class Gate:
         self._recording.start()
         self._write, self._refuse = write, refuse
         self._lines: deque[_Line] = deque()
+        self._watch = Watch(audited.opened.files)
         self._passing: dict[bytes, _Passing] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        self._late: dict[asyncio.Task[None], _Passing] = {}
         self._hosts: list[Reached] = []
         self._run = os.urandom(6).hex()
         self._number = itertools.count(1)
@@ -127,10 +135,11 @@ class Gate:
             waiting.waits -= 1
             waiting.refused = waiting.refused or reason
             if not reason:
-                during = [each.call.call for each in self._passing.values()][:_DURING]
-                for each in self._passing.values():
+                others = [*self._passing.values(), *self._late.values()]
+                during = [each.call.call for each in others][:_DURING]
+                for each in others:
                     each.during.append(call.call)
-                self._passing[key] = _Passing(call, time.monotonic(), during)
+                self._passing[key] = _Passing(call, time.monotonic(), during, self._watch.window(), self._watch.on)
             self._flush()
 
         self._recording.intent(record.intent(call, arguments), done, power=False)
@@ -142,45 +151,51 @@ class Gate:
                 self._write(first.line)
                 continue
             for key in first.keys:
-                self._end(key, Touched(), "-31013", b"", first.refused)
+                self._later(key, "-31013", b"", first.refused)
                 self._refuse(key, first.refused)
 
     def answered(self, line: bytes) -> None:
         """A line of the server's, which has been passed on."""
+        if not self._passing and self._watch.on:
+            # what it opened for itself, or for nobody's call, is no call's
+            self._keep(asyncio.get_running_loop().create_task(self._watch.ask()))
         for fields in _messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
                 key = message.identifier(fields["id"]) or bytes(fields["id"])
                 failure = message.fields(fields.get("error", message.EMPTY)) or {}
                 said = message.text(failure.get("message")) or ""
-                self._later(key, message.outcome(fields), line, said)
+                self._later(key, message.outcome(fields), line.rstrip(b"\n"), said)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
 
     def _later(self, key: bytes, outcome: str, line: bytes, said: str) -> None:
-        passing = self._passing.get(key)
-        if passing is None:
-            return
-        touched = Touched(
-            (), (), "window" if passing.during else "exact", tuple(passing.during[:_DURING]), limits(said)
-        )
-        if self._audited.opened.reaches:
-            # what was reached is told by the broker, over the monitor, after the server has answered
-            asyncio.get_running_loop().call_later(0.1, self._end, key, touched, outcome, line, said)
-        else:
-            self._end(key, touched, outcome, line, said)
-
-    def _end(self, key: bytes, touched: Touched, outcome: str, line: bytes, said: str) -> None:
+        """What a call touched is known some time after its answer."""
         passing = self._passing.pop(key, None)
         if passing is None:
             return
         took = int((time.monotonic() - passing.began) * 1_000_000)
-        touched = touched._replace(hosts=tuple(self._hosts))
-        if not self._passing:
+        task = asyncio.get_running_loop().create_task(self._end(passing, took, answer(outcome, line, said, 0)))
+        self._late[task] = passing
+        task.add_done_callback(self._late.pop)
+
+    async def _end(self, passing: _Passing, took: int, told: Answer) -> None:
+        files, complete = await passing.window.close()
+        if self._audited.opened.reaches:
+            # what was reached is told by the broker, over the monitor, after the server has answered
+            await asyncio.sleep(PATIENCE)
+        seen: record.Seen = "none" if not passing.watched else "all" if complete else "part"
+        attribution: Literal["exact", "window"] = "window" if passing.during else "exact"
+        during, hit = tuple(passing.during[:_DURING]), limits(told.message)
+        touched = Touched(files, tuple(self._hosts), attribution, during, hit, seen)
+        if not self._passing and len(self._late) == 1:
             self._hosts.clear()
-        told = answer(outcome, line.rstrip(b"\n"), said, 0)
         self._recording.outcome(record.outcome(passing.call, took, told, touched))
 
     def reached(self, reached: Reached) -> None:
         """The session has reached a host, or was not let."""
-        if self._passing:
+        if self._passing or self._late:
             same = (reached.host, reached.port, reached.denied)
             self._hosts = [each for each in self._hosts if (each.host, each.port, each.denied) != same]
             self._hosts.append(reached)
@@ -190,11 +205,11 @@ class Gate:
 
     async def close(self, reason: str) -> None:
         """The end of the session: what was not answered is lost."""
-        for key, passing in list(self._passing.items()):
-            touched = Touched(
-                (), (), "window" if passing.during else "exact", tuple(passing.during), limits(reason)
-            )
-            self._end(key, touched, "-31001", b"", f"{_SESSION}: {reason}")
+        for key in list(self._passing):
+            self._later(key, "-31001", b"", f"{_SESSION}: {reason}")
+        if late := list(self._late):
+            await asyncio.wait(late, timeout=_LAST)
+        self._watch.close()
         await self._recording.close()
 
 

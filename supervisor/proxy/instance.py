@@ -18,7 +18,7 @@ from supervisor.proxy import envelope, eras, message, pump
 from supervisor.proxy.asking import Asking
 from supervisor.proxy.manifests import KINDS, MAX_BYTES, Lists
 from supervisor.proxy.message import Fields
-from supervisor.proxy.process import Common, Process
+from supervisor.proxy.process import Process, Traffic
 
 if TYPE_CHECKING:
     from supervisor.proxy.auditing import Mark
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 # of one list: pages, and bytes of them
 MAX_PAGES, MAX_LIST = 100, MAX_BYTES // len(KINDS)
 _TOLD = 20
-# seconds: what a session reached is told by the broker, over the monitor, after the server has answered
-PATIENCE = 0.1
 
 
 class Waiting(Protocol):
@@ -114,7 +112,7 @@ class Instance(Process):
         self.used = time.monotonic()
         self.pending: dict[bytes, Waiter] = {}
         self.waiting: list[Waiting] = []
-        self.common = Common()
+        self.traffic = Traffic()
         self.owner: Conversation | None = None
         self.principal = ""
         self.principals: set[str] = set()
@@ -122,6 +120,8 @@ class Instance(Process):
         self.marks: set[Mark] = set()
         self.serial = False
         self.turn: Waiting | None = None
+        self.turn_mark: Mark | None = None
+        self._over = False
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
         self.abandoned = False
@@ -171,14 +171,20 @@ class Instance(Process):
         return self.opened is not None and self.opened.reaches
 
     def over_with(self, call: Waiting) -> None:
-        """It is the next one's turn, when it is known what this one has reached."""
+        """It is the next one's turn, when it is known what this one has touched."""
         if self.turn is call:
-            asyncio.get_running_loop().call_later(1.5 * PATIENCE if self.reaches else 0, self._next_turn, call)
+            self._over = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def _next_turn(self, call: Waiting) -> None:
-        if self.turn is not call:
+    def known(self, mark: Mark) -> None:
+        """What a call has touched is known."""
+        self.marks.discard(mark)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        if not self._over or self.turn_mark in self.marks:
             return
-        self.turn = None
+        self.turn, self.turn_mark, self._over = None, None, False
         waiting, self.waiting = self.waiting, []
         for each in waiting:
             self.give(each)
@@ -210,7 +216,7 @@ class Instance(Process):
     @property
     def exclusive(self) -> bool:
         """Whether it has one call at a time: its client can be asked, and this server does ask."""
-        return self._askable and self.common.asks
+        return self._askable and self.traffic.asks
 
     @property
     def vacant(self) -> bool:
@@ -245,7 +251,7 @@ class Instance(Process):
         while True:
             try:
                 page = await self.ask(KINDS[kind][0], params)
-            except RequestFailed as error:
+            except envelope.RequestFailed as error:
                 if error.code == message.METHOD_NOT_FOUND:
                     return []  # many offer resources and no templates
                 raise
@@ -272,7 +278,7 @@ class Instance(Process):
             self.pending.pop(number, None)
         if "result" in answer:
             return answer["result"]
-        raise RequestFailed(method, answer.get("error", message.EMPTY))
+        raise envelope.RequestFailed(method, answer.get("error", message.EMPTY))
 
     def tell(self, method: str, params: Mapping[str, object]) -> None:
         """A request of the gateway's own whose answer does not matter."""
@@ -292,7 +298,7 @@ class Instance(Process):
         fields["id"] = msgspec.Raw(number)
         self.pending[number] = waiter
         line = message.line(fields)
-        self.common.sent += len(line)
+        self.traffic.sent += len(line)
         self._writer.write(line)
         return number
 
@@ -317,12 +323,12 @@ class Instance(Process):
 
     def write(self, line: bytes) -> None:
         """Send a line as it is."""
-        self.common.sent += len(line)
+        self.traffic.sent += len(line)
         super().write(line)
 
     def received(self, line: bytes) -> None:
         """One line of the server's."""
-        self.common.received += len(line)
+        self.traffic.received += len(line)
         fields = message.incoming(line)
         if fields is None and not line.isascii():
             fields = message.repaired(line)
@@ -380,17 +386,3 @@ class Instance(Process):
         self.pending, self.waiting = {}, []
         for each in losers:
             each.lost(code, reason)
-
-
-class RequestFailed(SupervisorError):
-    """A server answered a request of the gateway's own with an error."""
-
-    def __init__(self, method: str, error: msgspec.Raw) -> None:
-        self.error = error
-        table = message.fields(error) or {}
-        try:
-            self.code = int(bytes(table.get("code", b"0")))
-        except ValueError:
-            self.code = 0
-        said = pump.printable(message.text(table.get("message")) or "an error without words")
-        super().__init__(f"{method}: {said}")

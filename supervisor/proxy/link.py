@@ -36,7 +36,10 @@ class Denied(SupervisorError):
 
 
 class Opened(NamedTuple):
-    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
+    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds).
+
+    `files` is the socket on which is told which files it opens (supervisor.proxy.touched), -1 where nobody knows.
+    """
 
     session: int
     pid: int
@@ -56,6 +59,12 @@ class Opened(NamedTuple):
     output_rate: int
     reaches: bool = False
     image: str = ""
+    files: int = -1
+
+    @property
+    def posture(self) -> str:
+        """What the monitor found when it read back what the kernel applied, and whether files are told of."""
+        return "ok" if self.files >= 0 else "ok, files unseen"
 
 
 class Greeting(NamedTuple):
@@ -184,7 +193,7 @@ class Link:
         try:
             wire.send(self.socket, {"id": self._next, "req": req, **fields})
             while True:
-                received = wire.receive(self.socket, max_fds=4)
+                received = wire.receive(self.socket, max_fds=5)
                 if received is None:
                     raise ConnectionResetError
                 message, fds = received
@@ -205,8 +214,8 @@ class Link:
 
 def opened(answer: wire.Message, fds: list[int]) -> Opened:
     """The monitor's answer to `open` with its descriptors; WireError when some are missing."""
-    if len(fds) != 4:
-        raise WireError("open: four descriptors expected")
+    if len(fds) != 4 + (answer["files"] is True):
+        raise WireError("open: four descriptors expected, and a fifth where files are told of")
     return Opened(
         session=int(str(answer["session"])),
         pid=int(str(answer["pid"])),
@@ -226,6 +235,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         output_rate=int(str(answer["output_rate"])),
         reaches=answer.get("reaches") is True,
         image=str(answer.get("image", "")),
+        files=fds[4] if len(fds) > 4 else -1,
     )
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import envelope, listening, message
 from supervisor.proxy.calls import Call
-from supervisor.proxy.instance import Instance, RequestFailed
+from supervisor.proxy.envelope import RequestFailed
+from supervisor.proxy.instance import Instance
 from supervisor.proxy.listening import Listener, Subscriptions
 from supervisor.proxy.message import Fields
 from supervisor.proxy.servers import Server, Unavailable

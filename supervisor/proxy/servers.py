@@ -20,7 +20,7 @@ from supervisor.proxy import envelope, manifests, message
 from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.manifests import Change, Manifest
 from supervisor.proxy.message import Fields
-from supervisor.proxy.process import Common
+from supervisor.proxy.process import Traffic
 from supervisor.proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Server:
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
-        self.common = Common()
+        self.traffic = Traffic()
         self.instances: dict[Key, Instance] = {}
         self.load: dict[str, int] = {}
         self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
@@ -125,7 +125,7 @@ class Server:
         made.stderr = lambda line, loud: self.stderr(self.name, line, loud)
         made.unwell = lambda reason: self.unwell(made, reason, crashed=True)
         made.principal = principal
-        made.common = self.common
+        made.traffic = self.traffic
         made.serial = self.settings.audit.attribution == "exact"
         self.instances[key] = made
         task = asyncio.get_running_loop().create_task(self._live(key, made))
@@ -209,6 +209,9 @@ class Server:
     async def _check(self, instance: Instance) -> None:
         handshake = await instance.shake()
         await self.compare(instance, handshake)
+        if instance.touched is not None:
+            # what it opened to start is no call's
+            await instance.touched.ask()
 
     async def compare(self, instance: Instance, handshake: msgspec.Raw) -> None:
         """Compare what the process lists with what was pinned; Unavailable, and no more calls, if it differs."""

@@ -5,17 +5,18 @@ Runs unprivileged. The call is made when its intent is written; Unrecorded says 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
 
 from supervisor.audit import record
 from supervisor.audit.client import Plain, Unrecorded
-from supervisor.audit.record import Answer, Reached, Touched
+from supervisor.audit.record import Answer, Opened, Reached, Seen, Touched
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import client, recording
 from supervisor.proxy.gate import Audited
-from supervisor.proxy.instance import PATIENCE
+from supervisor.proxy.touched import PATIENCE, Watch
 
 _SECONDS = 20.0
 
@@ -26,6 +27,8 @@ def call(session: client.Client, asked: client.Json, audited: Audited) -> client
     session.link.reached = hosts.append
     about = record.Call(audited.context("supervisor"), f"{os.urandom(6).hex()}-1", str(asked["name"]))
     ledger = _intended(audited, record.intent(about, json.dumps(asked["arguments"]).encode()))
+    # what it opened to start is no call's
+    _opened(audited.opened.files)
     began = time.monotonic()
     answer = Answer("lost")
     try:
@@ -42,8 +45,25 @@ def call(session: client.Client, asked: client.Json, audited: Audited) -> client
             # what was reached is told by the broker, over the monitor, after the server has answered
             time.sleep(PATIENCE)
             session.link.catch_up()
-        touched = Touched((), tuple(hosts), limits=recording.limits(answer.message))
+        files, seen = _opened(audited.opened.files)
+        touched = Touched(files, tuple(hosts), limits=recording.limits(answer.message), seen=seen)
         ledger.tell(b"outcome", record.outcome(about, took, answer, touched))
+
+
+def _opened(fd: int) -> tuple[list[Opened], Seen]:
+    """What was opened since this was asked last."""
+    if fd < 0:
+        return [], "none"
+
+    async def ask() -> tuple[list[Opened], bool]:
+        watch = Watch(os.dup(fd))
+        try:
+            return await watch.since()
+        finally:
+            watch.close()
+
+    files, complete = asyncio.run(ask())
+    return files, "all" if complete else "part"
 
 
 def _intended(audited: Audited, written: bytes) -> Plain:

@@ -13,7 +13,8 @@ import pytest
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import instance as module
 from supervisor.proxy import message
-from supervisor.proxy.instance import Hello, Instance, RequestFailed, Waiter
+from supervisor.proxy.envelope import RequestFailed
+from supervisor.proxy.instance import Hello, Instance, Waiter
 from supervisor.proxy.link import Exited
 from supervisor.proxy.message import Fields
 from supervisor.proxy.servers import FULL, NOBODY
