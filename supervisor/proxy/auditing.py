@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -178,7 +179,8 @@ class Audit:
         mark, call.mark = call.mark, None
         if mark is None:
             return
-        took = int((asyncio.get_running_loop().time() - call.began) * 1_000_000)
+        # not the loop's clock, which may stand still for a millisecond
+        took = int((time.monotonic() - call.began) * 1_000_000)
         loop, instance = asyncio.get_running_loop(), mark.instance
         if instance is None:
             loop.call_soon(self._write, call, mark, took, outcome, line)

@@ -21,8 +21,9 @@ from supervisor.audit.client import Client, Done, Unrecorded
 from supervisor.audit.record import Answer, Context
 from supervisor.proxy import envelope, message
 
-# outcomes that wait for a new ledger
-_KEPT = 4096
+# outcomes that wait for a new ledger, each with how often it may still be lost
+_KEPT, _TRIES = 4096, 3
+Kept = tuple[bytes, int]
 # seconds: between two requests for a ledger, and how long the last outcomes may wait for room
 _FIRST, _LONGEST, _LAST = 0.05, 2.0, 2.0
 _LIMIT = re.compile(r"\(((?:limits|session|quota)\.[a-z_]+)")
@@ -48,7 +49,7 @@ class Recording:
         self._reason = ""
         self._gap: tuple[int, int] | None = None
         self._pause = _FIRST
-        self._kept: deque[bytes] = deque(maxlen=_KEPT)
+        self._kept: deque[Kept] = deque(maxlen=_KEPT)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -70,15 +71,19 @@ class Recording:
 
     def outcome(self, written: bytes, *, power: bool = False) -> None:
         """Not waited for. What a ledger has not acknowledged when it is ended, the next one gets."""
+        self._outcome((written, _TRIES), power=power)
+
+    def _outcome(self, kept: Kept, *, power: bool = False) -> None:
         client = self._client
         if client is None:
-            self._kept.append(written)
+            self._kept.append(kept)
         else:
-            client.tell(b"outcome", written, lambda why: self._unheard(client, written, why), power=power)
+            client.tell(b"outcome", kept[0], lambda why: self._unheard(client, kept, why), power=power)
 
-    def _unheard(self, client: Client, written: bytes, why: str) -> None:
-        if why and client.gone:
-            self._kept.append(written)
+    def _unheard(self, client: Client, kept: Kept, why: str) -> None:
+        # not for ever: it may be one of these for which the ledger has hung up
+        if why and client.gone and kept[1]:
+            self._kept.append((kept[0], kept[1] - 1))
 
     def event(self, what: str, details: dict[str, object], context: Context | None = None) -> None:
         """What is no call."""
@@ -101,7 +106,7 @@ class Recording:
             self.event("audit.gap", dict(details))
         kept, self._kept = self._kept, deque(maxlen=_KEPT)
         for each in kept:
-            self.outcome(each)
+            self._outcome(each)
 
     def _lost(self) -> None:
         if self._client:
