@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import opened
 from supervisor import wire
 from supervisor.audit import index, query, read, record, verify
 from supervisor.audit.client import Client
@@ -207,9 +208,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="for the index")
-    parser.add_argument("--part", choices=["ledger", "index"], help="only one of the two")
+    parser.add_argument("--part", choices=["ledger", "index", "files"], help="only one of them")
     options = parser.parse_args()
-    if options.part != "index":
+    if options.part in (None, "files"):
+        opened.report()
+    if options.part in (None, "ledger"):
         with ledgers.place() as place:
             ledger = Started(place)
             try:
@@ -219,7 +222,7 @@ def main() -> None:
                         through(ledger, writers, policy, count, window)
             finally:
                 ledger.end()
-    if options.part != "ledger":
+    if options.part in (None, "index"):
         with ledgers.place() as place:
             looked_up(place, options.events)
 

@@ -4,6 +4,8 @@ Run from a checkout, `python benchmarks/call_overhead.py [--calls N] [--json FIL
 interpreter that has fastmcp). The server is a C program that answers at once; beside the gateway stand the server
 alone, a C program that copies bytes (the floor), the official SDK's client and server glued together, and fastmcp's
 proxy. The cases take turns in rounds; medians over the rounds. Over HTTP the same server is behind `serve --http`.
+`serve` writes every call down; what that adds is seen by the gateway's code over a server without a sandbox, once
+without and once with a ledger.
 """
 
 from __future__ import annotations
@@ -222,6 +224,9 @@ def cases(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], C
         "supervisor serve, HTTP": lambda: Http(web, port, "/mcp", "echo__echo"),
         "SDK client + server": lambda: Pipes([sys.executable, str(HERE / "peers" / "sdk_glue.py"), server], "echo"),
     }
+    front = [sys.executable, "-m", "tests.unit.proxy.front", f"command={server}"]
+    found["the gateway's code alone"] = lambda: Pipes(front, "a__echo")
+    found["the same, written down"] = lambda: Pipes([*front, "audit"], "a__echo")
     if options.fastmcp:
         proxy = [options.fastmcp, str(HERE / "peers" / "fastmcp_proxy.py"), server]
         found["fastmcp proxy"] = lambda: Pipes(proxy, "echo")
@@ -247,6 +252,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
         folder.chmod(0o755)
+        os.environ["LOGS_DIRECTORY"] = os.environ["XDG_STATE_HOME"] = str(folder)
         running = {name: start() for name, start in cases(folder, options).items()}
         for client in running.values():
             stack.callback(client.close)

@@ -56,8 +56,8 @@ class Tmp(Frozen):
 
 
 class Limits(Frozen):
-    """What one session may use. HELD_BY_PROXY is held by the proxy, the rest by the kernel, but for `disk` (bytes)
-    and `disk_files`: what may be added to folders that it can write, which a watcher of the monitor's looks at.
+    """What one session may use. `output...` and `stderr` are held by the proxy, the rest by the kernel, but for
+    `disk` (bytes) and `disk_files`: what may be added to folders that it can write, which a watcher looks at.
     `output` is of a session's life, `output_rate` of a second.
     """
 
@@ -72,9 +72,6 @@ class Limits(Frozen):
     output: int = Field(gt=0)
     output_rate: int = Field(gt=0)
     stderr: int = Field(gt=0)
-
-
-HELD_BY_PROXY = ("output_line", "output", "output_rate", "stderr")
 
 
 class SessionRules(Frozen):
@@ -104,6 +101,17 @@ class Network(Frozen):
     addresses: tuple[str, ...] = ()
     udp: tuple[tuple[str, int], ...] = ()
     tcp: tuple[tuple[str, int], ...] = ()
+    filter: str = ""
+
+
+class Audit(Frozen):
+    """What the kernel is to tell of a session: the `files` that it opens, those of its root as well with `system`.
+
+    "auto": where the host can. `filter` is the system call filter of whoever listens.
+    """
+
+    files: Literal["auto", "required", "off"] = "off"
+    system: bool = False
     filter: str = ""
 
 
@@ -144,6 +152,7 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
+    audit: Audit = Audit()
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
     accepted: tuple[str, ...] = ()
@@ -156,13 +165,13 @@ class SandboxSpec(Frozen):
 
 
 class Plan(Frozen):
-    """A spec; `summary` of it is for the person who starts it.
+    """A spec; what is `told` of it goes to whoever opens it, unread.
 
     `gaps` maps the name of a field that this host's disks cannot hold to the reason and the remedy.
     """
 
     spec: SandboxSpec
-    summary: str
+    told: dict[str, str | int | float | bool]
     gaps: dict[str, str] = {}
 
 
@@ -183,28 +192,35 @@ class ServerRules(Frozen):
 class Registered(Frozen):
     """A server as the planner hands it to the monitor.
 
-    `gateway` is what the registry says to the gateway, passed on unread; `manifest` the file in which its lists are
-    pinned, with its SHA-256, or empty.
+    `gateway` is what the registry says to the gateway, `policy` who may do what, both passed on unread; `manifest`
+    the file in which its lists are pinned, with its SHA-256, or empty. `approval` is the number of what has to be
+    approved, `bound` that itself, as a text; `held` why it may not run, and `until` when it may not any more.
     """
 
     entry: ServerRules
     plan: Plan
     gateway: str = Field(default="{}", max_length=1 << 15)
+    policy: str = Field(default="", max_length=24_000)
     manifest: str = ""
     digest: str = ""
+    approval: str = ""
+    bound: str = Field(default="", max_length=1 << 18)
+    held: str = Field(default="", max_length=2000)
+    until: float = 0
 
 
 class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
     `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
-    call filter for whoever speaks on proxy.sock; `gaps` is what this kernel lacks, as in HostFacts;
-    `sealed` whose memory files come with it.
+    call filter for whoever speaks on proxy.sock, `ledger` that of the process that writes the audit log; `gaps` is
+    what this kernel lacks, as in HostFacts; `sealed` whose memory files come with it.
     """
 
     servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
     proxy: str = ""
+    ledger: str = ""
     gaps: dict[str, str] = {}
     sealed: tuple[Digest, ...] = ()
     error: str = ""
@@ -214,7 +230,8 @@ class Planned(Frozen):
 class HostFacts(Frozen):
     """What this kernel and this user's rights offer. `landlock` is the ABI, 0 when there is none.
 
-    `missing` maps a layer's name to why it is not there and what to do about it.
+    `missing` maps a layer's name to why it is not there and what to do about it; `unseen` is that of the one
+    which a profile can do without: why the kernel does not tell of files, or nothing.
     """
 
     root: bool
@@ -222,6 +239,7 @@ class HostFacts(Frozen):
     cgroup: Literal["v1", "v2", "none"]
     controllers: tuple[str, ...]
     missing: dict[str, str]
+    unseen: str = ""
 
 
 class Verdict(Frozen):

@@ -7,15 +7,19 @@ the future that a call waits for fails, and so does every one after it until the
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import socket
 from collections import deque
+from collections.abc import Callable
 
 from supervisor.errors import SupervisorError
 
 # messages that wait for room in the socket
 _MOST_WAITING = 4096
 _ANSWER = 64 * 1024
+# what is called when a record is written (with nothing), or is not going to be (with the reason)
+Done = Callable[[str], None]
 
 
 class Unrecorded(SupervisorError):
@@ -32,10 +36,11 @@ class Client:
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._next = 0
-        self._futures: dict[int, asyncio.Future[None]] = {}
+        self._asked: dict[int, Done] = {}
         self._waiting: deque[bytes] = deque()
-        # why nothing can be recorded any more
+        # why nothing can be recorded any more, and who is told of it
         self._gone = ""
+        self.lost: Callable[[], None] = lambda: None
         sock.setblocking(False)
         # with it set on this end too, the kernel names the sender of messages that are sent before the ledger looks
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -59,14 +64,22 @@ class Client:
     def _send(self, kind: bytes, record: bytes, *, power: bool) -> asyncio.Future[None]:
         if self._gone:
             raise Unrecorded(self._gone)
+        future: asyncio.Future[None] = self._loop.create_future()
+        self.tell(kind, record, functools.partial(_settle, future), power=power)
+        return future
+
+    def tell(self, kind: bytes, record: bytes, done: Done, *, power: bool = False) -> None:
+        """The same for who has better to do than to await a future; `done` may be called at once."""
+        if self._gone:
+            done(self._gone)
+            return
         self._next = number = self._next + 1
         policy = b"power" if power else b"process"
         message = b'{"id":%d,"kind":"%b","policy":"%b","record":%b}' % (number, kind, policy, record)
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._futures[number] = future
+        self._asked[number] = done
         if self._waiting:
             self._queue(message)
-            return future
+            return
         try:
             self._socket.send(message)
         except BlockingIOError:
@@ -74,7 +87,16 @@ class Client:
             self._loop.add_writer(self._socket.fileno(), self._writable)
         except OSError as error:
             self._lost(error.strerror or str(error))
-        return future
+
+    @property
+    def gone(self) -> bool:
+        """Whether its ledger takes nothing any more."""
+        return bool(self._gone)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether anything waits for room in the socket; what is there reaches the ledger in any case."""
+        return bool(self._waiting)
 
     def _queue(self, message: bytes) -> None:
         if len(self._waiting) >= _MOST_WAITING:
@@ -106,29 +128,61 @@ class Client:
             return
         answer = json.loads(data)
         for number in answer.get("ok", ()):
-            future = self._futures.pop(number)
-            if not future.done():
-                future.set_result(None)
+            self._asked.pop(number)("")
         if "no" in answer:
             self._fail(answer["no"], f"the audit log takes no records: {answer['reason']}")
 
     def _fail(self, numbers: list[int], reason: str) -> None:
         for number in numbers:
-            future = self._futures.pop(number)
-            if not future.done():
-                future.set_exception(Unrecorded(reason))
-                # who does not wait for it does not want to hear of it either
-                future.exception()
+            self._asked.pop(number)(reason)
 
     def _lost(self, reason: str) -> None:
-        self._gone = self._gone or reason
+        if self._gone:
+            return
+        self._gone = reason
         self._waiting.clear()
-        self._fail(list(self._futures), self._gone)
         self._loop.remove_writer(self._socket.fileno())
         self._loop.remove_reader(self._socket.fileno())
+        self._fail(list(self._asked), reason)
+        self.lost()
 
     def close(self) -> None:
         """Hang up. What has not been acknowledged fails."""
         if self._socket.fileno() >= 0:
             self._lost("the audit connection was closed")
             self._socket.close()
+
+
+def _settle(future: asyncio.Future[None], reason: str) -> None:
+    if future.done():
+        return
+    if reason:
+        future.set_exception(Unrecorded(reason))
+        # who does not wait for it does not want to hear of it either
+        future.exception()
+    else:
+        future.set_result(None)
+
+
+class Plain:
+    """The same without an event loop: one record at a time, acknowledged before the next."""
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        self._socket = sock
+        self._next = 0
+        sock.settimeout(seconds)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def tell(self, kind: bytes, record: bytes) -> None:
+        """Write it down. Unrecorded: it was not."""
+        self._next += 1
+        message = b'{"id":%d,"kind":"%b","policy":"process","record":%b}' % (self._next, kind, record)
+        try:
+            self._socket.send(message)
+            answer = json.loads(self._socket.recv(_ANSWER) or b"null")
+        except OSError as error:
+            raise Unrecorded(f"its ledger does not answer ({error.strerror or error})") from None
+        if answer is None:
+            raise Unrecorded("its ledger is gone")
+        if "no" in answer:
+            raise Unrecorded(f"the audit log takes no records: {answer['reason']}")

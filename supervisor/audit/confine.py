@@ -55,7 +55,8 @@ class Place(NamedTuple):
 def default_root() -> Path:
     """Where this user's audit log is."""
     if os.geteuid() == 0:
-        return Path("/var/log/supervisor/audit")
+        # what systemd calls the folder that it made for a service of root's
+        return Path(os.environ.get("LOGS_DIRECTORY") or "/var/log/supervisor") / "audit"
     state = os.environ.get("XDG_STATE_HOME", "")
     return Path(state if state.startswith("/") else Path.home() / ".local/state") / "supervisor/audit"
 

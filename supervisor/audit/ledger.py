@@ -60,6 +60,7 @@ class Ledger:
         with contextlib.suppress(OSError):
             self._log.commit()
             self._signing.last(self._log)
+        self._signing.end()
 
     def _watch(self, sock: socket.socket, whom: Peer | Callable[[], None]) -> None:
         self._heard[sock.fileno()] = whom
@@ -220,7 +221,7 @@ def _begin(control: socket.socket) -> Ledger | None:
         return None
     first = dict(received[0])
     place = confine.Place(Path(str(first.pop("folder"))))
-    filter_, sign = str(first.pop("filter")), first.pop("sign", True)
+    filter_, sign, gap = str(first.pop("filter")), first.pop("sign", True), first.pop("gap", None)
     rules = segments.rules(first)
     confine.prepare(place)
     signer = signing.start(place.root) if sign is True else None
@@ -229,6 +230,8 @@ def _begin(control: socket.socket) -> Ledger | None:
     folder, _ = segments.acquire(place.logs)
     confine.only([folder], [place.cursors])
     log = Log(folder, rules)
+    if isinstance(gap, dict):
+        log.note(chain.GAP, since=gap["since"], reason=gap["reason"], refused=0)
     ledger = Ledger(control, log, Signing(signer, log, filter_), place.cursors)
     sc.load_seccomp(base64.b64decode(filter_, validate=True))
     wire.send(control, {"event": "ready", "folder": str(folder), "log": log.name, "seq": log.head.seq})

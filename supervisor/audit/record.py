@@ -31,7 +31,10 @@ _TOUCHED = 24 * 1024
 _MOST_TOUCHED, _MOST_NAMES = 500, 100
 _EXAMINED = 10_000
 _FIRST = 4 * 1024
+# tools that one session's calls are remembered of
+_SHAPES = 256
 _MARK = MARK.encode()
+_VERSION, _PROFILE, _SCHEMA = VERSION.encode(), schema.PROFILE.encode(), schema.VERSION.encode()
 _encoder = msgspec.json.Encoder(order="sorted")
 _PLAIN = Redactor()
 
@@ -50,7 +53,7 @@ class Decision(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A file that was opened, or was not let be opened: `mode` is "r", "w" or "rw"."""
+    """A file that was opened, or was not let be opened: `mode` is "r", "w" or "rw", with "x" if it was executed."""
 
     path: str
     mode: str = "r"
@@ -80,14 +83,21 @@ class Answer(NamedTuple):
     first: int = 0
 
 
+Seen = Literal["all", "part", "none"]
+
+
 class Touched(NamedTuple):
-    """What a call touched. `attribution` is "exact", or "window" for "during these calls" (`during`)."""
+    """What a call touched. `attribution` is "exact", or "window" for "during these calls" (`during`).
+
+    `seen`: whether `files` is all that was opened, a part of it, or nobody watched.
+    """
 
     files: Sequence[Opened] = ()
     hosts: Sequence[Reached] = ()
     attribution: Literal["exact", "window"] = "exact"
     during: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    seen: Seen = "none"
 
 
 _ALLOWED, _OK, _NOTHING = Decision(), Answer(), Touched()
@@ -117,6 +127,14 @@ def _texts(texts: Sequence[str]) -> bytes:
 
 def _digest(data: bytes) -> bytes:
     return b'{"algorithm_id":3,"value":"%b"}' % sha256(data).hexdigest().encode()
+
+
+class Shape(NamedTuple):
+    """A tool in JSON: what is done, by which method, and the end of `unmapped`, which names it."""
+
+    operation: bytes
+    method: bytes
+    end: bytes
 
 
 @dataclass(frozen=True)
@@ -164,6 +182,11 @@ class Context:
         return b'{"name":%b}' % _text(self.server)
 
     @cached_property
+    def shapes(self) -> dict[tuple[str, str], Shape]:
+        """What is the same for all calls of one tool."""
+        return {}
+
+    @cached_property
     def about(self) -> tuple[bytes, bytes, bytes, bytes, bytes]:
         """Members of `unmapped`: accepted, image, manifest, posture and profile, spec; each with its comma."""
         named = {name: getattr(self, name) for name in ("image", "manifest", "posture", "profile", "spec")}
@@ -184,32 +207,27 @@ class Call(NamedTuple):
     activity: int = 99
 
 
-def _metadata(call: Call, code: bytes, size: int = 0) -> bytes:
-    """`code` is in JSON."""
+def _metadata(uid: bytes, code: bytes, size: int = 0) -> bytes:
+    """`uid`, the call's, and `code` are in JSON."""
     cut = b'"is_truncated":true,' if size else b""
     untruncated = b'"untruncated_size":%d,' % size if size else b""
     return (
         b'"metadata":{"correlation_uid":%b,"event_code":%b,%b"product":{"name":"supervisor","vendor_name":"supervisor",'
         b'"version":"%b"},"profiles":["%b"],"uid":%b.%b,%b"version":"%b"},'
-    ) % (
-        _text(call.call, _NAME),
-        code,
-        cut,
-        VERSION.encode(),
-        schema.PROFILE.encode(),
-        _text(call.call, _NAME)[:-1],
-        code[1:],
-        untruncated,
-        schema.VERSION.encode(),
-    )
+    ) % (uid, code, cut, _VERSION, _PROFILE, uid[:-1], code[1:], untruncated, _SCHEMA)
 
 
-def _operation(call: Call) -> bytes:
-    return _text(call.context.redactor.text(f"{call.method} {call.tool}".rstrip()))
-
-
-def _tool(call: Call) -> bytes:
-    return b'"tool":%b}' % _text(call.context.redactor.text(call.tool))
+def _shape(call: Call) -> Shape:
+    shapes = call.context.shapes
+    found = shapes.get((call.tool, call.method))
+    if found is None:
+        if len(shapes) >= _SHAPES:
+            shapes.clear()
+        text = call.context.redactor.text
+        operation = _text(text(f"{call.method} {call.tool}".rstrip()))
+        found = Shape(operation, _text(call.method), b'"tool":%b}' % _text(text(call.tool)))
+        shapes[call.tool, call.method] = found
+    return found
 
 
 def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
@@ -227,7 +245,7 @@ def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
 
 def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes:
     """What is about to be done, or was refused: `arguments` as the client sent them, JSON."""
-    context = call.context
+    context, shape, uid = call.context, _shape(call), _text(call.call, _NAME)
     data, size = _arguments(arguments, context.redactor)
     action, disposition, severity = _ACTIONS[decision.outcome]
     accepted, image, manifest, profile, spec = context.about
@@ -235,19 +253,19 @@ def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes
     return b"".join(
         (
             b'{"action_id":%d,"activity_id":%d,"actor":%b,' % (action, call.activity, context.actor),
-            b'"api":{"operation":%b,"request":{"data":%b,' % (_operation(call), data),
-            b'"uid":%b},"service":%b},' % (_text(call.call, _NAME), context.service),
+            b'"api":{"operation":%b,"request":{"data":%b,' % (shape.operation, data),
+            b'"uid":%b},"service":%b},' % (uid, context.service),
             b'"category_uid":6,"class_uid":6003,"disposition_id":%d,' % disposition,
-            _metadata(call, b'"intent"', size),
+            _metadata(uid, b'"intent"', size),
             b'"policy":{"name":%b},' % _text(decision.rule) if decision.rule else b"",
             b'"severity_id":%d,"src_endpoint":%b,' % (severity, context.source),
             b'"status_detail":%b,' % _text(context.redactor.text(decision.reason)) if decision.reason else b"",
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"arguments":%b,%b%b' % (accepted, _digest(arguments), image, manifest),
-            b'"method":%b,%b' % (_text(call.method), profile),
+            b'"method":%b,%b' % (shape.method, profile),
             b'"redacted":%d,' % redacted if redacted else b"",
             spec,
-            _tool(call),
+            shape.end,
             b"}",
         )
     )
@@ -255,29 +273,30 @@ def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes
 
 def outcome(call: Call, microseconds: int, answer: Answer = _OK, touched: Touched = _NOTHING) -> bytes:
     """What came of a call that took so long."""
-    context = call.context
+    context, shape, uid = call.context, _shape(call), _text(call.call, _NAME)
     status, severity = _STATUSES[answer.status]
     accepted, image, manifest, profile, spec = context.about
     resources, dropped = _resources(touched, context.redactor)
     return b"".join(
         (
             b'{"activity_id":%d,"actor":%b,' % (call.activity, context.actor),
-            b'"api":{"operation":%b,"request":{"uid":%b},' % (_operation(call), _text(call.call, _NAME)),
+            b'"api":{"operation":%b,"request":{"uid":%b},' % (shape.operation, uid),
             b'"response":{%b},"service":%b},' % (_error(answer, context.redactor), context.service),
             b'"category_uid":6,"class_uid":6003,"duration":%d,' % (microseconds // 1000),
-            _metadata(call, b'"outcome"'),
+            _metadata(uid, b'"outcome"'),
             b'"resources":[%b],' % resources if resources else b"",
             b'"severity_id":%d,"src_endpoint":%b,' % (severity, context.source),
             b'"status_code":"%b","status_id":%d,' % (answer.status.encode(), status),
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"attribution":"%b",' % (accepted, touched.attribution.encode()),
             b'"during":%b,' % _texts(touched.during) if touched.during else b"",
+            b'"files":"%b",' % touched.seen.encode(),
             dropped,
             image,
             b'"limits":%b,' % _texts(touched.limits) if touched.limits else b"",
-            b'%b"method":%b,"microseconds":%d,%b' % (manifest, _text(call.method), microseconds, profile),
+            b'%b"method":%b,"microseconds":%d,%b' % (manifest, shape.method, microseconds, profile),
             b'"response":%b,%b' % (_response(answer, context.redactor), spec),
-            _tool(call),
+            shape.end,
             b"}",
         )
     )
@@ -331,7 +350,7 @@ def _reached(reached: Reached) -> bytes:
 
 def event(call: Call, what: str, details: dict[str, object]) -> bytes:
     """What is no call: `what` is its name ("approval.granted"), `details` what there is to say of it."""
-    context = call.context
+    context, shape, uid = call.context, _shape(call), _text(call.call, _NAME)
     data = _encode(context.redactor.clean(details))
     if len(data) > _ARGUMENTS:
         data = _encode({"truncated": data[: _ARGUMENTS - 64].decode("ascii")})
@@ -339,15 +358,15 @@ def event(call: Call, what: str, details: dict[str, object]) -> bytes:
     return b"".join(
         (
             b'{"activity_id":%d,"actor":%b,' % (call.activity, context.actor),
-            b'"api":{"operation":%b,"request":{"uid":%b},' % (_operation(call), _text(call.call, _NAME)),
+            b'"api":{"operation":%b,"request":{"uid":%b},' % (shape.operation, uid),
             b'"service":%b},"category_uid":6,"class_uid":6003,' % context.service,
             b'"message":%b,' % _text(what, _NAME),
-            _metadata(call, _text(what, _NAME)),
+            _metadata(uid, _text(what, _NAME)),
             b'"severity_id":1,"src_endpoint":%b,' % context.source,
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"details":%b,%b%b' % (accepted, data, image, manifest),
-            b'"method":%b,%b%b' % (_text(call.method), profile, spec),
-            _tool(call),
+            b'"method":%b,%b%b' % (shape.method, profile, spec),
+            shape.end,
             b"}",
         )
     )

@@ -71,7 +71,7 @@ _ACTOR = table(
 )
 _ENDPOINT = table({"svc_name": TEXT}, {"ip": TEXT, "port": NUMBER})
 _RESPONSE = table({}, {"code": SIGNED, "error_message": TEXT})
-_FILE = table({"mode": one_of("r", "w", "rw")}, {"denied": "true"})
+_FILE = table({"mode": one_of("r", "w", "rw", "rx", "wx", "rwx")}, {"denied": "true"})
 _HOST = table({"port": NUMBER, "sent": NUMBER, "received": NUMBER}, {"denied": "true"})
 _TOUCHED = (
     f"(?:{table({'type': one_of('file'), 'name': TEXT, 'data': _FILE})}"
@@ -129,6 +129,7 @@ _OUTCOME = _record(
             {
                 "microseconds": NUMBER,
                 "attribution": one_of("exact", "window"),
+                "files": one_of("all", "part", "none"),
                 "response": table({"bytes": NUMBER, "digest": _DIGEST}, {"first": TEXT}),
             },
             _ABOUT

@@ -140,3 +140,10 @@ class Signing:
         if not self.problem and not self.gone:
             self._ask(log)
             self.hear(log)
+
+    def end(self) -> None:
+        """Hang up and wait for the signer: nobody else would, and its starter waits for us."""
+        self.socket.close()
+        # the kernel reaps it (SIGCHLD is ignored); the call returns when it has ended
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, 0)

@@ -128,6 +128,10 @@ def _touched(entry: Entry) -> Iterator[tuple[str, str]]:
     about = view.at(entry.body, "unmapped")
     for each in entry.touched:
         yield each.kind, f"{'DENIED ' if each.denied else ''}{each.name} ({each.detail})"
+    if unseen := {"part": "not all that it opened was seen", "none": "nobody saw what it opened"}.get(
+        view.text_at(about, "files")
+    ):
+        yield "files", unseen
     for kind in ("files", "hosts"):
         if count := view.number_at(about, f"{kind}_dropped"):
             yield kind, f"and {count} more, for which there was no room"

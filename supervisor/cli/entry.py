@@ -9,6 +9,8 @@ import pwd
 from supervisor.errors import ConfigError
 
 NAME = "personal"
+# what is accepted by this name is no layer of a sandbox: that nobody writes down what is called
+AUDIT = "audit"
 
 
 def pairs(written: list[str], flag: str) -> dict[str, str]:
@@ -69,6 +71,11 @@ def _check_text(options: argparse.Namespace, command: list[str]) -> None:
             raise ConfigError(f"{each!r} is not UTF-8, and cannot be passed on")
 
 
+def accepted(options: argparse.Namespace) -> list[str]:
+    """The gaps that were accepted by name."""
+    return [name for each in options.accept_missing for name in each.split(",")]
+
+
 def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
     """The entry of personal mode: everything in it is the operator's own word."""
     _check_text(options, command)
@@ -100,7 +107,7 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "home": home(),
         "search_path": os.environ.get("PATH", os.defpath),
         "personal": True,
-        "accept_missing": [name for each in options.accept_missing for name in each.split(",")],
+        "accept_missing": [name for name in accepted(options) if name != AUDIT],
         "origin": "command line",
     }
 

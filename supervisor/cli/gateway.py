@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from supervisor.cli import entry, personal
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.proxy.link import Link, connect
+from supervisor.proxy.link import Link, Opened, connect
 
 if TYPE_CHECKING:
     from supervisor.cli.endpoint import Endpoint
+    from supervisor.cli.keeper import Kept
     from supervisor.cli.traces import Exporter
+    from supervisor.proxy.gate import Audited
     from supervisor.proxy.gateway import Gateway
 
 
@@ -31,6 +33,7 @@ class Reached:
         self.socket = sock
         self.source = source
         self.monitor = 0
+        self.kept: Kept | None = None
         self._tree = tree
 
     def close(self) -> None:
@@ -39,6 +42,15 @@ class Reached:
             self._tree.close()
         else:
             self.socket.close()
+        if self.kept:
+            self.kept.close()
+
+    def audited(self, options: argparse.Namespace) -> None:
+        """Start whatever keeps the audit log; while we may."""
+        from supervisor.cli import keeper
+
+        host = None if self._tree else f"{entry.runtime_folder(options)}/audit.sock"
+        self.kept = keeper.start(host)
 
 
 def reach(options: argparse.Namespace) -> Reached:
@@ -46,20 +58,27 @@ def reach(options: argparse.Namespace) -> Reached:
     if (folder := entry.daemon(options)) is not None:
         return Reached(connect(f"{folder}/proxy.sock").socket, None, f"the daemon in {folder}")
     path = entry.catalog(options)
-    tree = personal.start_catalog(path)
+    # a server is started to be reviewed before anybody can approve of it
+    review = {"review": options.name} if options.command == "pin" else {}
+    tree = personal.start({"catalog": path, **review})
     return Reached(tree.monitor, tree, path)
 
 
 @contextlib.contextmanager
-def _dropped(options: argparse.Namespace) -> Iterator[Reached]:
+def _dropped(options: argparse.Namespace, *, audited: bool = True) -> Iterator[Reached]:
     """Reached, greeted, and without privileges: everything has been imported and opened before."""
     from supervisor.proxy import identity
 
     reached = reach(options)
     try:
+        if audited:
+            reached.audited(options)
         identity.drop()
-        reached.monitor, program = Link(reached.socket).hello()
-        identity.confine(program)
+        greeting = Link(reached.socket).hello()
+        reached.monitor = greeting.pid
+        if reached.kept:
+            reached.kept.begin(greeting.ledger)
+        identity.confine(greeting.filter)
         yield reached
     finally:
         reached.close()
@@ -72,9 +91,11 @@ class _Self:
     """
 
     def __init__(self, *, traces: bool = False) -> None:
+        from supervisor.cli import keeper
         from supervisor.proxy import control
 
         self.uid = os.getuid()
+        self.groups = keeper.groups()
         self.socket = control.bind()
         self.exporter = _exporter() if traces else None
 
@@ -140,6 +161,7 @@ def _endpoint(options: argparse.Namespace) -> Endpoint:
 
 async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, endpoint: Endpoint) -> int:
     gateway = await _gateway(reached, options, me, None)
+    _audit(gateway, reached, me, "http")
     gateway.start()
     gateway.spawn(me.tell(gateway, reached.monitor))
     return await endpoint.serve(gateway)
@@ -158,7 +180,8 @@ def run(options: argparse.Namespace) -> int:
             return status
         reached.socket.setblocking(True)
         link = Link(reached.socket)
-        return relay.run(link, link.open(options.server))
+        opened = link.open(options.server)
+        return relay.run(link, opened, _gate(reached, me, options.server, opened))
 
 
 async def _serve(reached: Reached, options: argparse.Namespace, me: _Self, only: str | None) -> int | None:
@@ -170,17 +193,38 @@ async def _serve(reached: Reached, options: argparse.Namespace, me: _Self, only:
     if only and not gateway.servers:
         gateway.channel.release()
         return None
+    _audit(gateway, reached, me, "stdio")
     if os.isatty(0) and not options.quiet:
         pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
     gateway.start()
     gateway.spawn(me.tell(gateway, reached.monitor))
     with lines.as_they_were(0, 1):
-        front = Stdio(gateway, Principal(f"uid:{me.uid}"))
+        front = Stdio(gateway, Principal(f"uid:{me.uid}", me.groups))
         gateway.channel.gone = lambda: front.stop(1)
         try:
             return await front.run()
         finally:
             await gateway.close()
+
+
+def _audit(gateway: Gateway, reached: Reached, me: _Self, transport: str) -> None:
+    """From now on calls are written down; there is no way to do without."""
+    from supervisor.audit.record import Context
+    from supervisor.proxy.auditing import Audit
+    from supervisor.proxy.recording import Recording
+
+    if reached.kept:
+        recording = Recording(reached.kept.way, Context(f"uid:{me.uid}", str(reached.monitor), "", ""))
+        recording.start()
+        gateway.audit = Audit(recording, transport, reached.monitor)
+
+
+def _gate(reached: Reached, me: _Self, server: str, opened: Opened) -> Audited | None:
+    from supervisor.proxy.gate import Audited
+
+    if reached.kept is None:
+        return None
+    return Audited(reached.kept.way, opened, f"uid:{me.uid}", me.groups, f"{reached.monitor}", server)
 
 
 async def _gateway(reached: Reached, options: argparse.Namespace, me: _Self, only: str | None) -> Gateway:
@@ -231,7 +275,8 @@ def pin(options: argparse.Namespace) -> int:
     Two processes: a child without privileges talks to the server and makes the account; we, who may write the
     file, take its bytes as they are and never look into them.
     """
-    path = os.path.join(os.path.dirname(_registry(options)), "pins", f"{options.name}.json")
+    catalog = _registry(options)
+    path = os.path.join(os.path.dirname(catalog), "pins", f"{options.name}.json")
     old = _existing(path)
     read, write = os.pipe()
     sys.stdout.flush()
@@ -250,7 +295,16 @@ def pin(options: argparse.Namespace) -> int:
     _write(path, made)
     if not options.json:
         print(f"pinned in {path}")
+    _approve(options, catalog)
     return 0
+
+
+def _approve(options: argparse.Namespace, catalog: str) -> None:
+    """With the review, whoever owns the registry approves of the server, where approvals count."""
+    from supervisor.cli import approvals
+
+    if os.stat(catalog).st_uid == os.geteuid() and (number := approvals.approve_own(catalog, options.name)):
+        print(f"approved as {number}", file=sys.stderr)
 
 
 def _registry(options: argparse.Namespace) -> str:
@@ -307,7 +361,7 @@ def _child(options: argparse.Namespace, old: bytes, write: int) -> int:
     from supervisor.proxy import pinning  # noqa: F401
 
     try:
-        with _dropped(options) as reached, open(write, "wb") as pipe:
+        with _dropped(options, audited=False) as reached, open(write, "wb") as pipe:
             pipe.write(uvloop.run(_pin(reached, options, old)))
         sys.stdout.flush()
     except SupervisorError as error:

@@ -8,11 +8,15 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from supervisor import wire
-from supervisor.cli import entry, log
+from supervisor.cli import entry, keeper, log
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import denied
+
+if TYPE_CHECKING:
+    from supervisor.model import Planned
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -34,8 +38,10 @@ def daemon(options: argparse.Namespace) -> int:
         log.records(options.log),
         _listening(f"{folder}/proxy.sock", 0o666) as everybody,
         _listening(f"{folder}/admin.sock", 0o600) as owner,
+        _listening(f"{folder}/audit.sock", 0o666) as audited,
+        keeper.host(audited) as kept,
     ):
-        return monitor.daemon(options.config, everybody, owner)
+        return monitor.daemon(options.config, everybody, owner, kept)
 
 
 @contextlib.contextmanager
@@ -84,6 +90,16 @@ def admin(options: argparse.Namespace) -> int:
     if options.json or options.request == "inspect":
         print(json.dumps(answer, indent=2))
     return 0
+
+
+def planned(question: dict[str, object]) -> Planned:
+    """What a planner says, for somebody who starts nothing: its images are let go of."""
+    from supervisor.monitor import planning
+
+    found, sealed = planning.ask(question)
+    for fd in sealed.values():
+        os.close(fd)
+    return found
 
 
 def request(options: argparse.Namespace, message: wire.Message) -> object:

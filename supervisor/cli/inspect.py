@@ -8,7 +8,7 @@ import sys
 
 from supervisor.cli import entry
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import HostFacts
+from supervisor.model import HostFacts, SandboxSpec
 from supervisor.profile import diff, load, offers, plan
 from supervisor.profile import explain as told
 from supervisor.profile.entry import Account, ServerEntry
@@ -63,6 +63,7 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts) -> None:
     reach = "only these hosts" + only if spec.network.mode == "allowlist" else "none"
     rows.append((f"network: {reach}", chain.origin("network", "mode")))
     rows.append((f"system calls: {', '.join(spec.seccomp.groups)}", chain.origin("seccomp", "groups")))
+    rows.append((_recorded(spec, facts), chain.origin("audit", "files")))
     width = min(70, max(len(what) for what, _ in rows))
     for what, why in rows:
         print(f"  {what:<{width}}  {why}")
@@ -71,6 +72,13 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts) -> None:
     for number, step in enumerate(steps, 1):
         print(f"  {number:2} {step}")
     print(f"  {len(steps) + 1:2} execute {spec.argv[0]}; pid 1, closed to everybody inside, stays to reap")
+
+
+def _recorded(spec: SandboxSpec, facts: HostFacts) -> str:
+    """Whether somebody sees which files it opens."""
+    if spec.audit.files == "off":
+        return f"not recorded: which files it opens{f' ({facts.unseen})' if facts.unseen else ''}"
+    return f"recorded: which files it opens{', those of the system as well' if spec.audit.system else ''}"
 
 
 def profile(options: argparse.Namespace, _tail: list[str]) -> int:
@@ -134,6 +142,8 @@ def check(options: argparse.Namespace, _tail: list[str]) -> int:
         "limits.pids": "process limit",
     }
     notes = [said for said in (crashes(_line("/proc/sys/kernel/core_pattern")),) if said]
+    if facts.unseen:
+        notes.append(f"which files a server opens is not seen here: {facts.unseen}")
     if options.json:
         found = {"facts": facts.model_dump(mode="json"), "ok": not facts.missing, "notes": notes}
         print(json.dumps(found, indent=2))

@@ -79,6 +79,14 @@ def _servers(options: argparse.Namespace, tail: list[str]) -> int:
     return table[options.command](options, tail)
 
 
+def _approvals(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import approvals
+
+    return {"pending": approvals.pending, "show": approvals.show}.get(options.command, approvals.decide)(
+        options, tail
+    )
+
+
 def _watch(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import gateways, watch
 
@@ -116,6 +124,12 @@ def _audit(arguments: list[str]) -> int:
     return audit.main(arguments)
 
 
+def _policy(arguments: list[str]) -> int:
+    from supervisor.cli import policy
+
+    return policy.main(arguments)
+
+
 def _image(arguments: list[str]) -> int:
     from supervisor.cli import image
 
@@ -125,6 +139,7 @@ def _image(arguments: list[str]) -> int:
 _COMMANDS = {
     **dict.fromkeys(("adopt", "release"), _clients),
     **dict.fromkeys(("add", "remove", "list", "start", "stop", "kill"), _servers),
+    **dict.fromkeys(("pending", "show", "approve", "deny", "revoke"), _approvals),
     **dict.fromkeys(("ps", "logs"), _watch),
     **dict.fromkeys(("serve", "pin"), _gateway),
     **dict.fromkeys(("run", "exec", "call"), _start),
@@ -153,8 +168,8 @@ def main() -> None:
             if tail:
                 raise ConfigError("audit takes no command after --")
             sys.exit(_flushed(_audit(arguments[1:])))
-        if arguments[:1] == ["image"] and not tail:
-            sys.exit(_flushed(_image(arguments[1:])))
+        if arguments[:1] in (["image"], ["policy"]) and not tail:
+            sys.exit(_flushed((_image if arguments[0] == "image" else _policy)(arguments[1:])))
         options = parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND and getattr(options, "action", "") != "learn":
             raise ConfigError(f"{options.command} takes no command after --")

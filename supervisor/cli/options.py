@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"supervisor {VERSION}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (_personal, _daemon, _gateway, _registry, _clients, _operator, _look):
+    for group in (_personal, _daemon, _gateway, _registry, _approvals, _clients, _operator, _look):
         group(commands)
     return made
 
@@ -195,10 +195,31 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     remove.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="the servers that you may use")
     listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+    listing.add_argument("--approved", action="store_true", help="what was approved, by whom and until when")
     _personal_registry(listing)
     _discover(discover := commands.add_parser("discover", help="servers that are on this machine, as proposals"))
     for each in (add, remove, listing, discover):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+        each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _approvals(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pending = commands.add_parser("pending", help="the servers that have to be approved before they run")
+    helps = {
+        "show": "what an approval would be of, and what has changed since the last one",
+        "approve": "let a server run as it is; whatever changes of it has to be approved again",
+        "deny": "do not let it run as it is",
+        "revoke": "take an approval back, and end what runs",
+    }
+    made = {name: commands.add_parser(name, help=said) for name, said in helps.items()}
+    for name, each in made.items():
+        each.add_argument("number", metavar="NAME" if name == "revoke" else "N", help="as pending shows it")
+        if name != "show":
+            each.add_argument("--reason", metavar="TEXT", help="why")
+    made["approve"].add_argument("--until", metavar="WHEN", help="30d, 12h, or a date")
+    for each in (pending, *made.values()):
+        each.add_argument("--config", metavar="FILE", help="servers.toml, if not the daemon's or your own")
+        each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
         each.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -249,8 +270,9 @@ def _look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     selftest.add_argument("--json", action="store_true", help="print JSON")
     check = commands.add_parser("check", help="what this host can and cannot enforce")
     check.add_argument("--json", action="store_true", help="print JSON")
-    # both have options of their own, which are read there
+    # these have options of their own, which are read there
     commands.add_parser("audit", help="the log of calls: tail, query, show, verify, checkpoint, export")
+    commands.add_parser("policy", help="who may do what: check, test, why")
     commands.add_parser("image", help="images of servers: add, list, show, verify, sign, build, rm, gc")
     why = commands.add_parser("why", help="what was denied, and the line that would allow it")
     why.add_argument("name", metavar="CALL|SESSION", help="its id, as supervisor audit query shows it")

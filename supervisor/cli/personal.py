@@ -26,9 +26,7 @@ _MONITOR = """import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
 from supervisor.monitor.children import Spawner; spawner = Spawner()
 from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4))"""
 _PLANNER = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
-from supervisor.registry.planner import main; main()"""
-_IMAGES = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
-from supervisor.registry.images import find; from supervisor.registry.planner import main; main(find)"""
+from supervisor.registry.{} import main; main()"""
 _PASSED = ("LANG", "LC_ALL", "TZ")
 # no package that lies beside it gets to change what pydantic accepts
 _SET = {"PYDANTIC_DISABLE_PLUGINS": "1"}
@@ -65,9 +63,21 @@ def _spawn(code: str, descriptors: list[int]) -> int:
             os.close(fd)
 
 
-def start_catalog(path: str) -> Tree:
-    """The same over a registry file."""
-    return start({"catalog": path})
+def _program(entry: dict[str, object]) -> str:
+    """Which planner: one that was not to expect images or policies refuses to leave one out."""
+    if "catalog" not in entry:
+        return "imaged" if entry.get("image") else "planner"
+    folder = os.path.dirname(str(entry["catalog"]))
+    if os.path.isdir(f"{folder}/policies") or os.path.isdir(f"{folder}/servers.d"):
+        return "governed"
+    try:
+        with open(str(entry["catalog"]), "rb") as file:
+            text = file.read()
+    except OSError:
+        return "planner"  # it says what is wrong with it
+    if b"grant" in text or b"policy" in text:
+        return "governed"
+    return "imaged" if b"image" in text else "planner"
 
 
 def start(entry: dict[str, object], before: Callable[[int], None] | None = None) -> Tree:
@@ -79,7 +89,7 @@ def start(entry: dict[str, object], before: Callable[[int], None] | None = None)
 
     (asked, question), (answered, answer) = os.pipe(), (each.detach() for each in socket.socketpair())
     # what takes longest goes first, even before imports
-    planner = _spawn(_IMAGES if entry.get("image") or "catalog" in entry else _PLANNER, [asked, answer])
+    planner = _spawn(_PLANNER.format(_program(entry)), [asked, answer])
     import json
 
     from supervisor import wire

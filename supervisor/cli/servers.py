@@ -13,7 +13,6 @@ import shlex
 
 from supervisor.cli import entry, files, host
 from supervisor.errors import ConfigError
-from supervisor.monitor import planning
 from supervisor.profile import host as machine
 from supervisor.profile import load, toml
 from supervisor.proxy.link import connect
@@ -116,9 +115,7 @@ def with_tables(path: str, text: str, tables: dict[str, written.Fields], *, comm
 
 def try_out(path: str, text: str, name: str) -> None:
     """Plan one server of a registry that is to have this text; raises what would be wrong with it."""
-    planned, sealed = planning.ask({"catalog": path, "text": text, "only": name})
-    for fd in sealed.values():
-        os.close(fd)
+    planned = host.planned({"catalog": path, "text": text, "only": name})
     facts = machine.probe()
     for each in planned.servers:
         native.check(each.plan, facts, each.entry.accept_missing)
@@ -191,6 +188,10 @@ def unregister(path: str, name: str) -> None:
 
 def listing(options: argparse.Namespace, _command: list[str]) -> int:
     """The servers that one may use: the daemon's, or those of one's own registry."""
+    if options.approved:
+        from supervisor.cli import approvals
+
+        return approvals.approved(options)
     folder = entry.daemon(options)
     rows = _of_file(entry.catalog(options)) if folder is None else _of_daemon(folder)
     if options.json:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from supervisor.cli import entry, personal
-from supervisor.proxy import client, identity, pump
+from supervisor.cli import entry, keeper, personal
+from supervisor.cli.keeper import Kept
+from supervisor.proxy import client, identity, pump, single
+from supervisor.proxy.gate import Audited
 from supervisor.proxy.link import Link, Opened, connect
 
 
 class Started:
     """A running session, and whatever must be taken down after it."""
 
-    def __init__(self, link: Link, opened: Opened, tree: personal.Tree | None) -> None:
+    def __init__(self, link: Link, opened: Opened, tree: personal.Tree | None, audited: Audited | None) -> None:
         self.link = link
         self.opened = opened
+        self.audited = audited
         self._tree = tree
 
     def close(self) -> None:
@@ -36,35 +40,57 @@ def _refused(text: str) -> None:
 
 
 def _start(
-    options: argparse.Namespace, tree: personal.Tree | None, refused: Callable[[str], None] = _refused
+    options: argparse.Namespace,
+    tree: personal.Tree | None,
+    kept: Kept | None = None,
+    refused: Callable[[str], None] = _refused,
 ) -> Started:
     """Greet the monitor and open; without a tree of our own, the host's daemon. Raises what planning raised.
 
     Whatever is to be imported has been imported by now: here privileges are given up.
     """
-    if tree is None:
-        link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
-        identity.drop()
-        link.refused = refused
-        identity.confine(link.hello()[1])
-        return Started(link, link.open(options.server), None)
+    who, groups = f"uid:{os.getuid()}", keeper.groups() if kept else ()
     try:
+        link = Link(tree.monitor) if tree else connect(f"{entry.runtime_folder(options)}/proxy.sock")
         identity.drop()
-        link = Link(tree.monitor)
         link.refused = refused
-        identity.confine(link.hello()[1])
-        return Started(link, link.open(entry.NAME), tree)
+        greeting = link.hello()
+        if kept:
+            kept.begin(greeting.ledger)
+        identity.confine(greeting.filter)
+        opened = link.open(entry.NAME if tree else options.server)
+        if kept is None:
+            return Started(link, opened, tree, None)
+        audited = Audited(kept.way, opened, who, groups, str(greeting.pid), options.server or opened.profile)
+        return Started(link, opened, tree, audited)
     except BaseException:
-        tree.close()
+        if tree:
+            tree.close()
         raise
 
 
+@contextlib.contextmanager
+def _kept(options: argparse.Namespace, tree: personal.Tree | None) -> Iterator[Kept | None]:
+    """Whoever keeps the audit log, unless the operator has accepted by name that nobody does."""
+    if entry.AUDIT in entry.accepted(options):
+        yield None
+        return
+    made = keeper.start(None if tree else f"{entry.runtime_folder(options)}/audit.sock")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 def _account(options: argparse.Namespace, opened: Opened) -> None:
-    gaps = f", WITHOUT {', '.join(opened.accepted)}" if opened.accepted else ""
+    missing = (*opened.accepted, *({entry.AUDIT} & {*entry.accepted(options)}))
+    gaps = f", WITHOUT {', '.join(missing)}" if missing else ""
     if not options.quiet or gaps:
         pump.note(f"profile {opened.profile}, spec {opened.spec[:12]}{gaps}")
     for line in [] if options.quiet else opened.summary.splitlines():
         pump.note(line)
+    if opened.files < 0 and not options.quiet:
+        pump.note("not recorded: which files it opens (supervisor explain says why)")
 
 
 def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
@@ -72,14 +98,15 @@ def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     # an event loop, which the other commands do not need
     from supervisor.proxy import relay
 
-    started = _start(options, tree)
-    try:
-        _account(options, started.opened)
-        if os.isatty(0) and not options.quiet:
-            pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
-        return relay.run(started.link, started.opened)
-    finally:
-        started.close()
+    with _kept(options, tree) as kept:
+        started = _start(options, tree, kept)
+        try:
+            _account(options, started.opened)
+            if os.isatty(0) and not options.quiet:
+                pump.note("waiting for an MCP client on standard input; Ctrl-C ends it")
+            return relay.run(started.link, started.opened, started.audited)
+        finally:
+            started.close()
 
 
 def execute(
@@ -88,7 +115,7 @@ def execute(
     """Run a command on our stdio, byte for byte; `refused` hears of each host that it may not reach."""
     pump.interruptible()
     try:
-        started = _start(options, tree, refused)
+        started = _start(options, tree, refused=refused)
         try:
             _account(options, started.opened)
             return pump.attend(started.link, started.opened)
@@ -102,24 +129,27 @@ def call(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     """One tool call. 0, or 1 when the tool says that it failed."""
     pump.interruptible()
     try:
-        started = _start(options, tree)
-        try:
-            _account(options, started.opened)
-            pump.start_errors(started.opened)
-            return _call(options, client.Client(started.link, started.opened, options.timeout))
-        finally:
-            started.close()
+        with _kept(options, tree) as kept:
+            started = _start(options, tree, kept)
+            try:
+                _account(options, started.opened)
+                pump.start_errors(started.opened)
+                session = client.Client(started.link, started.opened, options.timeout)
+                return _call(options, session, started.audited)
+            finally:
+                started.close()
     except pump.Interrupted as interrupt:
         return 128 + interrupt.number
 
 
-def _call(options: argparse.Namespace, session: client.Client) -> int:
+def _call(options: argparse.Namespace, session: client.Client, audited: Audited | None) -> int:
     session.initialize()
     if options.tool is None:
         return _list(options, session.tools())
     tool = client.find_tool(session.tools(), options.tool)
     arguments = client.arguments(options.arguments, tool.get("inputSchema"))
-    result = session.request("tools/call", {"name": options.tool, "arguments": arguments})
+    asked: client.Json = {"name": options.tool, "arguments": arguments}
+    result = single.call(session, asked, audited) if audited else session.request("tools/call", asked)
     if options.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

@@ -122,6 +122,7 @@ class Connection:
 
     async def _dial(self, entry: Entry) -> socket.socket:
         self._server = await dial.connect(self._session.resolver, entry, self._name, self._port)
+        self._session.reached(self._name, self._port)
         return self._server
 
     def _out(self, count: int) -> None:

@@ -84,7 +84,7 @@ class Session:
         self._moved = 0
         self._new = Bucket(limits.rate, 2 * limits.rate)
         self._questions = Bucket(_QUESTIONS_A_SECOND, _QUESTIONS_A_SECOND)
-        self._records = Bucket(1, 64)
+        self._records, self._reached, self._ended = Bucket(1, 64), Bucket(20, 256), Bucket(20, 256)
         self._recorded: set[tuple[str, int, str]] = set()
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -125,9 +125,15 @@ class Session:
         said = {"name": name[:255], "port": port, "reason": reason[:500], "rule": rule[:300]}
         self._report({"event": "refused", "session": self.number} | said)
 
+    def reached(self, name: str, port: int) -> None:
+        """Tell of a connection that has been made: its end, which tells more, may be a long time off."""
+        if self._reached.take():
+            self._report({"event": "reached", "session": self.number, "name": name, "port": port})
+
     def connected(self, fields: dict[str, object]) -> None:
         """Put a connection that has ended on record."""
-        self._report({"event": "connected", "session": self.number} | fields)
+        if self._ended.take():
+            self._report({"event": "connected", "session": self.number} | fields)
 
     def moved(self, count: int) -> None:
         """So many bytes more; the last ones that may, end everything."""

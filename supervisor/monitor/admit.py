@@ -22,7 +22,7 @@ def admit(
     if entry is None:
         return _deny("registered", f'no server "{name}" is registered; `supervisor list` shows which are')
     if not entry.personal and uid != os.geteuid() and not _granted(entry.users, uid, gid):
-        reason = f'uid {uid} may not open "{name}": add the user, or "@group", to users = [...] there'
+        reason = f'uid {uid} may not open "{name}": add the user, or "@group", to users = [...] or grant there'
         return _deny("users", reason, entry.origin)
     if peer_sessions >= MAX_PER_PEER or user_sessions >= MAX_PER_USER:
         reason = f"too many open sessions ({MAX_PER_PEER} a connection, {MAX_PER_USER} a user): close some"

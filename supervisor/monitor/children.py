@@ -84,10 +84,8 @@ class Spawner:
         """Wait for it to have its namespaces; Unenforceable when it could not."""
         hello, _ = self._receive()
         if "error" in hello:
-            reason = (
-                f"{hello['error']}: this user may not make a user namespace here; "
-                "sysctl user.max_user_namespaces=15000, and see supervisor check"
-            )
+            remedy = "sysctl user.max_user_namespaces=15000, and see supervisor check"
+            reason = f"{hello['error']}: this user may not make a user namespace here; {remedy}"
             raise Unenforceable({"namespaces": reason}, runtime="native", optional=set())
 
     def load(self, digest: str, document: dict[str, object], image: list[int] | None = None) -> None:

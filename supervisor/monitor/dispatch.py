@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -41,24 +41,17 @@ class Close(Request):
     session: Id
 
 
-class Monitor(Protocol):
-    """What the functions of the tables may do."""
+class Decide(Open):
+    """The number is of what was reviewed: what has changed meanwhile has another."""
 
-    def hello(self, peer: Peer) -> wire.Message: ...
-    def servers_of(self, peer: Peer) -> wire.Message: ...
-    def open(self, peer: Peer, number: int, server: str) -> None: ...
-    def describe(self, peer: Peer, number: int, server: str) -> None: ...
-    def close(self, peer: Peer, session: int) -> wire.Message: ...
-    def inspect(self) -> wire.Message: ...
-    def kill(self, session: int) -> wire.Message: ...
-    def steer(self, server: str, *, stop: bool) -> wire.Message: ...
-    def reload(self) -> wire.Message: ...
-    def drain(self) -> wire.Message: ...
+    approval: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    until: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One request: its closed shape, its function."""
+    """One request: its closed shape, and what a monitor.requests.Monitor does for a peer that sends it."""
 
     shape: type[Request]
     function: Callable[..., wire.Message | None]
@@ -69,6 +62,7 @@ PROXY = {
     "open": Rule(Open, lambda monitor, peer, request: monitor.open(peer, request.id, request.server)),
     "describe": Rule(Open, lambda monitor, peer, request: monitor.describe(peer, request.id, request.server)),
     "close": Rule(Close, lambda monitor, peer, request: monitor.close(peer, request.session)),
+    "ask": Rule(Open, lambda monitor, peer, request: monitor.wanted(peer, request.server)),
     "list": Rule(Request, lambda monitor, peer, _: monitor.servers_of(peer)),
 }
 ADMIN = {
@@ -79,10 +73,11 @@ ADMIN = {
     "stop": Rule(Open, lambda monitor, _peer, request: monitor.steer(request.server, stop=True)),
     "reload": Rule(Request, lambda monitor, _peer, _: monitor.reload()),
     "drain": Rule(Request, lambda monitor, _peer, _: monitor.drain()),
+    **dict.fromkeys(("approve", "deny", "revoke"), Rule(Decide, lambda monitor, *about: monitor.decide(*about))),
 }
 
 
-def handle(monitor: Monitor, peer: Peer, message: wire.Message) -> None:
+def handle(monitor: object, peer: Peer, message: wire.Message) -> None:
     """Answer one request, or raise WireError: then the connection is closed, and its sessions with it."""
     name = str(message.get("req"))
     rule = (ADMIN if peer.admin else PROXY).get(name)

@@ -17,6 +17,7 @@ from supervisor.monitor.loop import Loop
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.egress.broker import main; main(3)"
 _SECONDS = 2.0
+_TOLD = ("name", "port", "reason", "rule", "sent", "received")
 
 Tell = Callable[[int, wire.Message], None]
 Lost = Callable[[int, str], None]
@@ -81,6 +82,7 @@ class Egress:
     def _heard(self, event: wire.Message | None) -> None:
         if event is None:
             self._gone()
-        elif event.get("event") == "refused" and (number := event.get("session")) in self._users:
-            told = {key: str(event.get(key, ""))[:500] for key in ("name", "port", "reason", "rule")}
-            self._tell(int(str(number)), {"event": "refused", "session": number} | told)
+        elif (number := event.get("session")) in self._users:
+            kind = "refused" if event.get("event") == "refused" else "reached"
+            told = {key: str(event[key])[:500] for key in _TOLD if key in event}
+            self._tell(int(str(number)), {"event": kind, "session": number} | told)

@@ -17,6 +17,7 @@ from supervisor.errors import SupervisorError
 from supervisor.monitor import planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
+from supervisor.monitor.record import Record
 from supervisor.monitor.requests import Monitor
 from supervisor.sandbox import cgroup
 
@@ -41,7 +42,10 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     loop.run()
     spawner.close()
     monitor.sessions.egress.close()
-    monitor.sessions.disk.close()
+    monitor.sessions.watchers.close()
+    for peer in monitor.peers:
+        # who waits for the end of this process may wait for theirs
+        peer.socket.close()
     if lost:
         _sweep(f"{cgroup.PREFIX}{spawner.pid}-")
     return 1 if lost else 0
@@ -73,17 +77,17 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
     return _serve(monitor, loop, spawner)
 
 
-def daemon(config: str, everybody: socket.socket, owner: socket.socket) -> int:
+def daemon(config: str, everybody: socket.socket, owner: socket.socket, keeper: socket.socket | None) -> int:
     """The monitor of a host. `everybody` whom the registry names connects to one, its `owner` to the other.
 
-    Whoever starts it has bound them, and listens.
+    Whoever starts it has bound them, and listens; and has started the audit log's `keeper`.
     """
     # a connection costs us a descriptor, and a session costs the spawner two
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     spawner = Spawner()
     loop = Loop()
-    monitor = Monitor(loop, spawner, os.path.abspath(config))
+    monitor = Monitor(loop, spawner, os.path.abspath(config), Record(keeper))
     try:
         spawner.greet()
         monitor.adopt(*planning.ask({"catalog": monitor.config}))

@@ -16,21 +16,17 @@ from supervisor.errors import SupervisorError
 from supervisor.model import Planned
 from supervisor.monitor import children
 
-_CODE = """import sys; sys.path.insert(0, sys.argv[1])
-from supervisor.registry.images import find; from supervisor.registry.planner import main; main(find)"""
+_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.governed import main; main()"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_PART = 1 << 16
 Sealed = dict[str, int]
 
 
 def read(sock: socket.socket) -> tuple[Planned, Sealed]:
     """The planner's answer, and images by digest; SupervisorError with its message and exit status."""
-    data, more = b"", True
-    fds: list[int] = []
+    data, fds = b"", list[int]()
     try:
-        while more:
-            part, found, _ = wire.take(sock, _PART, wire.MAX_FDS)
-            more, data, fds = bool(part), data + part, fds + found
+        while (taken := wire.take(sock, 1 << 16, wire.MAX_FDS))[0]:
+            data, fds = data + taken[0], fds + taken[1]
         planned = Planned.model_validate_json(data, strict=False)
         if any(fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _SEALS for fd in fds):
             raise SupervisorError("the planner handed over an image that can be changed")

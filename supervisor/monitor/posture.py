@@ -24,6 +24,7 @@ from supervisor.sandbox.mounts import DEVICES
 from supervisor.sandbox.syscalls import FIRST_UID
 
 _LOOP_GET_STATUS64 = 0x4C05
+_BASE = {"nosuid", "nodev"}
 _NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 Document = dict[str, object]
@@ -93,15 +94,10 @@ class Reader:
         """Every mount is one that was asked for, restricted as it was asked for, and none is missing."""
         wanted = dict(self._wanted())
         seen = set()
-        for point, flags, kind, source in self._mounted():
+        for point, flags, kind, source in self.mounted(["/"]):
             under = max((each for each in wanted if below(point, each)), key=len)
             expected, kinds = wanted[under]
-            if (
-                kind == "squashfs"
-                and {"ro", "nosuid", "nodev"} <= flags
-                and self.spec.image
-                and self._sealed(source)
-            ):
+            if self.spec.image and kind == "squashfs" and _BASE | {"ro"} <= flags and self._sealed(source):
                 continue
             if point not in wanted and under in ("/", "/proc", "/tmp"):
                 yield f"mount {point} was not asked for"
@@ -113,20 +109,13 @@ class Reader:
         for point in sorted(set(wanted) - seen):
             yield f"mount {point} is missing"
 
-    def writable(self) -> dict[str, str]:
-        """Mount point -> file system of what it may write besides its own /tmp."""
-        granted = [each.target for each in self.spec.mounts if each.mode == "rw"]
-        return {
-            point: kind
-            for point, flags, kind, _ in self._mounted()
-            if "rw" in flags and any(below(point, each) for each in granted)
-        }
-
-    def _mounted(self) -> Iterator[tuple[str, set[str], str, str]]:
+    def mounted(self, places: list[str]) -> Iterator[tuple[str, set[str], str, str]]:
+        """Mount point, flags, file system and source of what is mounted at and below these places."""
         for line in self.text("mountinfo").splitlines():
             fields = line.split(" ")
-            kind, source = fields[fields.index("-") + 1 :][:2]
-            yield _unescape(fields[4]), set(fields[5].split(",")), kind, source
+            point, (kind, source) = _unescape(fields[4]), fields[fields.index("-") + 1 :][:2]
+            if any(below(point, each) for each in places):
+                yield point, set(fields[5].split(",")), kind, source
 
     def _sealed(self, device: str) -> bool:
         """Whether what is behind a loop device is the memory file that was handed over for the spec's image."""
@@ -135,16 +124,15 @@ class Reader:
         return [list(device_and_inode)] == self.document["sealed"]
 
     def _wanted(self) -> Iterator[tuple[str, tuple[set[str], tuple[str, ...]]]]:
-        base = {"nosuid", "nodev"}
-        yield "/", (base | {"ro"}, ("tmpfs",))
-        yield "/proc", (base | {"noexec"}, ("proc",))
-        yield "/tmp", (base | ({"noexec"} if self.spec.tmp.noexec else set()), ("tmpfs",))
+        yield "/", (_BASE | {"ro"}, ("tmpfs",))
+        yield "/proc", (_BASE | {"noexec"}, ("proc",))
+        yield "/tmp", (_BASE | ({"noexec"} if self.spec.tmp.noexec else set()), ("tmpfs",))
         for name in DEVICES:
             yield f"/dev/{name}", ({"nosuid", "noexec"}, ())
         for key in ("trees", "mounts"):
             listed = self.document[key]
             for each in listed if isinstance(listed, list) else []:
-                flags = base | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
+                flags = _BASE | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
                 yield str(each["target"]), (flags, ())
 
     def limits(self) -> Iterator[str]:

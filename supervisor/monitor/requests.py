@@ -10,15 +10,17 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
 from itertools import islice
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
-from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered, Verdict
-from supervisor.monitor import admit, dispatch, planning
+from supervisor.model import HostFacts, Plan, Planned, Registered, Verdict
+from supervisor.monitor import admit, approvals, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
+from supervisor.monitor.record import Record
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
 from supervisor.runtimes import native
@@ -50,15 +52,16 @@ def check(registered: Registered, facts: HostFacts) -> Server:
 
 
 class Monitor:
-    """See supervisor.monitor.dispatch.Monitor for what requests may do."""
+    """What requests may do: see the tables of supervisor.monitor.dispatch."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
+    def __init__(self, loop: Loop, spawner: Spawner, config: str | None, record: Record | None = None) -> None:
         self.loop = loop
         self.spawner = spawner
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
-        self.sessions = Sessions(loop, spawner)
+        self.record = record or Record(None)
+        self.sessions = Sessions(loop, spawner, self.record)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -66,8 +69,9 @@ class Monitor:
         self.stopped: set[str] = set()
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
-        self.filter = ""
+        self.filters: dict[str, object] = {}
         self.sealed: planning.Sealed = {}
+        self.asking: dict[str, set[int]] = {}
 
     def adopt(self, planned: Planned, sealed: planning.Sealed) -> None:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end.
@@ -75,7 +79,7 @@ class Monitor:
         A sealed image stays open here as long as one of them uses it: then the planner need not seal it again.
         """
         self.watched = dict(planned.watched)
-        self.filter = planned.proxy
+        self.filters = {"filter": planned.proxy, "ledger": planned.ledger}
         self.sealed |= sealed
         facts = self.facts.model_copy(update={"missing": self.facts.missing | planned.gaps})
         ready = [check(each, facts) for each in planned.servers]
@@ -89,8 +93,8 @@ class Monitor:
             os.close(self.sealed.pop(digest))
         for session in self.sessions.by_number.values():
             now = self.servers.get(session.server)
-            if now is None or now.plan.spec.digest != session.spec.digest:
-                self._end(session, "its configuration has changed")
+            if now is None or now.plan.spec.digest != session.spec.digest or now.registered.held:
+                self._end(session, (now and now.registered.held) or "its configuration has changed")
         self._tell()
 
     def _end(self, session: Session, reason: str) -> None:
@@ -106,7 +110,8 @@ class Monitor:
     def watch(self) -> None:
         """Once a second: read again what has changed, as soon as it stays as it is."""
         now = {path: host.changed(path) for path in self.watched}
-        if now != self.watched and now == self.settling:
+        late = any(0 < each.registered.until < time.time() for each in self.servers.values())
+        if late or (now != self.watched and now == self.settling):
             self.watched = now
             self.reload_or_say()
         self.settling = now
@@ -126,7 +131,7 @@ class Monitor:
         """Greet; in personal mode say here what was wrong with the one server."""
         if self.failed:
             raise self.failed
-        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid(), "filter": self.filter}}
+        return {"ok": {"version": dispatch.VERSION, "pid": os.getpid()} | self.filters}
 
     def servers_of(self, peer: Peer) -> wire.Message:
         """The servers this peer may open."""
@@ -141,20 +146,21 @@ class Monitor:
         """A server that this peer may open; Refused with the rule otherwise."""
         verdict = self._verdict(peer, name)
         if verdict.outcome != "allow":
+            self.record.tell("session.refused", peer.uid, name, rule=verdict.rule, reason=verdict.reason)
             raise Refused(f"{verdict.source}: {verdict.reason}".removeprefix(": "))
         return self.servers[name]
 
     def open(self, peer: Peer, number: int, server: str) -> None:
         """Start a session, or raise Refused; the answer follows when the payload runs."""
         known = self._permitted(peer, server)
+        if held := self.wanted(peer, server)["ok"]:
+            raise Refused(f'"{server}": {held}')
         if self.draining or server in self.stopped:
             stopped = f'"{server}" was stopped by the operator: supervisor start {server}'
             raise Refused("the supervisor is draining" if self.draining else stopped)
 
-        def opened(session: Session, failure: LaunchFailed | None, fds: list[int]) -> None:
-            self._opened(number, known.plan, session, failure, fds)
-
-        self.sessions.open(server, known.plan.spec, known.document, peer, opened)
+        plan = known.plan
+        self.sessions.open(server, plan.spec, known.document, peer, lambda *how: self._opened(number, plan, *how))
 
     def describe(self, peer: Peer, number: int, server: str) -> None:
         """Pass on what is written of a server for its gateway, unread, and its manifest as a descriptor."""
@@ -163,6 +169,7 @@ class Monitor:
         with contextlib.suppress(OSError):  # gone since it was read: the next look at the files will tell
             fds = [os.open(found.manifest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)]
         answer = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
+        answer |= {"policy": found.policy, "held": found.held}
         peer.send({"id": number, "ok": answer | {"stopped": server in self.stopped}}, fds)
         for fd in fds:
             os.close(fd)
@@ -175,39 +182,49 @@ class Monitor:
 
     def inspect(self) -> wire.Message:
         """What runs, for the operator: the oldest sessions, and how many there are."""
-        return {
-            "ok": {
-                "config": self.config,
-                "total": len(self.sessions.by_number),
-                "servers": sorted(self.servers),
-                "stopped": sorted(self.stopped),
-                "sessions": [
-                    {
-                        "session": session.number,
-                        "server": session.server,
-                        "uid": session.peer.uid,
-                        "spec": session.spec.digest[:16],
-                        "profile": session.spec.profile,
-                        "running": session.running,
-                        "pid": session.pid,
-                        "since": int(session.since),
-                    }
-                    for session in islice(self.sessions.by_number.values(), MAX_SHOWN)
-                ],
-            }
-        }
+        shown = [
+            {"session": each.number, "server": each.server, "uid": each.peer.uid, "spec": each.spec.digest[:16]}
+            | {"profile": each.spec.profile, "running": each.running, "pid": each.pid, "since": int(each.since)}
+            for each in islice(self.sessions.by_number.values(), MAX_SHOWN)
+        ]
+        about = {"config": self.config, "servers": sorted(self.servers), "stopped": sorted(self.stopped)}
+        return {"ok": about | {"total": len(self.sessions.by_number), "sessions": shown}}
 
     def kill(self, session: int) -> wire.Message:
         """End any session at once."""
         if session not in self.sessions.by_number:
             raise ConfigError(f"no session {session}")
+        self.record.tell("operator.kill", 0, self.sessions.by_number[session].server, session)
         self.sessions.kill(session, "killed by the operator")
         return {"ok": {}}
+
+    def wanted(self, peer: Peer, server: str) -> wire.Message:
+        """Why a server may not run, if so; who would like to have it is noted for whoever decides, and no more."""
+        found = self._permitted(peer, server).registered
+        expired = "its approval has expired" if 0 < found.until < time.time() else ""
+        if found.held and len(self.asking.setdefault(found.approval, set())) < MAX_SHOWN:
+            self.asking[found.approval].add(peer.uid)
+        return {"ok": found.held or expired}
+
+    def decide(self, peer: Peer, request: dispatch.Decide) -> wire.Message:
+        """Write down what the operator decided of what was reviewed, and let it hold."""
+        known = self.servers.get(request.server)
+        if known is None or known.registered.approval != request.approval:
+            raise ConfigError(f'"{request.server}" is not as it was reviewed; supervisor pending shows it as it is')
+        asked = [*self.asking.get(request.approval, ())]
+        about = {"bound": known.registered.bound, "uid": peer.uid, "asked": asked}
+        approvals.record(str(self.config), peer.pid, request.model_dump() | about)
+        # also when the registry cannot be read now
+        self.steer(request.server, stop=request.req != "approve")
+        answer = self.reload()
+        self.stopped.discard(request.server)
+        return answer
 
     def steer(self, server: str, *, stop: bool) -> wire.Message:
         """Open no more of a server and end what runs in order; or let it be opened again."""
         if server not in self.servers:
             raise ConfigError(f'no server "{server}" is registered')
+        self.record.tell("operator.stop" if stop else "operator.start", 0, server)
         (self.stopped.add if stop else self.stopped.discard)(server)
         for session in self.sessions.by_number.values():
             if stop and session.server == server:
@@ -220,6 +237,7 @@ class Monitor:
         if self.config is None:
             raise ConfigError("there is no configuration file in personal mode")
         self.adopt(*planning.ask({"catalog": self.config, "have": list(self.sealed)}))
+        self.record.tell("configuration.read", 0, "", servers=sorted(self.servers))
         return {"ok": {"servers": sorted(self.servers)}}
 
     def reload_or_say(self) -> None:
@@ -254,18 +272,8 @@ class Monitor:
         if failure:
             session.peer.send({"id": number, "error": dispatch.failure(failure)})
             return
-        spec = ready.spec
-        answer: wire.Message = {
-            "session": session.number,
-            "pid": session.pid,
-            "spec": spec.digest,
-            "profile": spec.profile,
-            "accepted": list(spec.accepted),
-            "summary": ready.summary[:4096],
-            "start": spec.session.start,
-            "grace": spec.session.grace,
-        }
-        answer |= {name: getattr(spec.limits, name) for name in HELD_BY_PROXY}
+        spec = {"spec": ready.spec.digest, "accepted": list(ready.spec.accepted)}
+        answer = ready.told | spec | {"session": session.number, "pid": session.pid, "files": len(fds) > 4}
         session.peer.send({"id": number, "ok": answer}, fds)
         if session.peer.closed:
             self._hang_up(session.peer)
@@ -275,14 +283,12 @@ class Monitor:
             received = wire.receive(peer.socket)
             if received:
                 dispatch.handle(self, peer, received[0])
-            else:
-                peer.closed = True
+            peer.closed = peer.closed or not received
         except BlockingIOError:
             return
-        except WireError as error:
-            print(f"supervisor: uid {peer.uid} pid {peer.pid}: {error}; connection closed", file=sys.stderr)
-            peer.closed = True
-        except ConnectionError:
+        except (WireError, ConnectionError) as error:
+            if isinstance(error, WireError):
+                print(f"supervisor: uid {peer.uid} pid {peer.pid}: {error}; connection closed", file=sys.stderr)
             peer.closed = True
         if peer.closed:
             self._hang_up(peer)

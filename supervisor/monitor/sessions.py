@@ -17,10 +17,11 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
-from supervisor.monitor.disk import Disk
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
+from supervisor.monitor.record import Record
+from supervisor.monitor.watchers import Watchers
 from supervisor.sandbox import cgroup
 
 
@@ -57,6 +58,11 @@ class Session:
     pid: int = 0
     since: float = field(default_factory=time.time)
 
+    @property
+    def about(self) -> tuple[int, str, int, str]:
+        """Whose, of what, which, and within what: for the record."""
+        return self.peer.uid, self.server, self.number, self.spec.digest
+
 
 Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 
@@ -64,12 +70,13 @@ Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 class Sessions:
     """All of them, by number."""
 
-    def __init__(self, loop: Loop, spawner: Spawner) -> None:
+    def __init__(self, loop: Loop, spawner: Spawner, record: Record) -> None:
         self.loop = loop
+        self.record = record
         self.spawner = spawner
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
-        self.disk = Disk(loop, self.kill)
+        self.watchers = Watchers(loop, self.kill)
         spawner.donated = self.egress.sockets
         self._next = 1
         self._hierarchy = cgroup.probe()
@@ -84,14 +91,17 @@ class Sessions:
         self.egress.add(session.number, spec.network)
 
         def done(failure: LaunchFailed | None, fds: list[int]) -> None:
+            fds += self.watchers.told.pop(session.number, [])
             if failure:
+                self.record.tell("session.failed", *session.about, reason=str(failure))
                 self._forget(session)
             else:
                 session.running = True
-                ceiling = f"its life of {spec.session.life:g} s is over (session.life)"
-                session.timers.append(
-                    self.loop.later(spec.session.life, lambda: self.kill(session.number, ceiling))
-                )
+                gaps = list(spec.accepted)
+                self.record.tell("session.opened", *session.about, profile=spec.profile, gaps=gaps, posture="ok")
+                life, number = spec.session.life, session.number
+                ceiling = f"its life of {life:g} s is over (session.life)"
+                session.timers.append(self.loop.later(life, lambda: self.kill(number, ceiling)))
             if peer.closed or session.reason:
                 # killed before it ran: nobody could tell the spawner then
                 self.kill(session.number, "its connection was closed")
@@ -106,10 +116,7 @@ class Sessions:
             session.pid = pid
             reader = posture.Reader(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
-            try:
-                return wrong or self.disk.add(session.number, reader)
-            except OSError as error:
-                return [f"limits.disk: {error}"]
+            return wrong or self.watchers.add(session.number, reader)
 
         self.spawner.spawn(session.number, spec.digest, verify, done)
 
@@ -141,15 +148,19 @@ class Sessions:
         self._forget(session)
         hit = {name: getattr(session.spec.limits, name) for name in limits}
         event: wire.Message = {"event": "exited", "session": number, "code": code}
+        self.record.tell("session.ended", *session.about, code=code, limits=hit, reason=session.reason)
         if not session.peer.closed:
             session.peer.send(event | {"limits": hit, "reason": session.reason})
 
     def _tell(self, number: int, event: wire.Message) -> None:
-        self.by_number[number].peer.send(event)
+        session = self.by_number[number]
+        self.record.tell(f"egress.{event['event']}", *session.about, told=event)
+        session.peer.send(event)
 
     def _forget(self, session: Session) -> None:
         self.egress.remove(session.number)
-        self.disk.remove(session.number)
+        about = session.about
+        self.watchers.remove(session.number, lambda event: self.record.tell("session.files", *about, opened=event))
         for timer in session.timers:
             self.loop.cancel(timer)
         session.peer.sessions.discard(session.number)

@@ -27,6 +27,23 @@ def summary(spec: SandboxSpec) -> str:
     )
 
 
+def told(spec: SandboxSpec) -> dict[str, str | int | float | bool]:
+    """What whoever opens a session has to know of it: a summary, and limits and times that the proxy holds."""
+    limits, session = spec.limits, spec.session
+    return {
+        "profile": spec.profile,
+        "summary": summary(spec)[:4096],
+        "start": session.start,
+        "grace": session.grace,
+        "image": spec.image.name if spec.image else "",
+        "reaches": spec.network.mode != "none",
+        "output_line": limits.output_line,
+        "output": limits.output,
+        "output_rate": limits.output_rate,
+        "stderr": limits.stderr,
+    }
+
+
 def steps(document: enter.Document) -> list[str]:
     """What each step does, in the order in which they are taken, a line each."""
     texts = _texts(document)

@@ -20,6 +20,14 @@ def changed(path: str) -> int:
         return -1
 
 
+def _unseen() -> str:
+    try:
+        os.close(syscalls.file_events())
+    except OSError as error:
+        return f"fanotify: {error.strerror}: the kernel tells root on the host alone; let the host's daemon run it"
+    return ""
+
+
 def probe() -> HostFacts:
     """Look at the host. `missing` holds a line for every layer that cannot be had."""
     root = os.geteuid() == 0
@@ -40,4 +48,5 @@ def probe() -> HostFacts:
         cgroup="v2" if hierarchy.version == "v2" else "v1" if hierarchy.version == "v1" else "none",
         controllers=tuple(sorted(hierarchy.bases)),
         missing=missing,
+        unseen=_unseen(),
     )

@@ -156,6 +156,13 @@ class SessionText(Frozen):
     share: Share | None = None
 
 
+class AuditText(Frozen):
+    """`files`: whether the kernel is to tell which files are opened, `system`: those of the root as well."""
+
+    files: Literal["auto", "required", "off"] | None = None
+    system: bool | None = None
+
+
 class Profile(Frozen):
     """One profile as written, or a chain of them merged (then every field of the floor is set)."""
 
@@ -174,6 +181,7 @@ class Profile(Frozen):
     tmp: TmpText = TmpText()
     limits: LimitsText = LimitsText()
     session: SessionText = SessionText()
+    audit: AuditText = AuditText()
 
 
 class Chain:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from supervisor.errors import ConfigError, Unenforceable
-from supervisor.model import Frozen, Limits, Mount, SandboxSpec, Seccomp, SessionRules, Tmp
+from supervisor.model import Audit, Frozen, Limits, Mount, SandboxSpec, Seccomp, SessionRules, Tmp
 from supervisor.profile import (
     explain,
     granted,
@@ -31,6 +31,8 @@ from supervisor.profile.entry import Account, Grant, ServerEntry
 from supervisor.profile.image import Image
 
 UID = 1000
+# the system call filter of whoever is told which files are opened
+WATCHER = "file-audit"
 # the sandbox gets its mounts in one message
 MAX_MOUNTS = 64
 _HOLE = re.compile(r"\$\{([^}]*)\}")
@@ -101,6 +103,7 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
+            audit=self._audit(),
             image=self.image.root if self.image else None,
             runtime="native" if self.entry.runtime == "auto" else self.entry.runtime,
         )
@@ -108,7 +111,7 @@ class Planner:
             origin = self.chain.origin("process", "image_env")
             self.grants += self.image.grants(self._taken(), cwd, origin)
         gaps = writable.gaps(spec.mounts) | root.gaps(spec)
-        return Account(spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=gaps)
+        return Account(spec=spec, grants=tuple(self.grants), told=explain.told(spec), gaps=gaps)
 
     def _taken(self) -> dict[str, str]:
         return self.image.variables(self.profile.process.image_env) if self.image else {}
@@ -295,6 +298,11 @@ class Planner:
             grace=_set(text.grace),
             share=_set(text.share),
         )
+
+    def _audit(self) -> Audit:
+        text = self.profile.audit
+        program = "" if text.files == "off" else seccomp.own(WATCHER)
+        return Audit(files=_set(text.files), system=_set(text.system), filter=program)
 
     def _seccomp(self) -> Seccomp:
         names = self.profile.seccomp.groups

@@ -112,10 +112,10 @@ def parse(path: str, data: bytes) -> Source:
         raise ConfigError(f"{path}:{line}: {str(error).split(' (at')[0]}") from None
 
 
-def check_owner(path: str, info: os.stat_result) -> None:
-    """Refused for a file that somebody else than its reader or root owns or can write."""
-    if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{path}: not a regular file")
+def check_owner(path: str, info: os.stat_result, *, folder: bool = False) -> None:
+    """Refused for a file or folder that somebody else than its reader or root owns or can write."""
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(info.st_mode):
+        raise ConfigError(f"{path}: not a {'folder' if folder else 'regular file'}")
     # a planner that root started runs as nobody, and nobody's files are not to be trusted
     if info.st_uid not in {0, os.geteuid()} - {65534}:
         raise Refused(

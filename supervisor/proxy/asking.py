@@ -39,7 +39,7 @@ class Asking:
         elif not self._may(method):
             self._refuse(fields, f"no client that is connected supports {method[:200]}")
         elif it.owner is None:
-            it.common.asks = it.common.asks or it.ready
+            it.traffic.asks = it.traffic.asks or it.ready
             self._share(fields, method)
         else:
             # whoever asked last is the likeliest to be meant

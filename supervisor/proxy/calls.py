@@ -17,6 +17,7 @@ from supervisor.proxy.instance import Instance, Waiter
 from supervisor.proxy.message import Fields
 
 if TYPE_CHECKING:
+    from supervisor.proxy.auditing import Mark
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.servers import Server
@@ -40,6 +41,8 @@ class Call(Waiter):
     number = b""
     span: Span | None = None
     token: msgspec.Raw | None = None
+    mark: Mark | None = None
+    exclusive = True
     # what only a call between two eras has
     rounds = 0
     state = ""
@@ -99,6 +102,9 @@ class Call(Waiter):
         if params or "params" in fields:
             # also where nothing is rewritten: of two members with one name, the server must see the one that we saw
             fields["params"] = message.raw(params)
+        audit = self.conversation.gateway.audit
+        if audit is not None:
+            audit.sent(self, instance)
         self.number = instance.send(self, fields)
         if self.modern or not instance.modern:
             # it is not sent again: what it carries may be long, and its answer may take long
@@ -204,12 +210,16 @@ class Call(Waiter):
     def resume(self, retry: Call) -> None:
         """The client came back with answers: it is this call that goes on, under the new id."""
         self.conversation, self.key, self.spelling = retry.conversation, retry.key, retry.spelling
+        self.mark, retry.mark = retry.mark, None
         self.token = _token(retry.meta)
         self.began = self.touched = time.monotonic()
         self.state = ""
         self.conversation.hold(self)
         if (tracing := self.conversation.gateway.tracing) is not None:
             tracing.resumed(self, retry)
+        audit = self.conversation.gateway.audit
+        if audit is not None and self.instance:
+            audit.sent(self, self.instance)
         given = message.fields(retry.params.get("inputResponses", message.EMPTY)) or {}
         for name in list(self.questions):
             if name in given and self.instance:

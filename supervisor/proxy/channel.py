@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from supervisor import wire
+from supervisor.audit.record import Reached
 from supervisor.errors import SupervisorError, WireError
 from supervisor.proxy import link
 from supervisor.proxy.link import Exited, Opened
@@ -26,7 +27,8 @@ Answer = tuple[wire.Message, list[int]]
 class Channel:
     """One connection to a monitor, greeted already.
 
-    `ended` hears of each session's end, `refused` of what a session was not let reach, `reloaded` of a new
+    `ended` hears of each session's end, `refused`, in words, of what a session was not let reach, `reached` of that
+    and of what it was, `reloaded` of a new
     configuration, `lost` and then `gone` of the monitor's own end: one is for the gateway, one for its front.
     """
 
@@ -37,6 +39,7 @@ class Channel:
         self._sending = asyncio.Lock()
         self.ended: Callable[[Exited], None] = lambda _: None
         self.refused: Callable[[int, str], None] = lambda *_: None
+        self.reached: Callable[[int, Reached], None] = lambda *_: None
         self.reloaded: Callable[[], None] = lambda: None
         self.lost: Callable[[], None] = lambda: None
         self.gone: Callable[[], None] = lambda: None
@@ -110,7 +113,7 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            received = wire.receive(self._socket, max_fds=4)
+            received = wire.receive(self._socket, max_fds=5)
         except BlockingIOError:
             return
         except (ConnectionError, WireError):
@@ -135,9 +138,17 @@ class Channel:
         event = said["event"]
         if event == "exited":
             return functools.partial(self.ended, link.exited(said))
+        if event == "reached":
+            return functools.partial(self.reached, int(str(said["session"])), link.reached(said))
         if event == "refused":
-            return functools.partial(self.refused, int(str(said["session"])), link.refusal(said))
+            return functools.partial(
+                self._refused, int(str(said["session"])), link.reached(said), link.refusal(said)
+            )
         return self.reloaded if event == "reloaded" else lambda: None
+
+    def _refused(self, session: int, reached: Reached, said: str) -> None:
+        self.refused(session, said)
+        self.reached(session, reached)
 
     def _answered(self, said: wire.Message, fds: list[int]) -> None:
         number = said.get("id")

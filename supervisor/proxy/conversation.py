@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from supervisor.proxy import envelope, eras, local, message, sharing
 from supervisor.proxy.calls import MAX_CALLS, Call
 from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.message import Fields
+from supervisor.proxy.outlet import Outlet
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.questions import Questions
 from supervisor.proxy.servers import NOBODY, Key, Server, Unavailable, usable
 
 if TYPE_CHECKING:
+    from supervisor.audit.record import Context
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.gateway import Gateway
     from supervisor.proxy.listening import Listener
@@ -25,20 +27,9 @@ if TYPE_CHECKING:
 
 # seconds that a client may leave unread what a process says that others use as well
 PATIENCE = 5.0
+Then = Callable[[Call, Server], None]
 _FIRST = f'initialize first, or send params._meta["{eras.VERSION}"] with every request'
 _SLOW = "this client does not read what it gets"
-
-
-class Outlet(Protocol):
-    """Where the messages for one client go; see the fronts.
-
-    `about` is the key of the client's own request that a message belongs to, `last` says that it is the answer.
-    """
-
-    on_writable: Callable[[], None]
-
-    def deliver(self, line: bytes, about: bytes | None, *, last: bool) -> None: ...
-    def writable(self) -> bool: ...
 
 
 class Conversation:
@@ -53,12 +44,13 @@ class Conversation:
         self.outlet = outlet
         self.principal = principal
         self.only = only
-        self.endpoint = gateway.view(only)
+        self.endpoint = gateway.view(only, principal)
         self.protocol = ""
         self.hello = Hello(eras.LEGACY[-1], message.EMPTY, NOBODY)
         self.calls: dict[bytes, Call] = {}
         self.listeners: dict[bytes, Listener] = {}
         self.questions = Questions(self)
+        self.contexts: dict[tuple[Server | None, int, bytes], Context] = {}
         self.instances: set[Instance] = set()
         self.closed = False
         self.blocked: Callable[[bool], None] = lambda _: None
@@ -91,7 +83,7 @@ class Conversation:
             elif "id" in fields:
                 self._requested(fields, method, params, meta)
             else:
-                self._notified(method, params, fields)
+                local.notified(self, method, params, fields)
         elif "result" in fields or "error" in fields:
             self.questions.answer(fields)
         else:
@@ -145,9 +137,9 @@ class Conversation:
 
     def use(self, call: Call, route: Route, member: str) -> None:
         """Send a request to the server of a route, if its verdict allows that."""
-        if route.verdict.outcome != "allow":
-            self.gateway.meter.refused(route.verdict.rule)
-            self.refuse(call, message.NOT_ALLOWED, route.verdict.reason)
+        verdict = route.verdict if route.check is None else route.judged(call.params.get("arguments"))
+        if verdict.outcome != "allow":
+            local.deny(self, call, route.server, verdict)
             return
         if message.ambiguous(call.params):
             self.refuse(call, message.INVALID_PARAMS, "params has members that differ in case only")
@@ -156,20 +148,50 @@ class Conversation:
         if call.modern and "requestState" in call.params and self.gateway.parked.resume(call):
             return
         if self.admit(call, route.server):
-            self.dispatch(call, route.server)
+            (self.gateway.audit.intend if self.gateway.audit else self.dispatch)(call, route.server)
 
-    def forward(self, call: Call, server: Server) -> None:
-        """Send a request to a server, starting it if need be."""
+    def forward(self, call: Call, server: Server, then: Then | None = None) -> None:
+        """Send a request to a server, starting it if need be, when it is written down that this will be done."""
         if self.admit(call, server):
-            self.dispatch(call, server)
+            if self.gateway.audit:
+                self.gateway.audit.intend(call, server, then)
+            else:
+                (then or self.dispatch)(call, server)
+
+    def go_on(self, call: Call, then: Callable[[], None]) -> None:
+        """Go on with what the client was asked about, when that is written down."""
+        audit, server = self.gateway.audit, call.server
+        if audit is None or server is None:
+            then()
+            return
+        self.hold(call)
+
+        def written(*_: object) -> None:
+            self._release(call)
+            then()
+
+        audit.intend(call, server, written)
+
+    def deny(
+        self, call: Call, server: Server | None, answer: tuple[int, str], rule: str, data: object = None
+    ) -> None:
+        """Refuse a request by a rule, and write that down."""
+        if self.gateway.audit is not None:
+            self.gateway.audit.refused(call, server, rule, answer[1])
+        self.refuse(call, *answer, data)
+
+    def running(self, call: Call, server: Server) -> Instance | None:
+        """The process that would serve this call, if there is one already."""
+        found = server.instances.get(self._key(call, server, modern=server.modern[call.modern])[0])
+        return found if found is not None and found.ready else None
 
     def admit(self, call: Call, server: Server) -> bool:
         """Whether one more call may go to that server; if not, the client has been told."""
         call.server = server
         most = server.settings.quota.calls
-        busy = server.load.get(self.principal.name, 0)
+        busy, rule = server.load.get(self.principal.name, 0), "too many"
         if busy >= most:
-            self.gateway.meter.refused("quota.calls")
+            self.gateway.meter.refused(rule := "quota.calls")
             said = f"{self.principal.name} has {most} calls in flight (quota.calls, {server.settings.origin})"
         elif len(self.calls) >= MAX_CALLS:
             said = f"this client has {MAX_CALLS} calls in flight"
@@ -179,7 +201,7 @@ class Conversation:
             self.calls[call.key] = call
             server.load[self.principal.name] = busy + 1
             return True
-        self.refuse(call, message.BUSY, f'server "{server.name}": {said}')
+        self.deny(call, server, (message.BUSY, f'server "{server.name}": {said}'), rule)
         return False
 
     def hold(self, call: Call) -> None:
@@ -191,6 +213,8 @@ class Conversation:
 
     def _release(self, call: Call) -> None:
         del self.calls[call.key]
+        if call.instance is not None and call.instance.turn is call:
+            call.instance.over_with(call)
         if call.server is not None:
             load, name = call.server.load, self.principal.name
             if load[name] > 1:
@@ -205,7 +229,7 @@ class Conversation:
         except Unavailable as error:
             call.lost(error.code, str(error))
             return
-        if instance.ready:
+        if instance.ready and not instance.serial:
             call.go(instance)
         else:
             call.instance = instance
@@ -260,14 +284,16 @@ class Conversation:
         self._release(call)
         self.outlet.deliver(line, call.key, last=True)
         if call.server is not None:
-            self._count(call, call.server, outcome=outcome, parked=parked)
+            self._count(call, call.server, line, outcome=outcome, parked=parked)
         if self._held is None and not self.outlet.writable():
             self._hold()
 
-    def _count(self, call: Call, server: Server, *, outcome: str, parked: bool = False) -> None:
+    def _count(self, call: Call, server: Server, line: bytes, *, outcome: str, parked: bool = False) -> None:
         server.calls += 1
         if (server.row.failures or server.rows) and outcome in ("ok", "tool_error"):
             server.worked(self.principal.name)
+        if call.mark is not None and self.gateway.audit is not None:
+            self.gateway.audit.ended(call, outcome, line)
         if self.gateway.tracing is not None:
             self.gateway.tracing.ended(call, outcome)
         # names of resources and unknown methods are the client's invention
@@ -281,20 +307,6 @@ class Conversation:
         if not self.deaf:
             self.outlet.deliver(line, about, last=False)
             self._check()
-
-    def _notified(self, method: str, params: Fields, fields: Fields) -> None:
-        if method == "notifications/cancelled":
-            key = message.identifier(params["requestId"]) if "requestId" in params else None
-            if key in self.calls:
-                self.cancel(self.calls[key], fields)
-        elif method == "notifications/progress":
-            self.questions.progress(fields, params)
-        elif method.startswith("notifications/") and method != "notifications/initialized":
-            for instance in self.instances:
-                # of a process that others use as well, one client may not change the state
-                mine = instance.owner is self and instance.ready and not instance.modern
-                if mine and (self.only or method in eras.SPREAD):
-                    instance.write(message.line(fields))
 
     def cancel(
         self, call: Call, fields: Fields | None = None, line: bytes = b"", outcome: str = "cancelled"
@@ -314,7 +326,7 @@ class Conversation:
             call.instance.abandon(call, call.number, fields)
         self.outlet.deliver(line, call.key, last=True)
         if call.server:
-            self._count(call, call.server, outcome=outcome)
+            self._count(call, call.server, line, outcome=outcome)
 
     def timed_out(self, call: Call, seconds: float) -> None:
         """No message about a call for too long: it is cancelled at the server, and the client told."""

@@ -17,8 +17,10 @@ import msgspec
 from supervisor.proxy import eras, http_headers, message
 from supervisor.proxy.manifests import KINDS
 from supervisor.proxy.message import Fields
-from supervisor.proxy.policy import Verdict
+from supervisor.proxy.principal import Principal
+from supervisor.proxy.roles import Check
 from supervisor.proxy.servers import Server
+from supervisor.roles.verdict import Verdict
 
 SEPARATOR = "__"
 ALIAS = "supervisor:"
@@ -32,19 +34,38 @@ _OFFERED = ("tools", "prompts", "resources", "completions", "logging")
 
 
 class Route(NamedTuple):
-    """Where an exposed name leads: the server, the name it knows (None: the same), and whether it may be used."""
+    """Where an exposed name leads: the server, the name it knows (None: the same), and whether it may be used.
+
+    `check` decides about each call, where arguments or the time count; `hidden`: no list shows it.
+    """
 
     server: Server
     name: msgspec.Raw | None
     verdict: Verdict
+    check: Check | None = None
+    hidden: bool = False
+
+    def judged(self, arguments: msgspec.Raw | None) -> Verdict:
+        """The verdict about one call."""
+        return self.verdict if self.check is None else self.check(bytes(arguments or message.EMPTY))
+
+    @property
+    def listed(self) -> bool:
+        """Whether a list shows it."""
+        return self.verdict.outcome == "allow" and not self.hidden
 
 
 class Endpoint:
-    """Tables by exposed name, and the answers to everything that is answered without a process."""
+    """Tables by exposed name, and the answers to everything that is answered without a process.
 
-    def __init__(self, servers: list[Server], *, single: bool) -> None:
+    `principal`: whose view it is, where policies say who may use what.
+    """
+
+    def __init__(self, servers: list[Server], *, single: bool, principal: Principal | None = None) -> None:
         self.servers = servers
         self.single = single
+        self.governed = any(each.roles for each in servers)
+        self._principal = principal
         self.routes: dict[str, dict[str, Route]] = {kind: {} for kind in KINDS}
         self._shown: dict[str, dict[bool, list[msgspec.Raw]]] = {kind: {} for kind in KINDS}
         self._templates: list[tuple[re.Pattern[str], Route]] = []
@@ -54,6 +75,9 @@ class Endpoint:
         for kind in KINDS:
             self._add(kind)
         self._pages: dict[tuple[str, bool], dict[str, bytes]] = {}
+        if principal and not single:
+            seen = {route.server for routes in self.routes.values() for route in routes.values() if route.listed}
+            self.servers = [each for each in servers if each in seen or not each.roles]
 
     def _add(self, kind: str) -> None:
         """The routes of one kind, and what a list of it shows to each era of client."""
@@ -68,7 +92,7 @@ class Endpoint:
                         continue  # names are made so that this cannot be
                     if kind == "tools" and (found := http_headers.mirrored(item)):
                         self.mirrored[exposed] = found
-                    if route.verdict.outcome == "allow":
+                    if route.listed:
                         shown.append(item if exposed == name else _renamed(kind, item, exposed))
 
     def _common(self, kind: str) -> set[str]:
@@ -96,13 +120,29 @@ class Endpoint:
         settings = server.settings
         rule = "resources" if kind == "templates" else kind
         verdict = settings.patterns(kind).verdict(rule, name, settings.origin)
-        route = Route(server, None if exposed == name else message.raw(name), verdict)
+        route = self._decided(Route(server, None if exposed == name else message.raw(name), verdict), kind, name)
         self.routes[kind][exposed] = route
         if kind == "templates" and len(exposed) <= _LONGEST:
             self._templates.append((_matching(exposed), route))
         if kind in ("templates", "resources"):
             self._schemes.setdefault(exposed.partition(":")[0], set()).add(server.name)
         return route
+
+    @property
+    def useful(self) -> bool:
+        """Whether there is anything in it for this principal."""
+        return not (self.governed and self._principal) or any(
+            route.verdict.outcome == "allow" for routes in self.routes.values() for route in routes.values()
+        )
+
+    def _decided(self, route: Route, kind: str, name: str) -> Route:
+        """A route as the policies have it, where the patterns let it through."""
+        roles, principal = route.server.roles, self._principal
+        if roles is None or principal is None or route.verdict.outcome != "allow":
+            return route
+        verdict, check = roles.verdict(principal, kind, name)
+        hidden = verdict.outcome != "allow" or not roles.shows(principal, kind, name)
+        return route._replace(verdict=verdict, check=check, hidden=hidden)
 
     def resource(self, uri: str) -> Route | None:
         """The server of a resource: listed, or aliased, or matching its templates, or the only one of that kind."""
@@ -131,11 +171,13 @@ class Endpoint:
     def _judged(self, server: Server, uri: str) -> Route:
         name = uri if self.single else uri.removeprefix(_alias(server))
         patterns, origin = server.settings.resources, server.settings.origin
-        if (patterns.allow or patterns.deny) and ".." in unquote(name).replace("\\", "/").split("/"):
+        if (patterns.allow or patterns.deny or server.roles) and ".." in unquote(name).replace("\\", "/").split(
+            "/"
+        ):
             said = f'{origin}: "{name[:200]}" has ".." in it, which no pattern can judge; name the resource itself'
             return Route(server, None, Verdict("deny", "resources", said, origin))
         verdict = patterns.verdict("resources", name, origin)
-        return Route(server, message.raw(name) if name != uri else None, verdict)
+        return self._decided(Route(server, message.raw(name) if name != uri else None, verdict), "resources", name)
 
     def alias(self, server: Server, uri: str) -> str:
         """The exposed name of a server's resource."""
@@ -172,7 +214,7 @@ class Endpoint:
 
     def _allowed(self, kind: str, item: msgspec.Raw, key: str) -> bool:
         name = message.text((message.fields(item) or {}).get(key)) or ""
-        return self.routes[kind][name].verdict.outcome == "allow"
+        return self.routes[kind][name].listed
 
     def _merged(self, kind: str, modern: bool) -> Iterator[tuple[str, bytes]]:
         method, member, _ = KINDS[kind]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.proxy import message
+from supervisor.errors import SupervisorError
+from supervisor.proxy import message, pump
 
 # Application errors of ours: outside every range that JSON-RPC and MCP keep for themselves.
 SERVER_ENDED = -31001
@@ -73,3 +74,17 @@ def error(request_id: bytes, code: int, said: str) -> bytes:
     """A JSON-RPC error as one line."""
     body = msgspec.json.encode({"code": code, "message": said})
     return b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + body + b"}\n"
+
+
+class RequestFailed(SupervisorError):
+    """A server answered a request of the gateway's own with an error."""
+
+    def __init__(self, method: str, error: msgspec.Raw) -> None:
+        self.error = error
+        table = message.fields(error) or {}
+        try:
+            self.code = int(bytes(table.get("code", b"0")))
+        except ValueError:
+            self.code = 0
+        said = pump.printable(message.text(table.get("message")) or "an error without words")
+        super().__init__(f"{method}: {said}")

@@ -11,26 +11,39 @@ import math
 from collections.abc import Coroutine
 from typing import Protocol
 
+from supervisor.audit.record import Reached
 from supervisor.errors import SupervisorError
 from supervisor.proxy import eras, listening, manifests, message, pump, settings
+from supervisor.proxy.auditing import Audit
 from supervisor.proxy.calls import Call
 from supervisor.proxy.care import Care
 from supervisor.proxy.channel import Channel
-from supervisor.proxy.conversation import Conversation, Outlet
+from supervisor.proxy.conversation import Conversation
 from supervisor.proxy.endpoint import Endpoint
 from supervisor.proxy.instance import Instance
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.link import Exited
 from supervisor.proxy.message import Fields
 from supervisor.proxy.news import News
+from supervisor.proxy.outlet import Outlet
 from supervisor.proxy.parked import Parked
 from supervisor.proxy.principal import Principal
+from supervisor.proxy.roles import Roles
 from supervisor.proxy.servers import Server
 from supervisor.proxy.tracing import Tracing
 
 _ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 # seconds between two comparisons of one process's lists
 _BREATH = 1.0
+# principals, each with its own view of an endpoint, that are remembered
+_VIEWS = 256
+
+
+def _govern(server: Server, policy: str) -> None:
+    """The policies of a server as they are now; what runs goes on."""
+    if policy != server.policy:
+        server.roles = Roles(policy, server.manifest) if policy else None
+        server.policy = policy
 
 
 class Meter(Protocol):
@@ -52,6 +65,7 @@ class Gateway:
         self.meter = meter
         self.journal = journal
         self.tracing: Tracing | None = None
+        self.audit: Audit | None = None
         self.servers: dict[str, Server] = {}
         self.conversations: set[Conversation] = set()
         self.stopping = False
@@ -60,12 +74,14 @@ class Gateway:
         self._retired: set[Server] = set()
         self._changed: dict[Instance, set[str]] = {}
         self._endpoints: dict[str | None, Endpoint] = {}
+        self._views: dict[tuple[str | None, Principal], Endpoint] = {}
         self.parked = Parked()
         self.news = News(self)
         self._care = Care(self)
         self._tasks: set[asyncio.Task[None]] = set()
         channel.ended = self._exited
         channel.refused = self._refused
+        channel.reached = self._reached
         channel.reloaded = lambda: self.spawn(self._reload())
         channel.lost = self._lost
 
@@ -95,8 +111,9 @@ class Gateway:
         }
         endpoints[None] = Endpoint(list(found.values()), single=False)
         old, self.servers, self._endpoints = self.servers, found, endpoints
+        self._views.clear()
         for conversation in self.conversations:
-            conversation.endpoint = self.view(conversation.only)
+            conversation.endpoint = self.view(conversation.only, conversation.principal)
         for name, server in old.items():
             if found.get(name) is not server:
                 server.retired = "its configuration has changed"
@@ -118,8 +135,10 @@ class Gateway:
         text, digest = str(answer.get("gateway", "{}")), str(answer.get("manifest", ""))
         identity = (text, digest, str(answer.get("spec", "")))
         known = self.servers.get(name)
+        policy = str(answer.get("policy", ""))
         if known is not None and known.identity == identity:
-            self._halt(known, stopped=bool(answer.get("stopped")))
+            _govern(known, policy)
+            self._halt(known, stopped=bool(answer.get("stopped")), held=str(answer.get("held", "")))
             return known
         if not digest or not pinned or len(pinned) > manifests.MAX_BYTES:
             raise SupervisorError(f'server "{name}" is not pinned, and not offered: supervisor pin {name}')
@@ -131,16 +150,18 @@ class Gateway:
         made.ended = self._over
         made.started = self._started
         made.identity = identity
-        self._halt(made, stopped=bool(answer.get("stopped")))
+        _govern(made, policy)
+        self._halt(made, stopped=bool(answer.get("stopped")), held=str(answer.get("held", "")))
         return made
 
-    def _halt(self, server: Server, *, stopped: bool) -> None:
-        """An operator has stopped a server, or started it again."""
-        if stopped and not server.stopped:
-            self.spawn(server.stop("stopped by the operator"))
-        elif server.stopped and not stopped:
+    def _halt(self, server: Server, *, stopped: bool, held: str) -> None:
+        """An operator has stopped a server or let it start again, or it has to be approved, or has been."""
+        halted = server.stopped or server.held
+        server.stopped, server.held = stopped, held
+        if (stopped or held) and not halted:
+            self.spawn(server.stop(held or "stopped by the operator"))
+        elif halted and not (stopped or held):
             server.revive()
-        server.stopped = stopped
 
     def _started(self, server: Server, instance: Instance, seconds: float) -> None:
         self.meter.started(server.name, seconds)
@@ -150,7 +171,7 @@ class Gateway:
 
     async def _reload(self) -> None:
         """The configuration has changed, or an operator has started a server again."""
-        before = dict(self.servers)
+        before = {name: (server, server.policy) for name, server in self.servers.items()}
         try:
             problems = await self.load()
         except SupervisorError as error:
@@ -160,7 +181,7 @@ class Gateway:
         for server in self.servers.values():
             if server.state == "DEAD" or server.rows:
                 server.revive()
-        if before != self.servers:
+        if before != {name: (server, server.policy) for name, server in self.servers.items()}:
             for method in listening.CHANGED:
                 self.news.changed(method, None)
 
@@ -171,16 +192,24 @@ class Gateway:
         return made
 
     def knows(self, principal: Principal, server: str) -> bool:
-        """Whether there is an endpoint for that server alone."""
-        return server in self._endpoints
+        """Whether there is an endpoint for that server alone, with anything in it for that principal."""
+        return server in self._endpoints and self.view(server, principal).useful
 
     def endpoint(self, conversation: Conversation) -> Endpoint:
         """What a client sees."""
         return conversation.endpoint
 
-    def view(self, only: str | None) -> Endpoint:
+    def view(self, only: str | None, principal: Principal) -> Endpoint:
         """What a client of all servers, or of one, sees; of a server that is gone, nothing."""
-        return self._endpoints.get(only) or Endpoint([], single=False)
+        shared = self._endpoints.get(only)
+        if shared is None or not shared.governed:
+            return shared or Endpoint([], single=False)
+        key = (only, principal)
+        if key not in self._views:
+            if len(self._views) >= _VIEWS:
+                del self._views[next(iter(self._views))]
+            self._views[key] = Endpoint(shared.servers, single=shared.single, principal=principal)
+        return self._views[key]
 
     def left(self, conversation: Conversation) -> None:
         """A client is gone."""
@@ -277,6 +306,11 @@ class Gateway:
             if server.owns(session):
                 self.journal.add(server.name, f"({said})".encode())
 
+    def _reached(self, session: int, reached: Reached) -> None:
+        for server in (*self.servers.values(), *self._retired):
+            if self.audit and (instance := server.by_session.get(session)):
+                self.audit.reached(instance, reached)
+
     def start(self) -> None:
         """Look after everything from now on."""
         self.spawn(self._care.run())
@@ -298,6 +332,8 @@ class Gateway:
         for each in servers:
             each.retired = "the gateway has ended"
         await asyncio.gather(*(each.stop(each.retired) for each in servers))
+        if self.audit:
+            await self.audit.close()
         for task in self._tasks:
             task.cancel()
         self.channel.close()

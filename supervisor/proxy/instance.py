@@ -18,9 +18,10 @@ from supervisor.proxy import envelope, eras, message, pump
 from supervisor.proxy.asking import Asking
 from supervisor.proxy.manifests import KINDS, MAX_BYTES, Lists
 from supervisor.proxy.message import Fields
-from supervisor.proxy.process import Process
+from supervisor.proxy.process import Process, Traffic
 
 if TYPE_CHECKING:
+    from supervisor.proxy.auditing import Mark
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.conversation import Conversation
 
@@ -30,7 +31,9 @@ _TOLD = 20
 
 
 class Waiting(Protocol):
-    """Whoever waits for a process to be ready."""
+    """Whoever waits for a process to be ready. `exclusive`: where calls take turns, it takes one."""
+
+    exclusive: bool
 
     def go(self, instance: Instance) -> None: ...
     def lost(self, code: int, reason: str) -> None: ...
@@ -92,16 +95,6 @@ class Hello:
         self.level = ""
 
 
-class Common:
-    """What all processes of a server share: bytes to it and from it, and whether it ever asked during a call."""
-
-    __slots__ = ("asks", "received", "sent")
-
-    def __init__(self) -> None:
-        self.received = self.sent = 0
-        self.asks = False
-
-
 class Instance(Process):
     """A session of a server that speaks MCP.
 
@@ -119,10 +112,16 @@ class Instance(Process):
         self.used = time.monotonic()
         self.pending: dict[bytes, Waiter] = {}
         self.waiting: list[Waiting] = []
-        self.common = Common()
+        self.traffic = Traffic()
         self.owner: Conversation | None = None
         self.principal = ""
         self.principals: set[str] = set()
+        # calls that are under way here, for the log; whether they take turns, and whose turn it is
+        self.marks: set[Mark] = set()
+        self.serial = False
+        self.turn: Waiting | None = None
+        self.turn_mark: Mark | None = None
+        self._over = False
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
         self.abandoned = False
@@ -153,16 +152,42 @@ class Instance(Process):
             self.set_level(self.hello.level)
         waiting, self.waiting = self.waiting, []
         for each in waiting:
-            each.go(self)
+            self.give(each)
 
     def give(self, call: Waiting) -> None:
-        """Let a call go as soon as the process is ready."""
-        if self.ready:
-            call.go(self)
-        elif self.gone:
+        """Let a call go as soon as the process is ready, and it is its turn."""
+        if self.gone:
             call.lost(envelope.SERVER_ENDED, self.gone)
-        else:
+        elif not self.ready or (self.serial and call.exclusive and self.turn not in (None, call)):
             self.waiting.append(call)
+        else:
+            if self.serial and call.exclusive:
+                self.turn = call
+            call.go(self)
+
+    @property
+    def reaches(self) -> bool:
+        """Whether there are hosts that it may reach."""
+        return self.opened is not None and self.opened.reaches
+
+    def over_with(self, call: Waiting) -> None:
+        """It is the next one's turn, when it is known what this one has touched."""
+        if self.turn is call:
+            self._over = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def known(self, mark: Mark) -> None:
+        """What a call has touched is known."""
+        self.marks.discard(mark)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        if not self._over or self.turn_mark in self.marks:
+            return
+        self.turn, self.turn_mark, self._over = None, None, False
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            self.give(each)
 
     def withdraw(self, call: Waiting) -> bool:
         """Forget a call that still waits; whether it did."""
@@ -191,7 +216,7 @@ class Instance(Process):
     @property
     def exclusive(self) -> bool:
         """Whether it has one call at a time: its client can be asked, and this server does ask."""
-        return self._askable and self.common.asks
+        return self._askable and self.traffic.asks
 
     @property
     def vacant(self) -> bool:
@@ -226,7 +251,7 @@ class Instance(Process):
         while True:
             try:
                 page = await self.ask(KINDS[kind][0], params)
-            except RequestFailed as error:
+            except envelope.RequestFailed as error:
                 if error.code == message.METHOD_NOT_FOUND:
                     return []  # many offer resources and no templates
                 raise
@@ -253,7 +278,7 @@ class Instance(Process):
             self.pending.pop(number, None)
         if "result" in answer:
             return answer["result"]
-        raise RequestFailed(method, answer.get("error", message.EMPTY))
+        raise envelope.RequestFailed(method, answer.get("error", message.EMPTY))
 
     def tell(self, method: str, params: Mapping[str, object]) -> None:
         """A request of the gateway's own whose answer does not matter."""
@@ -273,7 +298,7 @@ class Instance(Process):
         fields["id"] = msgspec.Raw(number)
         self.pending[number] = waiter
         line = message.line(fields)
-        self.common.sent += len(line)
+        self.traffic.sent += len(line)
         self._writer.write(line)
         return number
 
@@ -298,12 +323,12 @@ class Instance(Process):
 
     def write(self, line: bytes) -> None:
         """Send a line as it is."""
-        self.common.sent += len(line)
+        self.traffic.sent += len(line)
         super().write(line)
 
     def received(self, line: bytes) -> None:
         """One line of the server's."""
-        self.common.received += len(line)
+        self.traffic.received += len(line)
         fields = message.incoming(line)
         if fields is None and not line.isascii():
             fields = message.repaired(line)
@@ -315,7 +340,7 @@ class Instance(Process):
             return
         waiter = self.pending.pop(bytes(fields["id"]), None) if "id" in fields else None
         if waiter is None:
-            waiter = self.pending.pop(_number(fields.get("id")), None)
+            waiter = self.pending.pop(message.number(fields.get("id")), None)
         if waiter is None:
             return  # cancelled, answered already, or never asked
         if "result" not in fields and "error" not in fields:
@@ -334,7 +359,7 @@ class Instance(Process):
             return
         params = message.fields(fields.get("params", message.EMPTY)) or {}
         if method == "notifications/progress":
-            waiter = self.pending.get(_number(params.get("progressToken")))
+            waiter = self.pending.get(message.number(params.get("progressToken")))
             if waiter:
                 waiter.progressed(fields, params)
             return
@@ -361,29 +386,3 @@ class Instance(Process):
         self.pending, self.waiting = {}, []
         for each in losers:
             each.lost(code, reason)
-
-
-def _number(written: msgspec.Raw | None) -> bytes:
-    """An id or token of ours as we write it: some send 5.0 or "5" back."""
-    data = b"" if written is None else bytes(written)
-    if data.isdigit():
-        return data
-    try:
-        value = float(data.strip(b'"'))
-    except ValueError:
-        return b""
-    return b"%d" % int(value) if value.is_integer() else b""
-
-
-class RequestFailed(SupervisorError):
-    """A server answered a request of the gateway's own with an error."""
-
-    def __init__(self, method: str, error: msgspec.Raw) -> None:
-        self.error = error
-        table = message.fields(error) or {}
-        try:
-            self.code = int(bytes(table.get("code", b"0")))
-        except ValueError:
-            self.code = 0
-        said = pump.printable(message.text(table.get("message")) or "an error without words")
-        super().__init__(f"{method}: {said}")

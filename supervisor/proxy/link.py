@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from supervisor import wire
+from supervisor.audit.record import Reached
 from supervisor.errors import (
     FAILED,
     REFUSED,
@@ -35,7 +36,10 @@ class Denied(SupervisorError):
 
 
 class Opened(NamedTuple):
-    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
+    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds).
+
+    `files` is the socket on which is told which files it opens (supervisor.proxy.touched), -1 where nobody knows.
+    """
 
     session: int
     pid: int
@@ -53,6 +57,22 @@ class Opened(NamedTuple):
     stderr_limit: int
     output: int
     output_rate: int
+    reaches: bool = False
+    image: str = ""
+    files: int = -1
+
+    @property
+    def posture(self) -> str:
+        """What the monitor found when it read back what the kernel applied, and whether files are told of."""
+        return "ok" if self.files >= 0 else "ok, files unseen"
+
+
+class Greeting(NamedTuple):
+    """The monitor's pid, and two system call filters: the proxy's own, and that of the audit ledger."""
+
+    pid: int
+    filter: str
+    ledger: str
 
 
 class Exited(NamedTuple):
@@ -71,18 +91,22 @@ class Exited(NamedTuple):
 
 
 class Link:
-    """One connection to a monitor. `refused` is told, in words, of what a session was not let reach."""
+    """One connection to a monitor.
+
+    `refused` is told, in words, of what a session was not let reach; `reached` of that and of what it was.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.refused: Callable[[str], None] = lambda _: None
+        self.reached: Callable[[Reached], None] = lambda _: None
         self._next = 0
         self._events: list[Exited] = []
 
-    def hello(self) -> tuple[int, str]:
-        """Greet; the monitor's pid, the filter for identity.confine. Denied: what was wrong in personal mode."""
+    def hello(self) -> Greeting:
+        """Greet. Denied: what was wrong in personal mode."""
         answer, _ = self._ask("hello", version=1)
-        return int(str(answer["pid"])), str(answer["filter"])
+        return Greeting(int(str(answer["pid"])), str(answer["filter"]), str(answer["ledger"]))
 
     def servers(self) -> list[dict[str, object]]:
         """Name and profile of each server that this user may open."""
@@ -160,6 +184,8 @@ class Link:
         """The end of a session, if that is what the message tells."""
         if message.get("event") == "refused":
             self.refused(refusal(message))
+        if message.get("event") in ("refused", "reached"):
+            self.reached(reached(message))
         return exited(message) if message.get("event") == "exited" else None
 
     def _ask(self, req: str, **fields: str | int) -> tuple[wire.Message, list[int]]:
@@ -167,7 +193,7 @@ class Link:
         try:
             wire.send(self.socket, {"id": self._next, "req": req, **fields})
             while True:
-                received = wire.receive(self.socket, max_fds=4)
+                received = wire.receive(self.socket, max_fds=5)
                 if received is None:
                     raise ConnectionResetError
                 message, fds = received
@@ -188,8 +214,8 @@ class Link:
 
 def opened(answer: wire.Message, fds: list[int]) -> Opened:
     """The monitor's answer to `open` with its descriptors; WireError when some are missing."""
-    if len(fds) != 4:
-        raise WireError("open: four descriptors expected")
+    if len(fds) != 4 + (answer["files"] is True):
+        raise WireError("open: four descriptors expected, and a fifth where files are told of")
     return Opened(
         session=int(str(answer["session"])),
         pid=int(str(answer["pid"])),
@@ -207,6 +233,9 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         stderr_limit=int(str(answer["stderr"])),
         output=int(str(answer["output"])),
         output_rate=int(str(answer["output_rate"])),
+        reaches=answer.get("reaches") is True,
+        image=str(answer.get("image", "")),
+        files=fds[4] if len(fds) > 4 else -1,
     )
 
 
@@ -215,6 +244,12 @@ def refusal(message: wire.Message) -> str:
     port = f":{message['port']}" if message["port"] != "0" else ""
     hint = f"; {message['rule']} would allow it" if message["rule"] else ""
     return f"egress: {message['name']}{port}: {message['reason']}{hint}"
+
+
+def reached(message: wire.Message) -> Reached:
+    """A connection that was made or refused, as the monitor tells it."""
+    port, sent, received = (int(str(message.get(name, 0))) for name in ("port", "sent", "received"))
+    return Reached(str(message["name"]), port, sent, received, message["event"] == "refused")
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from supervisor.proxy import eras, listening, message
 from supervisor.proxy.calls import MAX_CALLS, Call
+from supervisor.proxy.message import Fields
 
 if TYPE_CHECKING:
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.servers import Server
+    from supervisor.roles.verdict import Verdict
 
 Answer = Callable[["Conversation", Call], None]
 
@@ -91,11 +93,26 @@ def using(kind: str) -> Answer:
         call.name = name
         route = to.endpoint.routes[kind].get(name)
         if route is None:
-            to.refuse(call, message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}")
+            to.deny(call, None, (message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}"), "not listed")
             return
         to.use(call, route, "name")
 
     return answer
+
+
+def deny(to: Conversation, call: Call, server: Server, verdict: Verdict) -> None:
+    """A request that a rule forbids."""
+    to.gateway.meter.refused(verdict.rule)
+    to.deny(call, server, (message.NOT_ALLOWED, verdict.reason), verdict.rule)
+
+
+def _forward(to: Conversation, call: Call, server: Server) -> None:
+    """A request that names nothing that a list has: for those who may open the server."""
+    verdict = server.roles.opens(to.principal) if server.roles else None
+    if verdict and verdict.outcome != "allow":
+        deny(to, call, server, verdict)
+    else:
+        to.forward(call, server)
 
 
 def _resource(to: Conversation, call: Call) -> Route | None:
@@ -108,7 +125,7 @@ def _resource(to: Conversation, call: Call) -> Route | None:
     route = to.endpoint.resource(uri)
     if route is None:
         code = message.INVALID_PARAMS if call.modern else message.RESOURCE_NOT_FOUND
-        to.refuse(call, code, "Resource not found", {"uri": uri})
+        to.deny(call, None, (code, "Resource not found"), "not listed", {"uri": uri})
     return route
 
 
@@ -123,10 +140,11 @@ def subscribe(to: Conversation, call: Call) -> None:
     route = _resource(to, call)
     if route is None:
         return
-    if route.verdict.outcome == "allow":
+    verdict = route.judged(None)
+    if verdict.outcome == "allow":
         to.gateway.news.subscribe(to, call, route)
     else:
-        to.refuse(call, message.NOT_ALLOWED, route.verdict.reason)
+        deny(to, call, route.server, verdict)
 
 
 def listen(to: Conversation, call: Call) -> None:
@@ -173,15 +191,31 @@ def task(to: Conversation, call: Call) -> None:
     if server is None or server not in to.endpoint.servers:
         to.refuse(call, message.INVALID_PARAMS, "no server that is running here has issued this task to you")
     else:
-        to.forward(call, server)
+        _forward(to, call, server)
 
 
 def unknown(to: Conversation, call: Call) -> None:
     """A method that only its server knows, or nobody."""
     if to.endpoint.single and call.method not in _KNOWN and not call.method.startswith("notifications/"):
-        to.forward(call, to.endpoint.servers[0])
+        _forward(to, call, to.endpoint.servers[0])
     else:
         to.refuse(call, message.METHOD_NOT_FOUND, f"Method not found: {call.method[:200]}")
+
+
+def notified(to: Conversation, method: str, params: Fields, fields: Fields) -> None:
+    """A notification of the client's, passed on where it is for its servers."""
+    if method == "notifications/cancelled":
+        key = message.identifier(params["requestId"]) if "requestId" in params else None
+        if key in to.calls:
+            to.cancel(to.calls[key], fields)
+    elif method == "notifications/progress":
+        to.questions.progress(fields, params)
+    elif method.startswith("notifications/") and method != "notifications/initialized":
+        for instance in to.instances:
+            # of a process that others use as well, one client may not change the state
+            mine = instance.owner is to and instance.ready and not instance.modern
+            if mine and (to.only or method in eras.SPREAD):
+                instance.write(message.line(fields))
 
 
 def label(method: str) -> str:

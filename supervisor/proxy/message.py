@@ -30,6 +30,7 @@ UNSUPPORTED_VERSION = -32022
 NOT_ALLOWED = -31010
 DEGRADED = -31011
 BUSY = -31012
+NOT_RECORDED = -31013
 
 # looked up now: a codec is a file, and later none can be opened
 _UNITS = codecs.lookup("utf-16-le")
@@ -262,3 +263,15 @@ def result(request_id: bytes, body: bytes) -> bytes:
 def notification(method: str, params: object) -> bytes:
     """A notification of ours as a line."""
     return _encode({"jsonrpc": "2.0", "method": method, "params": params}) + b"\n"
+
+
+def number(written: msgspec.Raw | None) -> bytes:
+    """An id or token of ours as we write it: some send 5.0 or "5" back."""
+    data = b"" if written is None else bytes(written)
+    if data.isdigit():
+        return data
+    try:
+        value = float(data.strip(b'"'))
+    except ValueError:
+        return b""
+    return b"%d" % int(value) if value.is_integer() else b""

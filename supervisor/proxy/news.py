@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import envelope, listening, message
 from supervisor.proxy.calls import Call
-from supervisor.proxy.instance import Instance, RequestFailed
+from supervisor.proxy.envelope import RequestFailed
+from supervisor.proxy.instance import Instance
 from supervisor.proxy.listening import Listener, Subscriptions
 from supervisor.proxy.message import Fields
 from supervisor.proxy.servers import Server, Unavailable
@@ -40,17 +41,13 @@ class News:
         """resources/subscribe and unsubscribe of a legacy client."""
         server = route.server
         if server.modern[False] or server.settings.session.share == "server":
-            if conversation.admit(call, server):
-                self._gateway.spawn(self._subscribe(conversation, call, route))
+            conversation.forward(call, server, lambda *_: self._begin(conversation, call, route))
             return
         call.aim(route, "uri")
-        conversation.forward(call, server)
-        if call.instance:
-            holders = call.instance.holders
-            if call.method == "resources/unsubscribe":
-                holders.discard(call.name)
-            elif len(holders) < listening.MOST_OF_ONE_PROCESS:
-                holders.add(call.name)
+        conversation.forward(call, server, _hold)
+
+    def _begin(self, conversation: Conversation, call: Call, route: Route) -> None:
+        self._gateway.spawn(self._subscribe(conversation, call, route))
 
     async def _subscribe(self, conversation: Conversation, call: Call, route: Route) -> None:
         exposed, uri = call.name, message.text(route.name) or call.name
@@ -83,7 +80,7 @@ class News:
         endpoint = conversation.endpoint
         for exposed in listener.uris:
             route = endpoint.resource(exposed)
-            if route is None or route.verdict.outcome != "allow":
+            if route is None or route.judged(None).outcome != "allow":
                 continue  # not in the acknowledgement: that is how a client is told
             if await self._heard(conversation, listener, exposed, route):
                 listener.honoured.append(exposed)
@@ -179,6 +176,8 @@ def _updated(listener: Listener, exposed: str, _: str, fields: Fields) -> None:
 class Ready:
     """Somebody who waits for a process, and not for an answer of it."""
 
+    exclusive = False
+
     def __init__(self) -> None:
         self.future: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
 
@@ -195,3 +194,14 @@ class Ready:
     def asked(self, instance: Instance, fields: Fields, method: str) -> bool:
         """It is no client."""
         return False
+
+
+def _hold(call: Call, server: Server) -> None:
+    """A subscription keeps its process from being idle."""
+    call.conversation.dispatch(call, server)
+    if call.instance:
+        holders = call.instance.holders
+        if call.method == "resources/unsubscribe":
+            holders.discard(call.name)
+        elif len(holders) < listening.MOST_OF_ONE_PROCESS:
+            holders.add(call.name)

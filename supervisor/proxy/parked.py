@@ -55,9 +55,15 @@ class Parked:
         if not same or parked.conversation.principal.name != call.conversation.principal.name:
             call.conversation.refuse(call, message.INVALID_PARAMS, "this requestState belongs to another request")
             return True
-        del self._calls[state]
-        parked.resume(call)
+        call.conversation.go_on(call, lambda: self._go_on(state, call))
         return True
+
+    def _go_on(self, state: str, call: Call) -> None:
+        parked, _ = self._calls.pop(state, (None, 0.0))
+        if parked is None:
+            call.conversation.refuse(call, message.INVALID_PARAMS, "this requestState is used, or expired")
+        else:
+            parked.resume(call)
 
     def expire(self, now: float) -> None:
         """Nobody waits for ever; at an infinite time, for nobody."""

@@ -7,18 +7,10 @@ allowed.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple
 
 import msgspec
 
-
-class Verdict(NamedTuple):
-    """A decision, with the rule that made it and where the rule stands."""
-
-    outcome: Literal["allow", "deny"]
-    rule: str
-    reason: str
-    source: str
+from supervisor.roles.verdict import Verdict
 
 
 class Pattern(msgspec.Struct, frozen=True, array_like=True):

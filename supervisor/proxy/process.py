@@ -15,6 +15,7 @@ from supervisor.errors import SupervisorError
 from supervisor.proxy import lines
 from supervisor.proxy.link import Exited, Opened
 from supervisor.proxy.meter import Meter
+from supervisor.proxy.touched import Watch
 
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 _ERROR_LINE = 1 << 16
 # seconds: what it said before it ended is still in its pipes; what we said to it before we end it is still in ours
 _LAST_WORDS, _FLUSH = 2.0, 0.1
+
+
+class Traffic:
+    """Of all processes of a server: bytes to it and from it, and whether it ever asked during a call."""
+
+    __slots__ = ("asks", "received", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.sent = 0
+        self.asks = False
 
 
 class User(Protocol):
@@ -40,6 +51,7 @@ class Process:
     def __init__(self, name: str, channel: Channel, received: Callable[[bytes], None]) -> None:
         self.name = name
         self.opened: Opened | None = None
+        self.touched: Watch | None = None
         self.ending = ""
         self.ended: asyncio.Future[Exited | None] = asyncio.get_running_loop().create_future()
         self.full = False
@@ -67,6 +79,7 @@ class Process:
         """Take its streams; SupervisorError when that fails, and none of its descriptors is left open."""
         if opened.pidfd >= 0:
             os.close(opened.pidfd)  # the monitor tells of its end
+        self.touched = Watch(opened.files)
         meter = Meter(opened.output, opened.output_rate)
         self._reader = lines.Reader(
             opened.output_line,
@@ -83,6 +96,7 @@ class Process:
                 await stream.open(left.pop(0))
         except OSError as error:
             self._drained.set()
+            self.touched.close()
             for fd in left:
                 os.close(fd)
             raise SupervisorError(f"its streams cannot be used: {error.strerror or error}") from None
@@ -166,6 +180,10 @@ class Process:
 
     async def shut(self) -> None:
         """Give up its streams, whoever else has them."""
+        if self.touched:
+            # for those calls that ended with it
+            await self.touched.ask()
+            self.touched.close()
         for each in (self._reader, self._errors):
             if each and each.transport:
                 each.transport.close()

@@ -12,7 +12,8 @@ import signal
 
 import uvloop
 
-from supervisor.proxy import envelope, lines, pump
+from supervisor.proxy import envelope, lines, message, pump
+from supervisor.proxy.gate import Audited, Gate
 from supervisor.proxy.link import Exited, Link, Opened
 from supervisor.proxy.meter import Meter
 
@@ -24,7 +25,7 @@ _TOLD = 100
 class Relay:
     """`run()` until the client or the server has gone; returns the exit status."""
 
-    def __init__(self, link: Link, opened: Opened) -> None:
+    def __init__(self, link: Link, opened: Opened, audited: Audited | None) -> None:
         self.link = link
         self.opened = opened
         self.pending: dict[bytes, bytes] = {}
@@ -49,6 +50,9 @@ class Relay:
         self.to_client = lines.Writer(lambda full: self.from_server.pause(paused=full), self.stop)
         self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
         self.timers: list[asyncio.TimerHandle] = []
+        self.gate = Gate(audited, self.to_server.write, self.unrecorded) if audited else None
+        if self.gate:
+            link.reached = self.gate.reached
 
     async def run(self) -> int:
         """Relay until the session has ended."""
@@ -71,6 +75,8 @@ class Relay:
         for timer in self.timers:
             timer.cancel()
         self.answer_all(ended)
+        if self.gate:
+            await self.gate.close(self.reason(ended))
         await self.to_client.flush_and_close(2)
         errors.join(patience)
         return self.status(ended)
@@ -120,7 +126,14 @@ class Relay:
                 self.to_client.write(envelope.error(envelope.spelling(head), envelope.TOO_MANY, text))
                 return
             self.pending[envelope.key(head)] = envelope.spelling(head)
-        self.to_server.write(line)
+        if self.gate:
+            self.gate.put(line)
+        else:
+            self.to_server.write(line)
+
+    def unrecorded(self, key: bytes, reason: str) -> None:
+        """A call that could not be written down is not made."""
+        self.to_client.write(envelope.error(self.pending.pop(key, key), message.NOT_RECORDED, reason))
 
     def client_too_long(self) -> None:
         """A message that is never forwarded, and whose id nobody knows."""
@@ -144,6 +157,8 @@ class Relay:
             self.pending.pop(envelope.key(head), None)
             self.answered = True
         self.to_client.write(line)
+        if self.gate:
+            self.gate.answered(line)
 
     def garbage(self, line: bytes) -> None:
         """Tell of a line that was dropped, a hundred times at most: where nobody reads, a write would hang us."""
@@ -184,10 +199,14 @@ class Relay:
 
     def answer_all(self, ended: Exited | None) -> None:
         """Every request that waits gets the reason why it waits in vain."""
-        reason = self.failed or (ended.reason if ended else "the supervisor's monitor ended")
+        reason = self.reason(ended)
         code = envelope.SERVER_SILENT if self.failed and not self.answered else envelope.SERVER_ENDED
         for request_id in self.pending.values():
             self.to_client.write(envelope.error(request_id, code, f"the server's session has ended: {reason}"))
+
+    def reason(self, ended: Exited | None) -> str:
+        """Why it ended, in words."""
+        return self.failed or (ended.reason if ended else "the supervisor's monitor ended")
 
     def status(self, ended: Exited | None) -> int:
         """The command's own status; 0 when the client ended it; 1 when we did."""
@@ -201,11 +220,11 @@ class Relay:
         return pump.finish(ended)
 
 
-def run(link: Link, opened: Opened) -> int:
-    """Relay between our standard streams and a session's; the exit status."""
+def run(link: Link, opened: Opened, audited: Audited | None) -> int:
+    """Relay between our standard streams and a session's; the exit status. Calls are written down if `audited`."""
 
     async def relay() -> int:
-        return await Relay(link, opened).run()
+        return await Relay(link, opened, audited).run()
 
     with lines.as_they_were(0, 1):
         return uvloop.run(relay())

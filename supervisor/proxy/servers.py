@@ -6,6 +6,7 @@ Runs unprivileged. A process is started by the first call that needs it; who com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import OrderedDict
@@ -17,14 +18,16 @@ import msgspec
 from supervisor import lifecycle
 from supervisor.errors import SupervisorError
 from supervisor.proxy import envelope, manifests, message
-from supervisor.proxy.instance import Common, Hello, Instance
+from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.manifests import Change, Manifest
 from supervisor.proxy.message import Fields
+from supervisor.proxy.process import Traffic
 from supervisor.proxy.settings import Settings
 
 if TYPE_CHECKING:
     from supervisor.proxy.channel import Channel
     from supervisor.proxy.link import Exited
+    from supervisor.proxy.roles import Roles
 
 Key = tuple[object, ...]
 # seconds: the first pause after a failure, the longest, and how long a call waits for a pause to be over
@@ -90,10 +93,12 @@ class Server:
         self.last_error = ""
         self.retired = ""
         self.identity: tuple[str, str, str] = ("", "", "")
+        self.policy = self.held = ""
+        self.roles: Roles | None = None
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
-        self.common = Common()
+        self.traffic = Traffic()
         self.instances: dict[Key, Instance] = {}
         self.load: dict[str, int] = {}
         self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
@@ -104,7 +109,7 @@ class Server:
         self.modern = {era: self.speaks(modern=era) for era in (False, True)}
         self._channel = channel
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_session: dict[int, Instance] = {}
+        self.by_session: dict[int, Instance] = {}
         self._unwell: set[Instance] = set()
         # those that have been ready
         self._served: set[Instance] = set()
@@ -124,7 +129,8 @@ class Server:
         made.stderr = lambda line, loud: self.stderr(self.name, line, loud)
         made.unwell = lambda reason: self.unwell(made, reason, crashed=True)
         made.principal = principal
-        made.common = self.common
+        made.traffic = self.traffic
+        made.serial = self.settings.audit.attribution == "exact"
         self.instances[key] = made
         task = asyncio.get_running_loop().create_task(self._live(key, made))
         self._tasks.add(task)
@@ -137,6 +143,9 @@ class Server:
         return sum(len(each.waiting) for each in self.instances.values())
 
     def _admit(self, principal: str) -> None:
+        if self.held:
+            self._ask()
+            raise Unavailable(message.NOT_ALLOWED, f'server "{self.name}": {self.held}')
         if self.stopped:
             said = f"it was stopped by the operator; supervisor start {self.name}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
@@ -157,6 +166,16 @@ class Server:
             said = f"it is tried again in {pause:.0f} s; it failed: {said}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         self._make_room(principal)
+
+    def _ask(self) -> None:
+        """Let whoever approves servers know that this one is wanted."""
+        task = asyncio.get_running_loop().create_task(self._asked())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _asked(self) -> None:
+        with contextlib.suppress(SupervisorError):
+            await self._channel.ask("ask", server=self.name)
 
     def _pause(self, principal: str) -> float:
         """Seconds until a process may be started for that user."""
@@ -190,7 +209,7 @@ class Server:
                 began = time.monotonic()
                 opened = await instance.open()
                 # before anything else is waited for: it may be over already
-                self._by_session[opened.session] = instance
+                self.by_session[opened.session] = instance
                 over = asyncio.create_task(instance.over())
                 await instance.connect(opened)
                 async with asyncio.timeout(self.settings.session.start):
@@ -207,6 +226,9 @@ class Server:
     async def _check(self, instance: Instance) -> None:
         handshake = await instance.shake()
         await self.compare(instance, handshake)
+        if instance.touched is not None:
+            # what it opened to start is no call's
+            await instance.touched.ask()
 
     async def compare(self, instance: Instance, handshake: msgspec.Raw) -> None:
         """Compare what the process lists with what was pinned; Unavailable, and no more calls, if it differs."""
@@ -248,7 +270,7 @@ class Server:
         self._forget(key, instance)
         self._unwell.discard(instance)
         if instance.opened:
-            self._by_session.pop(instance.opened.session, None)
+            self.by_session.pop(instance.opened.session, None)
         instance.lose(envelope.SERVER_ENDED, f'server "{self.name}": {reason}')
         self.ended(instance)
         was_ready = instance in self._served
@@ -296,18 +318,18 @@ class Server:
 
     def exited(self, ended: Exited) -> None:
         """The monitor told of the end of a session of this server."""
-        instance = self._by_session.get(ended.session)
+        instance = self.by_session.get(ended.session)
         if instance and not instance.ended.done():
             instance.ready = False
             instance.ended.set_result(ended)
 
     def owns(self, session: int) -> bool:
         """Whether a session is one of this server's."""
-        return session in self._by_session
+        return session in self.by_session
 
     def lost(self) -> None:
         """The monitor is gone, and every session with it."""
-        for instance in self._by_session.values():
+        for instance in self.by_session.values():
             if not instance.ended.done():
                 instance.ready = False
                 instance.ended.set_result(None)

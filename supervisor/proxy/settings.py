@@ -40,6 +40,17 @@ class Quota(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calls: int = 64
 
 
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How calls are recorded: one at a time or not, when a record counts as written, how much of an answer.
+
+    `sync`: "process", "power", or "" for power where a tool is said to destroy.
+    """
+
+    attribution: str = "window"
+    sync: str = ""
+    first: int = 0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything of one server; `origin` is where its table stands (file:line)."""
 
@@ -52,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health: Health = Health()
     restart: Restart = Restart()
     quota: Quota = Quota()
+    audit: Audit = Audit()
 
     def patterns(self, kind: str) -> Patterns:
         """Those that hold for a kind of item; templates are resources."""

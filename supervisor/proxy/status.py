@@ -32,8 +32,8 @@ def looks(gateway: Gateway) -> Iterator[Look]:
             ending=ending,
             in_flight=sum(server.load.values()),
             waiting=server.waiting,
-            received=server.common.received,
-            sent=server.common.sent,
+            received=server.traffic.received,
+            sent=server.traffic.sent,
         )
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
@@ -19,6 +20,7 @@ from supervisor.errors import ConfigError
 from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
 from supervisor.profile.entry import ServerEntry
+from supervisor.registry import grants
 
 # what fits into one answer of the monitor's
 SERVERS = 200
@@ -36,6 +38,9 @@ def _named(name: str) -> str:
 
 
 ServerName = Annotated[str, AfterValidator(_named)]
+# an account, @GROUP, or who a token is for: token:NAME, oidc:SUBJECT, @token:GROUP, @oidc:GROUP
+Grantee = Annotated[str, Field(pattern=r'^@?[^\s"\\@][^\s"\\]{0,254}$')]
+ToolName = Annotated[str, Field(pattern=r'^[^\s"\\]{1,256}$')]
 
 
 class PatternsText(Frozen):
@@ -43,6 +48,12 @@ class PatternsText(Frozen):
 
     allow: tuple[_Text, ...] = Field(default=(), strict=False)
     deny: tuple[_Text, ...] = Field(default=(), strict=False)
+
+
+class ToolsText(PatternsText):
+    """And for whom a tool is, if not for everybody who may use the server."""
+
+    grant: dict[ToolName, Annotated[tuple[Grantee, ...], Field(strict=False)]] = {}
 
 
 class SessionText(Frozen):
@@ -70,6 +81,14 @@ class QuotaText(Frozen):
     calls: load.Count | None = None
 
 
+class AuditText(Frozen):
+    """`exact`: one call at a time. `power`: a record counts when it survives a loss of power."""
+
+    attribution: Literal["exact", "window"] | None = None
+    sync: Literal["process", "power"] | None = None
+    first: Annotated[int, Field(ge=0, le=4096)] | None = None
+
+
 class ServerText(Frozen):
     """One `[server.NAME]` table."""
 
@@ -85,20 +104,22 @@ class ServerText(Frozen):
     lock: Literal[""] | AbsPath = ""
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
+    grant: tuple[Grantee, ...] = Field(default=(), strict=False)
     accept_missing: tuple[str, ...] = Field(default=(), strict=False)
     summary: str = Field(default="", max_length=500)
     enabled: bool = True
-    tools: PatternsText = PatternsText()
+    tools: ToolsText = ToolsText()
     prompts: PatternsText = PatternsText()
     resources: PatternsText = PatternsText()
     session: SessionText = SessionText()
     health: HealthText = HealthText()
     restart: RestartText = RestartText()
     quota: QuotaText = QuotaText()
+    audit: AuditText = AuditText()
 
 
 _PATTERNS = ("tools", "prompts", "resources")
-_RULES = ("session", "health", "restart", "quota")
+_RULES = ("session", "health", "restart", "quota", "audit")
 _ENTRY = (
     "profile",
     "command",
@@ -116,27 +137,54 @@ _ENTRY = (
 )
 
 
+class PolicyText(Frozen):
+    """`required`: without a policy file nothing is offered, instead of everything."""
+
+    required: bool = False
+
+
+class ApprovalsText(Frozen):
+    """`required`: nothing runs that `persons` have not approved as it is."""
+
+    required: bool = False
+    persons: Literal[1, 2] = 1
+
+
 class CatalogText(Frozen):
     """One whole file."""
 
+    policy: PolicyText = PolicyText()
+    approvals: ApprovalsText = ApprovalsText()
     server: dict[ServerName, ServerText] = {}
 
 
 class Listed(NamedTuple):
-    """A server as it is written: its entry, its settings for the gateway, its manifest and that file's digest."""
+    """A server as it is written: its entry, its settings for the gateway, its manifest and that file's digest.
+
+    `grants`: what it says of who may do what, as policies; `governed`: it grants something itself.
+    """
 
     entry: ServerEntry
     gateway: str
     manifest: str
     digest: str
+    grants: tuple[grants.Compiled, ...] = ()
+    governed: bool = False
 
 
 class Catalog(NamedTuple):
-    """Every server by name, those not enabled apart, and every file and folder that was read."""
+    """Every server by name, those not enabled apart, and every file and folder that was read.
+
+    `policies`: path and text of each policy file; `policies_required`: where it is written that there must be one.
+    `persons`: how many have to approve a server; 0 when nobody has to.
+    """
 
     servers: dict[str, Listed]
     disabled: dict[str, Listed]
     files: tuple[str, ...]
+    policies: tuple[tuple[str, str], ...] = ()
+    policies_required: str = ""
+    persons: int = 0
 
 
 def files(path: str) -> list[str]:
@@ -160,11 +208,17 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
     found: dict[str, Listed] = {}
     disabled: dict[str, Listed] = {}
     where: dict[str, str] = {}
+    required, persons = "", 0
     folder = os.path.dirname(path)
     listed = files(path)
     for each in listed:
         source = toml.read(each) if text is None or each != path else toml.parse(each, text.encode())
-        for name, table in source.validate(CatalogText).server.items():
+        whole = source.validate(CatalogText)
+        if whole.approvals.required:
+            persons = max(persons, whole.approvals.persons)
+        if whole.policy.required:
+            required = f"{each}:{toml.line_of(source.text, ('policy', 'required'))}"
+        for name, table in whole.server.items():
             origin = f"{each}:{toml.line_of(source.text, ('server', name))}"
             if name in where:
                 raise ConfigError(f'{origin}: server "{name}" is defined at {where[name]} already')
@@ -172,8 +226,27 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
             if len(where) > SERVERS:
                 raise ConfigError(f"{origin}: more than {SERVERS} servers")
             (found if table.enabled else disabled)[name] = _listed(name, table, source, origin, folder)
-    watched = (*listed, f"{folder}/servers.d", f"{folder}/pins", *(each.manifest for each in found.values()))
-    return Catalog(found, disabled, tuple(each for each in watched if each))
+    policies = tuple(_policies(f"{folder}/policies"))
+    folders = (f"{folder}/servers.d", f"{folder}/pins", f"{folder}/policies")
+    watched = (*listed, *folders, *(each.manifest for each in found.values()), *(path for path, _ in policies))
+    return Catalog(found, disabled, tuple(each for each in watched if each), policies, required, persons)
+
+
+def _policies(folder: str) -> Iterator[tuple[str, str]]:
+    """The policy files: nobody else may write one, put one there, or take one away."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".cedar") and not name.startswith("."))
+        toml.check_owner(folder, os.stat(folder), folder=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from None
+    for name in names:
+        path = f"{folder}/{name}"
+        try:
+            yield path, toml.checked(path).decode()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}:1: not UTF-8") from None
 
 
 def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folder: str) -> Listed:
@@ -197,7 +270,21 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
         raise ConfigError(f"{origin}: its patterns are longer than 32 KiB")
     manifest = os.path.join(folder, "pins", f"{name}.json")
     digest = _digest(manifest)
-    return Listed(entry, gateway, manifest if digest else "", digest)
+    return Listed(
+        entry,
+        gateway,
+        manifest if digest else "",
+        digest,
+        _grants(name, text, source),
+        bool(text.grant or text.tools.grant),
+    )
+
+
+def _grants(name: str, text: ServerText, source: toml.Source) -> tuple[grants.Compiled, ...]:
+    at = {key: f"{source.path}:{toml.line_of(source.text, ('server', name, key))}" for key in ("grant", "users")}
+    tools = f"{source.path}:{_line(source, name, 'tools', 'grant')}"
+    at |= {f"tools.{each}": tools for each in text.tools.grant}
+    return tuple(grants.compiled(name, text.grant, text.tools.grant, text.users, at))
 
 
 def _line(source: toml.Source, name: str, kind: str, way: str) -> int:

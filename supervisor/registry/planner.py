@@ -20,7 +20,7 @@ from supervisor.model import Planned, Registered
 from supervisor.profile import host, load, offers, plan, seccomp
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.profile.image import Image
-from supervisor.registry import catalog
+from supervisor.registry import approvals, catalog
 from supervisor.sandbox import syscalls
 
 NOBODY = 65534
@@ -72,23 +72,42 @@ class Planning:
             self.sealed[digest] = found.sealed()
         return made
 
-    def catalog(self, path: str, text: str | None, only: str | None) -> Planned:
-        """Every server of a registry, or one, and what was read for it."""
-        found = catalog.load_catalog(path, text)
-        read = dict.fromkeys(found.files)
-        servers = []
-        for each in found.servers.values():
-            if only not in (None, each.entry.name):
-                continue
-            chain = _chain(each.entry, path)
-            read |= dict.fromkeys(source.path for source in chain.sources)
-            made = self.plan(chain, each.entry)
-            servers.append(
-                Registered(
-                    entry=each.entry, plan=made, gateway=each.gateway, manifest=each.manifest, digest=each.digest
-                )
+
+# the servers of a registry with their policies, what was read for those, and who may approve by them
+Governed = tuple[list[Registered], tuple[str, ...], approvals.May]
+Govern = Callable[[catalog.Catalog, list[Registered]], Governed]
+
+
+def ungoverned(found: catalog.Catalog, servers: list[Registered]) -> Governed:
+    """Where no policy was expected, none may be left out."""
+    if found.policies or found.policies_required or any(each.governed for each in found.servers.values()):
+        raise ConfigError("policies have come while this was starting; start it again")
+    return servers, (), approvals.anybody
+
+
+def _catalog(path: str, question: dict[str, object], govern: Govern, planning: Planning) -> Planned:
+    """Every server of a registry, or one, and what was read for it."""
+    text, only, review = (str(question[key]) if key in question else None for key in ("text", "only", "review"))
+    found = catalog.load_catalog(path, text)
+    read = dict.fromkeys(found.files)
+    accounts, servers = [], []
+    for each in found.servers.values():
+        if only not in (None, each.entry.name):
+            continue
+        chain = _chain(each.entry, path)
+        read |= dict.fromkeys(source.path for source in chain.sources)
+        planned = planning.plan(chain, each.entry)
+        accounts.append((each.entry, planned))
+        servers.append(
+            Registered(
+                entry=each.entry, plan=planned, gateway=each.gateway, manifest=each.manifest, digest=each.digest
             )
-        return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
+        )
+    servers, more, may = govern(found, servers)
+    about = [(*account, server) for account, server in zip(accounts, servers, strict=True)]
+    servers, files = approvals.join(path, found, about, may, review)
+    read |= dict.fromkeys((*more, *files))
+    return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
 
 
 def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
@@ -101,22 +120,23 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
         raise ConfigError(f"{entry.origin}: {error}") from None
 
 
-def answer(question: dict[str, object], planning: Planning) -> Planned:
-    """`{"entry": {...}}` or `{"catalog": path}`, perhaps with "text" and "only" -> what standard output gets."""
+def answer(question: dict[str, object], govern: Govern = ungoverned, planning: Planning | None = None) -> Planned:
+    """`{"entry": {...}}`, or `{"catalog": path}` with perhaps "text", "only", "review" -> for standard output."""
+    planning = planning or Planning()
     try:
         if "entry" in question:
             entry = ServerEntry.model_validate(question["entry"], strict=False)
             made = planning.plan(_chain(entry, None), entry)
             planned = Planned(servers=(Registered(entry=entry, plan=made),))
         else:
-            text, only = (str(question[key]) if key in question else None for key in ("text", "only"))
-            planned = planning.catalog(str(question["catalog"]), text, only)
-        return planned.model_copy(update={"proxy": seccomp.own("proxy"), "sealed": tuple(planning.sealed)})
+            planned = _catalog(os.path.abspath(str(question["catalog"])), question, govern, planning)
+        filters = {"proxy": seccomp.own("proxy"), "ledger": seccomp.own("ledger")}
+        return planned.model_copy(update=filters | {"sealed": tuple(planning.sealed)})
     except SupervisorError as error:
         return Planned(error=str(error), status=error.exit_status)
 
 
-def main(find: Find = lambda _: None) -> None:
+def main(govern: Govern = ungoverned, find: Find = lambda _: None) -> None:
     """Answer one question, and end at once: the monitor waits for the end of standard output.
 
     `find` is supervisor.registry.images.find where there may be images.
@@ -135,12 +155,20 @@ def main(find: Find = lambda _: None) -> None:
         return  # whoever asked is gone
     question = json.loads(asked)
     planning = Planning(find, lacking, frozenset(question.get("have", ())))
-    answered = answer(question, planning).model_copy(update={"gaps": gaps})
+    answered = answer(question, govern, planning).model_copy(update={"gaps": gaps})
     for each in answered.sealed:
         # blanks before the answer, each with a memory file
         with socket.socket(fileno=os.dup(1)) as out:
             socket.send_fds(out, [b" "], [planning.sealed[each]])
     sys.stdout.write(answered.model_dump_json())
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def ledger() -> None:
+    """Print the filter of the audit log's writer, for who starts a host's."""
+    _drop()
+    sys.stdout.write(seccomp.own("ledger"))
     sys.stdout.flush()
     os._exit(0)
 

@@ -10,8 +10,12 @@ import os
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import SYSTEM, HostFacts, Mount, Plan, SandboxSpec
 
-# What `--accept-missing` may name: a second wall around files, and what keeps a server from using up the host.
-OPTIONAL = ("landlock", "limits.memory", "limits.cpus", "limits.pids", "limits.disk", "limits.disk_files")
+# What `--accept-missing` may name: a second wall around files, what keeps a server from using up the host, and the
+# record of the files that it opens.
+OPTIONAL = (
+    *("landlock", "limits.memory", "limits.cpus", "limits.pids", "limits.disk", "limits.disk_files"),
+    "file-audit",
+)
 # What the sandbox gets as it stands in the spec.
 _COPIED = {"argv", "cwd", "env", "hostname", "uid", "links", "files", "rlimits"}
 _REACHED = {"addresses", "udp", "tcp"}
@@ -28,10 +32,14 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
         listed = ", ".join(sorted(OPTIONAL))
         raise ConfigError(f'--accept-missing "{unknown[0]}": no such layer; it takes {listed}')
     missing = host.missing | plan.gaps
+    audit = plan.spec.audit
+    if host.unseen:
+        missing |= {"file-audit": host.unseen} if audit.files == "required" else {}
+        audit = audit.model_copy(update={"files": "off"})
     refused = {name: reason for name, reason in missing.items() if name not in accept}
     if refused:
         raise Unenforceable(refused, runtime="native", optional=set(OPTIONAL))
-    return plan.spec.model_copy(update={"accepted": tuple(sorted(missing))})
+    return plan.spec.model_copy(update={"accepted": tuple(sorted(missing)), "audit": audit})
 
 
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:

@@ -35,11 +35,9 @@ _FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
 class Context:
     """What the child inherits from the spawner, by descriptor. -1 stands for none."""
 
-    def __init__(
-        self, *, status: int, go: socket.socket, root: int, stdio: list[int], tasks: list[int], privileged: bool
-    ) -> None:
+    def __init__(self, status: int, go: socket.socket, root: int, stdio: list[int], tasks: list[int]) -> None:
         self.status, self.go, self.root = status, go, root
-        self.stdio, self.tasks, self.privileged = stdio, tasks, privileged
+        self.stdio, self.tasks = stdio, tasks
 
 
 class Step:
@@ -75,11 +73,11 @@ def descriptors(ctx: Context) -> None:
     sc.close_range(first, 0x7FFFFFFF, 0)
 
 
-def identity(ctx: Context, uid: int) -> None:
+def identity(ctx: Context, uid: int, *, privileged: bool) -> None:
     """Wait for the map, become the user in it."""
     if ctx.go.recv(16) != b"mapped":
         os._exit(1)  # the spawner is gone, or gave up
-    if ctx.privileged:
+    if privileged:
         os.setgroups([])
     os.setresgid(uid, uid, uid)
     # no uid 0 in the map: the namespace's capabilities survive this, and are dropped below
@@ -225,6 +223,8 @@ def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
 
     Whatever they need is made here, in the spawner: what the child does first, it pays for with copied pages.
     """
+    # only root can, and none else has any but its own
+    privileged = os.geteuid() == 0
     uid, hostname, abi = int(str(document["uid"])), str(document["hostname"]), int(str(document["landlock"]))
     addresses = [str(each) for each in items(document, "addresses")]
     udp, tcp = places(document, "udp"), places(document, "tcp")
@@ -240,7 +240,7 @@ def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
     return [
         Step("cgroup", "join its cgroup, and cgroup and time namespaces of its own", join_cgroup),
         Step("descriptors", "make its session, close every descriptor but its own", descriptors),
-        Step("identity", "become its user", lambda ctx: identity(ctx, uid)),
+        Step("identity", "become its user", lambda ctx: identity(ctx, uid, privileged=privileged)),
         Step("loopback", 'set its host name and "lo" up', lambda _: loopback(hostname)),
         Step("egress", _EGRESS, lambda ctx: egress(ctx, addresses, udp, tcp)),
         Step("root", "attach its root", attach_root),

@@ -28,6 +28,7 @@ DEVICE_LINKS = {
 FOLDERS = ("dev", "proc", "tmp")
 CANARY = "/.sealed"
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _READ_ONLY_AUTOCLEAR = 0x4C82, 0x4C0A, 1 | 4
+_PLAIN = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
 
 
@@ -48,8 +49,7 @@ class MountSpec:
 
     def attributes(self) -> int:
         """The MOUNT_ATTR_* bits: nosuid and nodev always."""
-        bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
-        bits |= sc.MOUNT_ATTR_RDONLY if self.mode == "ro" else 0
+        bits = _PLAIN | (sc.MOUNT_ATTR_RDONLY if self.mode == "ro" else 0)
         return bits | (sc.MOUNT_ATTR_NOEXEC if self.noexec else 0)
 
 
@@ -181,8 +181,7 @@ def image(memory: int) -> int:
                 if error.errno == errno.EBUSY:  # somebody else was faster
                     continue
                 raise
-            bits = sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
-            root = filesystem("squashfs", {"source": name, "ro": ""}, bits)
+            root = filesystem("squashfs", {"source": name, "ro": ""}, sc.MOUNT_ATTR_RDONLY | _PLAIN)
         _park(root)
         return root
 
@@ -220,8 +219,7 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
     detached tree. `points` are mount points that each session fills with mounts of its own. Read-only in
     the end.
     """
-    bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
-    root = filesystem("tmpfs", {"mode": "0755", "size": "1m", "nr_inodes": "4096"}, bits)
+    root = filesystem("tmpfs", {"mode": "0755", "size": "1m", "nr_inodes": "4096"}, _PLAIN)
     _park(root)
     for folder in (*FOLDERS, "etc"):
         os.mkdir(folder, 0o755, dir_fd=root)
@@ -241,7 +239,7 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
         if "/" in name:
             make_mount_point(root, os.path.dirname(name), is_file=False)
         os.symlink(target, name, dir_fd=root)
-    sc.mount_setattr(root, attributes=sc.MOUNT_ATTR_RDONLY | bits, recursive=False)
+    sc.mount_setattr(root, attributes=sc.MOUNT_ATTR_RDONLY | _PLAIN, recursive=False)
     return root
 
 
@@ -263,6 +261,6 @@ def _park(root: int) -> None:
 
 
 def unpark(root: int) -> None:
-    """Detach a template with its place, and close it."""
-    sc.umount2(f"/proc/self/fd/{root}/..".encode(), sc.MNT_DETACH)
+    """Detach a template, and close it. Its empty place stays: the places of later ones are attached over it."""
+    sc.umount2(f"/proc/self/fd/{root}".encode(), sc.MNT_DETACH)
     os.close(root)

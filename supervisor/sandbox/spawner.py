@@ -145,8 +145,7 @@ class Spawner:
         wire.send(self.monitor, {"event": "loaded", "digest": digest})
 
     def _failed(self, message: wire.Message, error: OSError, step: str) -> None:
-        reason = error.strerror or str(error)
-        wire.send(self.monitor, message | {"step": step, "reason": reason})
+        wire.send(self.monitor, message | {"step": step, "reason": error.strerror or str(error)})
 
     def _spawn(self, number: int, digest: str) -> None:
         plan, child = self.loaded[digest], None
@@ -222,14 +221,7 @@ class Spawner:
         theirs = [stdin[0], stdout[1], stderr[1], status[1], root, *tasks, *([into] if into else [])]
         ours = [stdin[1], stdout[0], stderr[0]]
         # made before the fork: what the child does first, it pays for with copied pages
-        ctx = enter.Context(
-            status=status[1],
-            go=there,
-            root=root,
-            stdio=[stdin[0], stdout[1], stderr[1]],
-            tasks=tasks,
-            privileged=self.privileged,
-        )
+        ctx = enter.Context(status[1], there, root, [stdin[0], stdout[1], stderr[1]], tasks)
         try:
             pid, pidfd = sc.clone3(sc.ALL_NAMESPACES, cgroup=into)
             if pid == 0:

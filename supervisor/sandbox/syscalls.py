@@ -61,6 +61,11 @@ SECUREBITS_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 SECCOMP_SET_MODE_FILTER = 1
 CAPABILITY_VERSION_3 = 0x20080522
 
+FAN_CLOEXEC, FAN_NONBLOCK = 0x1, 0x2
+FAN_MARK_ADD_MOUNT = 0x1 | 0x10
+FAN_MODIFY, FAN_CLOSE_WRITE, FAN_CLOSE_NOWRITE, FAN_OPEN, FAN_OPEN_EXEC = 0x2, 0x8, 0x10, 0x20, 0x1000
+FAN_ONDIR = 0x40000000
+
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH = 1
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
@@ -125,6 +130,8 @@ mount = Call("mount", _str, _str, _str, _ulong, _str)
 unshare = Call("unshare", _int)
 prctl = Call("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 landlock_restrict_self = Call("landlock_restrict_self", _int, _uint)
+fanotify_mark = Call("fanotify_mark", _int, _uint, ctypes.c_uint64, _int, _str)
+_fanotify_init = Call("fanotify_init", _uint, _uint)
 _openat2 = Call("openat2", _int, _str, _ptr, _ulong)
 _mount_setattr = Call("mount_setattr", _int, _str, _uint, _ptr, _ulong)
 _clone3 = Call("clone3", _ptr, _ulong)
@@ -171,6 +178,12 @@ def clone3(flags: int, *, cgroup: int = 0) -> tuple[int, int]:
     _after_fork_parent()
     os.set_inheritable(pidfd.value, False)
     return pid, pidfd.value
+
+
+def file_events() -> int:
+    """A queue of what happens to files; EPERM without root outside of user namespaces, EMFILE if there are many."""
+    # a FIFO among the files must not hold up whoever reads the queue
+    return _fanotify_init(FAN_CLOEXEC | FAN_NONBLOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def last_capability() -> int:

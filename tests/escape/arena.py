@@ -139,9 +139,20 @@ class Arena:
         return {
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": str(self.plots[mode].home),
+            # the audit log: of root and of the user
+            "LOGS_DIRECTORY": str(self.logs(mode)),
+            "XDG_STATE_HOME": str(self.logs(mode)),
             "LANG": "C.UTF-8",
             "SVTEST_TOKEN": MARKER,
         }
+
+    def logs(self, mode: str) -> Path:
+        """Where the caller's audit log is: in a folder that is not its home."""
+        return self.base / f"logs-{mode}"
+
+    def audit(self, mode: str) -> Path:
+        """That log itself."""
+        return self.logs(mode) / ("audit" if mode == "root" else "supervisor/audit")
 
     def command(self, profile: str, mode: str, argv: Sequence[str], *, options: Sequence[str] = ()) -> list[str]:
         """The command line that runs `argv` in the sandbox, with the caller's own folders as params."""
@@ -359,6 +370,9 @@ def make_arena(stack: ExitStack) -> Arena:
     for plot in plots.values():
         plot.reset()
     arena = Arena(base, plots, name, stack)
+    for plot in plots.values():
+        arena.logs(plot.mode).mkdir(mode=0o755)
+        os.chown(arena.logs(plot.mode), plot.uid, plot.gid)
     arena.commands["root"] = (str(Path(sys.executable).parent / "supervisor"),)
     arena.commands["user"] = launcher(base, plots["user"])
     return arena

@@ -191,7 +191,7 @@ def test_after_sigkill_the_next_daemon_starts_over_the_old_sockets(host: Host) -
         assert process.returncode != 0
         assert b"monitor" in errors
     host.close()
-    assert {path.name for path in host.runtime.iterdir()} == {"proxy.sock", "admin.sock"}
+    assert {path.name for path in host.runtime.iterdir()} == {"proxy.sock", "admin.sock", "audit.sock"}
     host.start()
     assert host.listed() == {"files", "memory"}
 

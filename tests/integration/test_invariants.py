@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -30,6 +31,10 @@ command = ["/usr/bin/sleep", "600.{number}"]
 profile = "none"
 command = ["/usr/bin/cat"]
 """
+
+
+# an approval's number is a digest of what was reviewed; its reason and end are for people and the clock
+NAMES = {"id", "req", "version", "server", "session", "approval", "reason", "until"}
 
 
 class Daemon:
@@ -96,7 +101,7 @@ def gone(daemon: Daemon) -> bool:
 
 def test_requests_carry_names_never_policy(daemon: Daemon) -> None:
     for rule in (*dispatch.PROXY.values(), *dispatch.ADMIN.values()):
-        assert set(rule.shape.model_fields) <= {"id", "req", "version", "server", "session"}
+        assert set(rule.shape.model_fields) <= NAMES
     for extra in ("argv", "profile", "mounts", "env", "image"):
         with daemon.raw() as sock:
             wire.send(sock, {"id": 1, "req": "open", "server": "echo", extra: "x"})
@@ -190,10 +195,32 @@ def test_planning_happens_at_load_not_at_open(daemon: Daemon) -> None:
 def test_the_proxy_may_ask_for_approval_only_admin_sock_can_give_it(daemon: Daemon) -> None:
     assert not set(dispatch.PROXY) & {"approve", "deny", "kill", "reload", "drain", "inspect", "start", "stop"}
     assert os.stat(f"{daemon.folder}/admin.sock").st_mode & 0o777 == 0o600
-    for request in ("approve", "deny", "kill", "reload", "drain", "inspect"):
+    for request in ("approve", "deny", "revoke", "kill", "reload", "drain", "inspect"):
         with daemon.raw() as sock:
-            wire.send(sock, {"id": 1, "req": request})
+            wire.send(sock, {"id": 1, "req": request, "server": "echo", "approval": "0" * 12})
             assert wire.receive(sock) is None
+    daemon.config.write_text("[approvals]\nrequired = true\n" + SERVERS.format(number=daemon.number))
+    with daemon.raw("admin.sock") as sock:
+        wire.send(sock, {"id": 1, "req": "reload"})
+        assert wire.receive(sock)
+    link = daemon.link()
+    with pytest.raises(Refused, match=r"approval [0-9a-f]{12} needed: supervisor approve") as refused:
+        link.open("echo")
+    number = re.findall("[0-9a-f]{12}", str(refused.value))[0]
+    with daemon.raw() as sock:
+        wire.send(sock, {"id": 1, "req": "ask", "server": "echo"})
+        received = wire.receive(sock)
+        assert received
+        assert number in str(received[0]["ok"])
+    with pytest.raises(Refused):
+        link.open("echo")
+    with daemon.raw("admin.sock") as sock:
+        wire.send(sock, {"id": 1, "req": "approve", "server": "echo", "approval": number})
+        received = wire.receive(sock)
+        assert received
+        assert "ok" in received[0]
+    os.write(link.open("echo").stdin, b"it runs")
+    link.close()
 
 
 def test_secrets_are_opened_after_the_fork() -> None:

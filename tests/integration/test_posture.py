@@ -14,7 +14,7 @@ import pytest
 
 from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
-from supervisor.monitor import disk, posture
+from supervisor.monitor import posture, watchers
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan
@@ -74,7 +74,7 @@ class Trial:
         self.started = False
         self.seen: list[str] = []
         self.donated: list[int] = []
-        self.disk = disk.Disk(self.loop, lambda *_: None)
+        self.watchers = watchers.Watchers(self.loop, lambda *_: None)
         spawner.donated = lambda _, fds: self.donated.extend(fds)
         spawner.greet()
         spawner.load(spec.digest, document, list(image))
@@ -82,7 +82,7 @@ class Trial:
 
     def verify(self, pid: int, group: str) -> list[str]:
         reader = posture.Reader(pid, self.spec, self.document)
-        self.seen = posture.differences(reader, cgroup.probe(), group) or self.disk.add(1, reader)
+        self.seen = posture.differences(reader, cgroup.probe(), group) or self.watchers.add(1, reader)
         return self.seen
 
     def done(self, failure: LaunchFailed | None, fds: list[int]) -> None:
@@ -98,8 +98,8 @@ class Trial:
     def run(self) -> None:
         self.spawner.spawn(1, self.spec.digest, self.verify, self.done)
         self.loop.run()
-        self.disk.close()
-        for fd in self.donated:
+        self.watchers.close()
+        for fd in (*self.donated, *(fd for fds in self.watchers.told.values() for fd in fds)):
             os.close(fd)
 
 
@@ -189,7 +189,7 @@ def test_a_folder_on_a_disk_that_cannot_be_watched_is_noticed(
     marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planner has looked; the monitor looks again, at the mounts of the session itself."""
-    monkeypatch.setattr(disk, "COUNTING", ())
+    monkeypatch.setattr(watchers, "COUNTING", ())
     made = trial(marker, None)
     assert [each.split(" is on ")[0] for each in made.seen] == [f"limits.disk: {marker.parent}"]
     assert not marker.exists()

@@ -34,7 +34,8 @@ class Shelf:
         return servers.remove(Namespace(name=name, config=str(self.path), json=False), [])
 
     def list(self) -> int:
-        return servers.listing(Namespace(config=str(self.path), runtime_dir=None, personal=False, json=True), [])
+        words = {"config": str(self.path), "runtime_dir": None, "personal": False, "approved": False}
+        return servers.listing(Namespace(**words, json=True), [])
 
     def table(self, name: str) -> dict[str, object]:
         found = written.servers(self.path.read_text(encoding="utf-8"))[name]

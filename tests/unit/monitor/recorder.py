@@ -47,6 +47,12 @@ class Recorder:
     def reload(self) -> wire.Message:
         return self._did("reload")
 
+    def wanted(self, peer: Peer, server: str) -> wire.Message:
+        return self._did("ask", server)
+
+    def decide(self, peer: Peer, request: dispatch.Decide) -> wire.Message:
+        return self._did(request.req, request.server, request.approval, request.reason, request.until)
+
     def drain(self) -> wire.Message:
         return self._did("drain")
 

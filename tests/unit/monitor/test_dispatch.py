@@ -33,7 +33,8 @@ def test_a_proxy_may_ask_for_what_is_in_its_table(proxy: Line) -> None:
     assert proxy.says({"id": 2, "req": "open", "server": "files"}) is None
     assert proxy.says({"id": 3, "req": "close", "session": 7}) == {"id": 3, "ok": {}}
     assert proxy.says({"id": 4, "req": "list"}) == {"id": 4, "ok": {}}
-    assert proxy.monitor.asked == [("open", 2, "files"), ("close", 7), ("list",)]
+    assert proxy.says({"id": 5, "req": "ask", "server": "files"}) == {"id": 5, "ok": {}}
+    assert proxy.monitor.asked == [("open", 2, "files"), ("close", 7), ("list",), ("ask", "files")]
 
 
 def test_an_operator_may_ask_for_what_is_in_its_table(admin: Line) -> None:
@@ -44,11 +45,27 @@ def test_an_operator_may_ask_for_what_is_in_its_table(admin: Line) -> None:
     assert admin.monitor.asked == [("inspect",), ("reload",), ("drain",), ("kill", 7)]
 
 
+@pytest.mark.parametrize("req", ["approve", "deny", "revoke"])
+def test_an_operator_decides_about_what_was_reviewed(admin: Line, req: str) -> None:
+    about: wire.Message = {"id": 2, "req": req, "server": "files", "approval": "0123456789ab"}
+    assert admin.greeted().says(about | {"reason": "why", "until": 5.0}) == {"id": 2, "ok": {}}
+    assert admin.monitor.asked == [(req, "files", "0123456789ab", "why", 5.0)]
+    wrong: dict[str, object] = {
+        "approval": "0123456789aB",
+        "until": float("inf"),
+        "reason": "x" * 1001,
+        "person": 0,
+    }
+    for key, value in wrong.items():
+        with pytest.raises(WireError):
+            admin.says(about | {key: value})
+
+
 def test_the_tables_have_nothing_in_common_but_the_greeting() -> None:
     assert set(dispatch.PROXY) & set(dispatch.ADMIN) == {"hello"}
 
 
-@pytest.mark.parametrize("req", [*sorted(set(dispatch.ADMIN) - {"hello"}), "approve", "load", "spawn", "", "Open"])
+@pytest.mark.parametrize("req", [*sorted(set(dispatch.ADMIN) - {"hello"}), "load", "spawn", "", "Open"])
 def test_an_operator_s_request_from_a_proxy_ends_it(proxy: Line, req: str) -> None:
     with pytest.raises(WireError, match="unknown request"):
         proxy.greeted().says({"id": 2, "req": req, "session": 1})
@@ -130,7 +147,7 @@ def test_a_greeting_of_another_version_ends_the_peer(proxy: Line, version: objec
 def test_no_request_has_a_field_for_anything_but_names_and_numbers() -> None:
     rules = [*dispatch.PROXY.values(), *dispatch.ADMIN.values()]
     fields = {name for rule in rules if issubclass(rule.shape, BaseModel) for name in rule.shape.model_fields}
-    assert fields == {"id", "req", "version", "server", "session"}
+    assert fields == {"id", "req", "version", "server", "session", "approval", "reason", "until"}
     assert all(rule.shape.model_config["extra"] == "forbid" for rule in rules)
 
 

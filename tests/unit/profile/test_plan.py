@@ -94,7 +94,7 @@ def test_what_the_host_obeys_unasked_stays_as_it_is_in_a_writable_folder(tmp_pat
         "/.vscode": ("ro", False, True),
     }
     assert f"{tmp_path}/.git/config stays as it is" in [each.what for each in made.grants]
-    assert ".git" not in made.summary
+    assert ".git" not in str(made.told["summary"])
 
 
 def test_a_git_file_of_a_linked_work_tree_stays_as_it_is(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A gateway on this process's standard streams over the stand: what the tests of the stdio front run.
 
-Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called.
+Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called;
+`audit` has calls written down, as root in LOGS_DIRECTORY; `command=FILE` is a server of its own for "a";
+`governed` has policies say who may use what.
 """
 
 from __future__ import annotations
@@ -11,11 +13,17 @@ from types import CodeType, FrameType
 
 import uvloop
 
+from supervisor.audit.record import Context
+from supervisor.cli import keeper
+from supervisor.profile.audit import ledger_filter
+from supervisor.proxy.auditing import Audit
 from supervisor.proxy.gateway import Gateway
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.principal import Principal
+from supervisor.proxy.recording import Recording
 from supervisor.proxy.stdio import Stdio
-from tests.unit.proxy.stand import Meter, Stand, pinned, small
+from tests.unit.proxy.stand import Entry, Meter, Stand, pinned, small
+from tests.unit.roles.policies import policy
 
 
 class Counted:
@@ -47,11 +55,22 @@ class Counted:
 
 
 async def main() -> int:
-    servers = await pinned({"a": small(), "b": small("legacy")})
+    given = [word[8:] for word in sys.argv if word.startswith("command=")]
+    servers = await pinned({"a": Entry(given) if given else small(), "b": small("legacy")})
+    kept = keeper.start(None) if "audit" in sys.argv else None
+    if "governed" in sys.argv:
+        servers["a"].policy = policy(
+            "a", 'permit(principal == User::"one", action, resource);', accounts={1: "one"}
+        )
     stand = Stand(servers)
     gateway = Gateway(stand, Meter(), Journal())
     await gateway.load()
     gateway.start()
+    if kept:
+        kept.begin(ledger_filter())
+        recording = Recording(kept.way, Context("uid:1", "", "", ""))
+        recording.start()
+        gateway.audit = Audit(recording, "stdio", 1)
     front = Stdio(gateway, Principal("uid:1"))
     counted = Counted()
     if "count" in sys.argv:
@@ -60,6 +79,8 @@ async def main() -> int:
     sys.setprofile(None)
     await gateway.close()
     await stand.end()
+    if kept:
+        kept.close()
     if "count" in sys.argv:
         sys.stderr.write(json.dumps(counted.turns) + "\n")
     return status

@@ -34,11 +34,12 @@ LINE, STDERR = 1 << 24, 1 << 20
 
 @dataclass
 class Entry:
-    """A server: its command, its gateway settings, its pinned manifest."""
+    """A server: its command, its gateway settings, its pinned manifest, its policies."""
 
     argv: list[str]
     settings: dict[str, object] = field(default_factory=dict)
     manifest: bytes = b""
+    policy: str = ""
 
 
 class Stand(Channel):
@@ -63,7 +64,12 @@ class Stand(Channel):
             listed: list[object] = [{"name": name, "profile": "none"} for name in self.servers]
             return {"servers": listed}, []
         entry = self.servers[str(fields["server"])]
-        answer: wire.Message = {"gateway": json.dumps(entry.settings), "manifest": "", "spec": "0"}
+        answer: wire.Message = {
+            "gateway": json.dumps(entry.settings),
+            "manifest": "",
+            "spec": "0",
+            "policy": entry.policy,
+        }
         if not entry.manifest:
             return answer, []
         fd = os.memfd_create("manifest")
@@ -154,13 +160,15 @@ class Meter:
 class Client:
     """An outlet and its conversation; `lines` holds every line, `answered` how often each id was answered."""
 
-    def __init__(self, gateway: Gateway, only: str | None = None, name: str = "uid:1") -> None:
+    def __init__(
+        self, gateway: Gateway, only: str | None = None, name: str = "uid:1", groups: tuple[str, ...] = ()
+    ) -> None:
         self.on_writable: Callable[[], None] = lambda: None
         self.room = True
         self.lines: list[bytes] = []
         self.answered: dict[bytes | None, int] = {}
         self._queue: asyncio.Queue[Json] = asyncio.Queue()
-        self.talk = gateway.conversation(self, Principal(name), only)
+        self.talk = gateway.conversation(self, Principal(name, groups), only)
         self._next = 0
 
     def deliver(self, line: bytes, about: bytes | None, *, last: bool) -> None:

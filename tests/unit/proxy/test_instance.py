@@ -13,7 +13,8 @@ import pytest
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import instance as module
 from supervisor.proxy import message
-from supervisor.proxy.instance import Hello, Instance, RequestFailed, Waiter
+from supervisor.proxy.envelope import RequestFailed
+from supervisor.proxy.instance import Hello, Instance, Waiter
 from supervisor.proxy.link import Exited
 from supervisor.proxy.message import Fields
 from supervisor.proxy.servers import FULL, NOBODY
@@ -196,6 +197,7 @@ async def test_its_end_is_told_to_everybody_who_waits_or_comes_later() -> None:
 class Late:
     """Who comes when it is over."""
 
+    exclusive = True
     reason = ""
 
     def go(self, instance: Instance) -> None:

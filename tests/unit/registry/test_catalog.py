@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.errors import ConfigError, Refused, SupervisorError
 from supervisor.registry import catalog
-from supervisor.registry.planner import Planning, answer
+from supervisor.registry.planner import answer
 
 TABLE = '[server.{}]\nprofile = "none"\ncommand = ["/usr/bin/cat"]\n'
 
@@ -154,7 +154,7 @@ def test_a_manifest_is_hashed_and_watched_and_not_parsed(registry: Registry) -> 
     assert found.servers["a"].manifest == str(pin)
     assert (found.servers["b"].digest, found.servers["b"].manifest) == ("", "")
     watched = {os.path.relpath(each, registry.folder) for each in found.files}
-    assert watched == {"servers.toml", "servers.d", "pins", "pins/a.json"}
+    assert watched == {"servers.toml", "servers.d", "policies", "pins", "pins/a.json"}
 
 
 @pytest.mark.parametrize("name", ["servers.toml", "servers.d/more.toml", "pins/a.json"])
@@ -184,16 +184,16 @@ def test_the_planner_tries_a_text_out_that_is_not_written_yet(registry: Registry
     registry.write('[server.broken]\nprofile = "no-such"\n')
     text = TABLE.format("a") + '[server.broken]\nprofile = "no-such"\n'
     question: dict[str, object] = {"catalog": registry.path, "text": text}
-    told = answer(question | {"only": "a"}, Planning())
+    told = answer(question | {"only": "a"})
     assert [each.entry.name for each in told.servers] == ["a"]
-    assert answer(question, Planning()).error.startswith(f"{registry.path}:4: ")
+    assert answer(question).error.startswith(f"{registry.path}:4: ")
 
 
 def test_the_planner_lists_what_it_read_with_its_time(registry: Registry) -> None:
     profile = 'profile = 1\nname = "mine"\nextends = "none"\nsummary = "x"\n'
     mine = registry.write(profile, "mine.toml")
     registry.write(TABLE.format("a").replace('"none"', '"mine"'))
-    watched = dict(answer({"catalog": registry.path}, Planning()).watched)
+    watched = dict(answer({"catalog": registry.path}).watched)
     assert next(iter(watched)) == registry.path
     for each in (Path(registry.path), mine):
         assert watched[str(each)] == each.stat().st_mtime_ns

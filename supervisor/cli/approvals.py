@@ -1,0 +1,201 @@
+"""`pending`, `show`, `approve`, `deny`, `revoke`, `list --approved`: what has to be approved, and by whom it was.
+
+Runs as whoever types it. What a number stands for is asked of the planner; a decision is made on admin.sock of the
+daemon, or, of a registry without one, written by the one who owns it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import pwd
+import re
+import sys
+import time
+from typing import NamedTuple
+
+from supervisor.cli import entry, host
+from supervisor.errors import ConfigError, SupervisorError
+from supervisor.model import Registered
+from supervisor.monitor import approvals as store
+from supervisor.registry import approvals
+from supervisor.registry.approvals import Bound, Decision
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+
+
+class _Registry(NamedTuple):
+    """The registry in question, and whether a daemon has it."""
+
+    path: str
+    daemon: bool
+    servers: dict[str, Registered]
+
+
+def _registry(options: argparse.Namespace) -> _Registry:
+    """The daemon's, if one answers and nothing else is said; else the caller's own."""
+    there = bool(options.runtime_dir) or os.path.exists(f"{entry.runtime_folder(options)}/admin.sock")
+    daemon = options.config is None and there
+    path = str(host.inspect(options)[1]["config"]) if daemon else entry.catalog(options)
+    planned = host.planned({"catalog": path})
+    found = {each.entry.name: each for each in planned.servers}
+    if not any(each.approval for each in found.values()):
+        raise ConfigError(f"{path}: nothing has to be approved here: [approvals] required = true is not written")
+    return _Registry(path, daemon, found)
+
+
+def _numbered(registry: _Registry, number: str) -> Registered:
+    for each in registry.servers.values():
+        if number in (each.approval, each.entry.name):
+            return each
+    raise ConfigError(f'{registry.path}: nothing has the number "{number}"; supervisor pending shows what does')
+
+
+def pending(options: argparse.Namespace, _command: list[str]) -> int:
+    """What waits for a decision."""
+    registry = _registry(options)
+    rows = [_row(each) | {"why": each.held} for each in registry.servers.values() if each.held]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    for row in [] if options.json else rows:
+        print(f"{row['approval']}  {row['server']!s:24} {row['why']}")
+    return 0
+
+
+def _row(server: Registered) -> dict[str, object]:
+    return {"approval": server.approval, "server": server.entry.name}
+
+
+def show(options: argparse.Namespace, _command: list[str]) -> int:
+    """What an approval would be of: all of it, and what is different from what was approved before."""
+    registry = _registry(options)
+    server = _numbered(registry, options.number)
+    made = Bound.model_validate_json(server.bound)
+    past = approvals.decisions(registry.path)
+    old = approvals.latest(past, made.server)
+    rows = approvals.differences(old, made)
+    listed = [_decision(each) for each in past if each.server == made.server]
+    if options.json:
+        changes = [{"sign": sign, "what": said} for sign, said in rows]
+        table = _row(server) | {"held": server.held, "bound": made.model_dump(mode="json")}
+        print(json.dumps(table | {"changes": changes, "decisions": listed}, indent=2))
+        return 0
+    print(f"approval {server.approval} of {made.server}: {server.held or 'approved'}")
+    for name in ("command", "files", "image", "manifest", "version", "profile", "spec", "params", "accepted"):
+        print(f"  {name:9} {approvals.shown(getattr(made, name))}")
+    print(
+        "what it may touch:"
+        if old is None
+        else "different from what was approved before (+ more, - less, ~ other):"
+    )
+    for sign, said in rows:
+        print(f"  {sign} {said}")
+    if not rows:
+        print("  nothing")
+    for each in listed:
+        print(f"{each['at']} {each['what']} {each['approval']} by {each['by']} {each['reason']}".rstrip())
+    return 0
+
+
+def _decision(made: Decision) -> dict[str, object]:
+    return {
+        "at": _moment(made.at),
+        "what": made.req,
+        "approval": made.approval,
+        "by": _name(made.person),
+        "asked": [_name(each) for each in made.asked],
+        "until": _moment(made.until) if made.until else None,
+        "reason": made.reason,
+    }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def decide(options: argparse.Namespace, _command: list[str]) -> int:
+    """approve, deny, revoke."""
+    if options.command == "deny" and not options.reason:
+        raise ConfigError("deny: say why, with --reason")
+    registry = _registry(options)
+    server = _numbered(registry, options.number)
+    until = _until(options.until) if options.command == "approve" and options.until else 0.0
+    said: dict[str, object] = {"req": options.command, "approval": server.approval, "server": server.entry.name}
+    _send(options, registry, server, said | {"reason": options.reason or "", "until": until})
+    now = host.planned({"catalog": registry.path, "only": server.entry.name}).servers[0]
+    if options.json:
+        print(json.dumps(_row(now) | {"done": options.command, "held": now.held}))
+    else:
+        print(f"{server.entry.name}: {now.held or 'approved; it may be started'}")
+    return 0
+
+
+def _send(options: argparse.Namespace, registry: _Registry, server: Registered, said: dict[str, object]) -> None:
+    if registry.daemon:
+        host.request(options, said)
+        return
+    if os.stat(registry.path).st_uid != os.geteuid():
+        raise SupervisorError(f"{registry.path}: only its owner approves what is in it")
+    store.record(
+        registry.path, os.getpid(), said | {"id": 0, "bound": server.bound, "uid": os.getuid(), "asked": []}
+    )
+
+
+def approve_own(path: str, name: str) -> str:
+    """Approve a server that the owner of the registry has just reviewed; its number, "" if nobody has to."""
+    (server,) = host.planned({"catalog": path, "only": name}).servers
+    if not server.held:
+        return ""
+    said = {
+        "req": "approve",
+        "approval": server.approval,
+        "server": name,
+        "reason": "reviewed with pin",
+        "until": 0.0,
+    }
+    about = {"id": 0, "bound": server.bound, "uid": os.getuid(), "asked": []}
+    store.record(path, os.getpid(), said | about)
+    return server.approval
+
+
+def _until(text: str) -> float:
+    """30d, 12h, or a day or moment (ISO 8601; UTC where nothing is said)."""
+    if match := re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", text):
+        return time.time() + int(match[1]) * _UNITS[match[2]]
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f'--until "{text}": 30d, 12h, or a date as in 2027-01-31') from None
+    found = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    if found <= time.time():
+        raise ConfigError(f'--until "{text}" is over already')
+    return found
+
+
+def approved(options: argparse.Namespace) -> int:
+    """What may run, by whom it was approved, until when."""
+    registry = _registry(options)
+    past = approvals.decisions(registry.path)
+    rows = []
+    for each in registry.servers.values():
+        decided = [_decision(one) for one in past if one.approval == each.approval and one.req == "approve"]
+        if not each.held:
+            rows.append(_row(each) | {"decisions": decided, "until": _moment(each.until) if each.until else None})
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row, each in zip(rows, (one for one in registry.servers.values() if not one.held), strict=True):
+        by = ", ".join(_name(one.person) for one in past if one.approval == each.approval and one.req == "approve")
+        until = f" until {row['until']}" if row["until"] else ""
+        print(f"{row['approval']}  {row['server']!s:24} by {by}{until}")
+    sys.stdout.flush()
+    return 0

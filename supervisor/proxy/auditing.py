@@ -1,0 +1,257 @@
+"""What a gateway writes down of its clients' calls: an intent before each is forwarded, an outcome after it.
+
+Runs unprivileged. No audit, no call: a call goes on when its intent is written, or its client is told why not.
+What is not forwarded is recorded too, with the rule that refused it. Of what a call touched it is said whether
+others were under way in the same process: then it may have been any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from supervisor.audit import record
+from supervisor.audit.record import Context, Decision, Opened, Reached, Touched
+from supervisor.proxy import eras, message
+from supervisor.proxy.recording import Recording, answer, limits
+from supervisor.proxy.touched import PATIENCE
+
+if TYPE_CHECKING:
+    from supervisor.proxy.calls import Call
+    from supervisor.proxy.conversation import Conversation
+    from supervisor.proxy.instance import Instance
+    from supervisor.proxy.servers import Server
+    from supervisor.proxy.touched import Window
+
+# ids that an outcome names, and hosts that one call may have reached, before they are only counted
+_DURING, _HOSTS = 100, 1000
+# contexts that one client may have here: one for each process that it uses
+_CONTEXTS = 64
+# seconds, at the end, for what the last calls touched to be told
+_LAST = 5.0
+_ARGUMENTS = ("tools/call", "prompts/get")
+_READING = ("prompts/get", "resources/read", "completion/complete", "tasks/get", "tasks/result", "tasks/list")
+_ALLOW = Decision()
+
+
+class Mark:
+    """What is known of a call under way: its record, and what it touched so far."""
+
+    __slots__ = ("call", "during", "files", "hosts", "instance", "power", "seen", "window")
+
+    def __init__(self, call: record.Call, *, power: bool) -> None:
+        self.call, self.power = call, power
+        self.during: list[str] = []
+        self.hosts: list[Reached] = []
+        self.files: list[Opened] = []
+        self.seen: record.Seen = "none"
+        self.window: Window | None = None
+        self.instance: Instance | None = None
+
+
+class Traits:
+    """What does not change about a tool: its name at its server, whether it reads, whether it destroys."""
+
+    def __init__(self, server: Server, method: str, name: str) -> None:
+        self.activity = 2 if method in _READING else 99
+        self.power = server.settings.audit.sync == "power"
+        if method != "tools/call":
+            return
+        for lists in server.manifest.eras.values():
+            item = lists.items("tools").get(name)
+            table = message.fields(item) if item is not None else None
+            hints = message.fields((table or {}).get("annotations", message.EMPTY)) or {}
+            if bytes(hints.get("readOnlyHint", b"")) == b"true":
+                self.activity = 2
+            elif bytes(hints.get("destructiveHint", b"")) == b"true" and not server.settings.audit.sync:
+                self.power = True
+
+
+class Audit:
+    """The records of one gateway. `transport` is how its clients come; `monitor` makes session numbers unique."""
+
+    def __init__(self, recording: Recording, transport: str, monitor: int) -> None:
+        self._recording = recording
+        self._transport, self._monitor = transport, monitor
+        self._number = itertools.count(1)
+        self._run = os.urandom(6).hex()
+        self._lates: set[asyncio.Task[None]] = set()
+        self._traits: dict[tuple[Server, str, str], Traits] = {}
+
+    def intend(self, call: Call, server: Server, then: Callable[[Call, Server], None] | None = None) -> None:
+        """Write down that a call is about to be made; then make it, or tell its client why not."""
+        conversation = call.conversation
+        instance = call.instance or conversation.running(call, server)
+        mark = call.mark = self._mark(call, server, instance)
+
+        def done(reason: str) -> None:
+            if conversation.calls.get(call.key) is not call:
+                return  # its client has cancelled it
+            if reason:
+                call.mark = None
+                call.lost(message.NOT_RECORDED, reason)
+            else:
+                (then or conversation.dispatch)(call, server)
+
+        self._recording.intent(record.intent(mark.call, _arguments(call), _ALLOW), done, power=mark.power)
+
+    def refused(self, call: Call, server: Server | None, rule: str, reason: str) -> None:
+        """Write down what was not let pass."""
+        mark = self._mark(call, server, None)
+        written = record.intent(mark.call, _arguments(call), Decision("deny", rule, reason))
+        self._recording.intent(written, _nobody, power=False)
+
+    def _mark(self, call: Call, server: Server | None, instance: Instance | None) -> Mark:
+        context = self._context(call, server, instance)
+        name = call.name
+        if server is not None and not call.conversation.endpoint.single:
+            name = name.removeprefix(f"{server.name}__")
+        traits = self._traits_of(server, call.method, name) if server is not None else None
+        activity, power = (traits.activity, traits.power) if traits else (99, False)
+        number = f"{self._run}-{next(self._number)}"
+        return Mark(record.Call(context, number, name, call.method, activity), power=power)
+
+    def _traits_of(self, server: Server, method: str, name: str) -> Traits:
+        key = (server, method, name if method == "tools/call" else "")
+        found = self._traits.get(key)
+        if found is None:
+            if len(self._traits) > 10_000:
+                self._traits.clear()
+            found = self._traits[key] = Traits(server, method, name)
+        return found
+
+    def _context(self, call: Call, server: Server | None, instance: Instance | None) -> Context:
+        conversation = call.conversation
+        said = (call.meta or {}).get(eras.CLIENT, conversation.hello.client)
+        opened = instance.opened if instance is not None else None
+        key = (server, opened.session if opened else 0, bytes(said))
+        found = conversation.contexts.get(key)
+        if found is None:
+            if len(conversation.contexts) >= _CONTEXTS:
+                conversation.contexts.clear()
+            found = conversation.contexts[key] = self._made(conversation, server, instance, said)
+        return found
+
+    def _made(
+        self, conversation: Conversation, server: Server | None, instance: Instance | None, said: msgspec.Raw
+    ) -> Context:
+        principal, opened = conversation.principal, instance.opened if instance is not None else None
+        return Context(
+            user=principal.name,
+            groups=principal.groups,
+            client=client_name(said),
+            transport=self._transport,
+            session=f"{self._monitor}-{opened.session}" if opened else "",
+            server=server.name if server else "",
+            profile=opened.profile if opened else server.profile if server else "",
+            spec=opened.spec if opened else server.identity[2] if server else "",
+            image=opened.image if opened else "",
+            manifest=server.identity[1] if server else "",
+            posture=opened.posture if opened else "",
+            accepted=opened.accepted if opened else (),
+        )
+
+    def sent(self, call: Call, instance: Instance) -> None:
+        """A call goes to its process; whoever is there already is under way with it."""
+        mark = call.mark
+        if mark is None:
+            return
+        mark.instance = instance
+        if instance.turn is call:
+            instance.turn_mark = mark
+        if instance.touched is not None and instance.touched.on:
+            mark.window = instance.touched.window()
+        for each in instance.marks:
+            if len(each.during) < _DURING:
+                each.during.append(mark.call.call)
+            if len(mark.during) < _DURING:
+                mark.during.append(each.call.call)
+        instance.marks.add(mark)
+
+    def ended(self, call: Call, outcome: str, line: bytes) -> None:
+        """How it went, as it is counted (see gateway.Meter), and what its client was answered: written after it."""
+        mark, call.mark = call.mark, None
+        if mark is None:
+            return
+        # not the loop's clock, which may stand still for a millisecond
+        took = int((time.monotonic() - call.began) * 1_000_000)
+        loop, instance = asyncio.get_running_loop(), mark.instance
+        if instance is None:
+            loop.call_soon(self._write, call, mark, took, outcome, line)
+            return
+        # its own context names the session, which was perhaps only started for it
+        mark.call = mark.call._replace(context=self._context(call, call.server, instance))
+        task = loop.create_task(self._late(mark, instance))
+        self._lates.add(task)
+        task.add_done_callback(self._lates.discard)
+        task.add_done_callback(lambda _: self._write(call, mark, took, outcome, line))
+
+    async def _late(self, mark: Mark, instance: Instance) -> None:
+        """What is known after the answer: the kernel's word on files, and the broker's on hosts."""
+        if mark.window is not None:
+            mark.files, complete = await mark.window.close()
+            mark.seen = "all" if complete else "part"
+        if instance.reaches:
+            await asyncio.sleep(PATIENCE)
+        instance.known(mark)
+
+    def _write(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
+        said = "" if outcome in ("ok", "tool_error") else _error(line)
+        first = call.server.settings.audit.first if call.server is not None else 0
+        told = answer(outcome, line.rstrip(b"\n"), said, first)
+        written = record.outcome(mark.call, took, told, self._touched(mark, limits(said)))
+        self._recording.outcome(written, power=mark.power)
+
+    async def close(self) -> None:
+        """Write what is not written yet, within a bound, and hang up."""
+        late = [each for each in self._lates if not each.done()]
+        if late:
+            for task in (await asyncio.wait(late, timeout=_LAST))[1]:
+                task.cancel()
+            await asyncio.wait(late)
+        await self._recording.close()
+
+    def _touched(self, mark: Mark, hit: tuple[str, ...]) -> Touched:
+        """The one place where what a call touched is put together."""
+        attribution: Literal["exact", "window"] = "window" if mark.during else "exact"
+        return Touched(mark.files, tuple(mark.hosts), attribution, tuple(mark.during), hit, mark.seen)
+
+    def reached(self, instance: Instance, reached: Reached) -> None:
+        """A session has reached a host, or was not let. Without a call under way it is a record of its own."""
+        for mark in instance.marks:
+            same = (reached.host, reached.port, reached.denied)
+            kept = [each for each in mark.hosts if (each.host, each.port, each.denied) != same]
+            mark.hosts = [*kept[:_HOSTS], reached]
+        if not instance.marks and instance.opened is not None:
+            opened = instance.opened
+            context = Context("", f"{self._monitor}-{opened.session}", "", instance.name, spec=opened.spec)
+            what = "egress.refused" if reached.denied else "egress.reached"
+            self._recording.event(what, dict(reached._asdict()), context)
+
+
+def _nobody(_: str) -> None:
+    """A refusal is one whether it is written or not."""
+
+
+def _arguments(call: Call) -> bytes:
+    """What the client gave, without what is the protocol's."""
+    if call.method in _ARGUMENTS and "inputResponses" not in call.params:
+        return bytes(call.params.get("arguments", message.EMPTY))
+    return bytes(message.raw({key: value for key, value in call.params.items() if key != "_meta"}))
+
+
+def client_name(said: msgspec.Raw) -> str:
+    """Name and version of a client, as it gives them."""
+    table = message.fields(said) or {}
+    return f"{message.text(table.get('name')) or ''} {message.text(table.get('version')) or ''}".strip()
+
+
+def _error(line: bytes) -> str:
+    table = message.fields((message.fields(line) or {}).get("error", message.EMPTY)) or {}
+    return message.text(table.get("message")) or ""

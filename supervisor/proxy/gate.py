@@ -1,0 +1,224 @@
+"""What a relay writes down of the calls that pass it: one client, one server, lines as they are.
+
+Runs unprivileged. A call waits until its intent is written, and what its client sends after it waits behind it, in
+order; one whose intent is not written goes no further, and its client is told why. Each request within a batch of
+the old revisions is a call of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from supervisor.audit import record
+from supervisor.audit.record import Answer, Context, Reached, Touched
+from supervisor.proxy import message
+from supervisor.proxy.auditing import client_name
+from supervisor.proxy.link import Opened
+from supervisor.proxy.message import Fields
+from supervisor.proxy.recording import Recording, Way, answer, limits
+from supervisor.proxy.touched import PATIENCE, Watch, Window
+
+# requests that make a server do nothing for anybody
+_PLAIN = frozenset(
+    (
+        *("initialize", "ping", "server/discover", "logging/setLevel", "subscriptions/listen"),
+        *("tools/list", "prompts/list", "resources/list", "resources/templates/list"),
+        *("resources/subscribe", "resources/unsubscribe"),
+    )
+)
+_NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_DURING = 100
+# seconds, at the end of a session, for what its last calls touched to be told
+_LAST = 5.0
+_SESSION = "the server's session has ended"
+
+
+class Audited(NamedTuple):
+    """What the gate of a relay is made of, when there is an event loop."""
+
+    way: Way
+    opened: Opened
+    user: str
+    groups: tuple[str, ...]
+    monitor: str
+    server: str
+
+    def context(self, client: str = "") -> Context:
+        """What all calls of the session have in common."""
+        opened = self.opened
+        return Context(
+            user=self.user,
+            groups=self.groups,
+            session=f"{self.monitor}-{opened.session}",
+            client=client,
+            server=self.server,
+            profile=opened.profile,
+            spec=opened.spec,
+            image=opened.image,
+            posture=opened.posture,
+            accepted=opened.accepted,
+        )
+
+
+class _Passing(NamedTuple):
+    call: record.Call
+    began: float
+    during: list[str]
+    window: Window
+    watched: bool
+
+
+class _Line:
+    """One line of the client's: how many intents it waits for, and why it is refused, if it is."""
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+        # one until all of it has been looked at
+        self.waits = 1
+        self.keys: list[bytes] = []
+        self.refused = ""
+
+
+class Gate:
+    """`write` passes a line on to the server; `refuse` answers the client's request of that key."""
+
+    def __init__(
+        self, audited: Audited, write: Callable[[bytes], None], refuse: Callable[[bytes, str], None]
+    ) -> None:
+        self._audited = audited
+        self._context = audited.context()
+        self._recording = Recording(audited.way, self._context)
+        self._recording.start()
+        self._write, self._refuse = write, refuse
+        self._lines: deque[_Line] = deque()
+        self._watch = Watch(audited.opened.files)
+        self._passing: dict[bytes, _Passing] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        self._late: dict[asyncio.Task[None], _Passing] = {}
+        self._hosts: list[Reached] = []
+        self._run = os.urandom(6).hex()
+        self._number = itertools.count(1)
+
+    def put(self, line: bytes) -> None:
+        """A line of the client's, in its turn."""
+        waiting = _Line(line)
+        self._lines.append(waiting)
+        for fields in _messages(line):
+            method = message.text(fields.get("method"))
+            params = message.fields(fields.get("params", message.EMPTY)) or {}
+            if method == "initialize" and "clientInfo" in params:
+                self._context = dataclasses.replace(self._context, client=client_name(params["clientInfo"]))
+            if method is not None and "id" in fields and method not in _PLAIN:
+                waiting.waits += 1
+                self._intend(waiting, fields, method, params)
+        waiting.waits -= 1
+        self._flush()
+
+    def _intend(self, waiting: _Line, fields: Fields, method: str, params: Fields) -> None:
+        key = message.identifier(fields["id"]) or bytes(fields["id"])
+        name = message.text(params.get(_NAMED.get(method, ""))) or ""
+        call = record.Call(self._context, f"{self._run}-{next(self._number)}", name, method)
+        waiting.keys.append(key)
+        given = params.get("arguments", message.EMPTY) if method in ("tools/call", "prompts/get") else None
+        arguments = bytes(given if given is not None else message.raw(params))
+
+        def done(reason: str) -> None:
+            waiting.waits -= 1
+            waiting.refused = waiting.refused or reason
+            if not reason:
+                others = [*self._passing.values(), *self._late.values()]
+                during = [each.call.call for each in others][:_DURING]
+                for each in others:
+                    each.during.append(call.call)
+                self._passing[key] = _Passing(call, time.monotonic(), during, self._watch.window(), self._watch.on)
+            self._flush()
+
+        self._recording.intent(record.intent(call, arguments), done, power=False)
+
+    def _flush(self) -> None:
+        while self._lines and self._lines[0].waits == 0:
+            first = self._lines.popleft()
+            if not first.refused:
+                self._write(first.line)
+                continue
+            for key in first.keys:
+                self._later(key, "-31013", b"", first.refused)
+                self._refuse(key, first.refused)
+
+    def answered(self, line: bytes) -> None:
+        """A line of the server's, which has been passed on."""
+        if not self._passing and self._watch.on:
+            # what it opened for itself, or for nobody's call, is no call's
+            self._keep(asyncio.get_running_loop().create_task(self._watch.ask()))
+        for fields in _messages(line) if self._passing else ():
+            if "id" in fields and "method" not in fields:
+                key = message.identifier(fields["id"]) or bytes(fields["id"])
+                failure = message.fields(fields.get("error", message.EMPTY)) or {}
+                said = message.text(failure.get("message")) or ""
+                self._later(key, message.outcome(fields), line.rstrip(b"\n"), said)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    def _later(self, key: bytes, outcome: str, line: bytes, said: str) -> None:
+        """What a call touched is known some time after its answer."""
+        passing = self._passing.pop(key, None)
+        if passing is None:
+            return
+        took = int((time.monotonic() - passing.began) * 1_000_000)
+        task = asyncio.get_running_loop().create_task(self._end(passing, took, answer(outcome, line, said, 0)))
+        self._late[task] = passing
+        task.add_done_callback(self._late.pop)
+
+    async def _end(self, passing: _Passing, took: int, told: Answer) -> None:
+        files, complete = await passing.window.close()
+        if self._audited.opened.reaches:
+            # what was reached is told by the broker, over the monitor, after the server has answered
+            await asyncio.sleep(PATIENCE)
+        seen: record.Seen = "none" if not passing.watched else "all" if complete else "part"
+        attribution: Literal["exact", "window"] = "window" if passing.during else "exact"
+        during, hit = tuple(passing.during[:_DURING]), limits(told.message)
+        touched = Touched(files, tuple(self._hosts), attribution, during, hit, seen)
+        if not self._passing and len(self._late) == 1:
+            self._hosts.clear()
+        self._recording.outcome(record.outcome(passing.call, took, told, touched))
+
+    def reached(self, reached: Reached) -> None:
+        """The session has reached a host, or was not let."""
+        if self._passing or self._late:
+            same = (reached.host, reached.port, reached.denied)
+            self._hosts = [each for each in self._hosts if (each.host, each.port, each.denied) != same]
+            self._hosts.append(reached)
+        else:
+            what = "egress.refused" if reached.denied else "egress.reached"
+            self._recording.event(what, dict(reached._asdict()), self._context)
+
+    async def close(self, reason: str) -> None:
+        """The end of the session: what was not answered is lost."""
+        for key in list(self._passing):
+            self._later(key, "-31001", b"", f"{_SESSION}: {reason}")
+        if late := list(self._late):
+            await asyncio.wait(late, timeout=_LAST)
+        self._watch.close()
+        await self._recording.close()
+
+
+def _messages(line: bytes) -> list[Fields]:
+    """The message of a line, or those of a batch."""
+    if line[:1] == b"{":
+        found = message.fields(line)
+        return [found] if found is not None else []
+    if line.lstrip()[:1] == b"[":
+        return [each for item in message.items(msgspec.Raw(line)) if (each := message.fields(item)) is not None]
+    found = message.fields(line)
+    return [found] if found is not None else []
