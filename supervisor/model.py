@@ -117,7 +117,7 @@ class SandboxSpec(Frozen):
     """A session's sandbox, fully resolved: nothing left to look up, no default left to apply.
 
     `links` (name -> target) and `files` (path -> text) are made anew in the root, beside the mounts; `rlimits` are
-    those of getrlimit(2), without RLIMIT_.
+    those of getrlimit(2), without RLIMIT_; `secrets` is what the process that reads them is told, never a value.
     """
 
     profile: str
@@ -135,6 +135,7 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
+    secrets: str = ""
     accepted: tuple[str, ...] = ()
 
     @property

@@ -27,6 +27,14 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
         help="set a variable, or pass on the caller's; nothing else of the environment goes in",
     )
     parser.add_argument(
+        "--secret",
+        metavar="NAME=SOURCE:WHERE",
+        action="append",
+        default=[],
+        help="a secret from file:PATH, env:NAME, credential:NAME, keyring:SERVICE/USER or command:'PROGRAM WORD', "
+        "as a variable; file/NAME=... as /run/secrets/NAME; NAME@HOST=... as a header that the server never sees",
+    )
+    parser.add_argument(
         "--allow",
         metavar="HOST:PORT",
         action="append",
@@ -174,11 +182,16 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="of a daemon's: who may open it; @GROUP for a group",
     )
     _sandbox_options(add)
+    secrets = commands.add_parser("secrets", help="the secrets of registered servers: where from, where to")
+    secrets.add_argument(
+        "action", choices=["list", "check"], help="check: read each of them once, and say what fails"
+    )
+    secrets.add_argument("name", nargs="?", metavar="NAME", help="of this server alone")
     remove = commands.add_parser("remove", help="forget a registered server, and what was pinned of it")
     remove.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="the servers that you may use")
     listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-    for each in (add, remove, listing):
+    for each in (add, remove, listing, secrets):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
         each.add_argument("--json", action="store_true", help="print JSON")
 

@@ -115,14 +115,16 @@ class Spawner:
         self._exited, self._gone = exited, gone
         loop.watch(self._socket.fileno(), lambda: self._readable(loop))
 
-    def spawn(self, session: int, digest: str, verify: Verify, done: Spawned) -> None:
+    def spawn(
+        self, session: int, digest: str, verify: Verify, done: Spawned, secrets: list[int] | None = None
+    ) -> None:
         """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure.
 
         `verify` gets the pid of its init and the name of its cgroup when every step has been taken, and
         returns what is not as asked for; only if that is nothing is the payload started.
         """
         self._pending[session] = (verify, done)
-        wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest})
+        wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest}, secrets)
 
     def kill(self, session: int, number: int) -> None:
         """Signal a session's init; SIGKILL ends all of it."""

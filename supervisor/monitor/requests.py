@@ -19,6 +19,7 @@ from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
+from supervisor.monitor.secrets import Secrets
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
 from supervisor.runtimes import native
@@ -52,13 +53,13 @@ def check(registered: Registered, facts: HostFacts) -> Server:
 class Monitor:
     """See supervisor.monitor.dispatch.Monitor for what requests may do."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
+    def __init__(self, loop: Loop, spawner: Spawner, config: str | None, secrets: int) -> None:
         self.loop = loop
         self.spawner = spawner
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
-        self.sessions = Sessions(loop, spawner)
+        self.sessions = Sessions(loop, spawner, Secrets(loop, secrets))
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -253,6 +254,7 @@ class Monitor:
             "profile": spec.profile,
             "accepted": list(spec.accepted),
             "summary": ready.summary[:4096],
+            "secrets": session.marks,
             "start": spec.session.start,
             "grace": spec.session.grace,
         }

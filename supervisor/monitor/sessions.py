@@ -16,11 +16,12 @@ from supervisor import wire
 from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
-from supervisor.monitor.children import Spawner
+from supervisor.monitor.children import Spawned, Spawner, Verify
 from supervisor.monitor.disk import Disk
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
+from supervisor.monitor.secrets import Secrets
 from supervisor.sandbox import cgroup
 
 
@@ -45,7 +46,7 @@ class Peer:
 
 @dataclass
 class Session:
-    """One server process tree. `timers` are cancelled with it."""
+    """One server process tree. `timers` are cancelled with it; `marks` of its secrets are for its gateway."""
 
     number: int
     server: str
@@ -55,6 +56,7 @@ class Session:
     reason: str = ""
     running: bool = False
     pid: int = 0
+    marks: object = None
     since: float = field(default_factory=time.time)
 
 
@@ -64,9 +66,9 @@ Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 class Sessions:
     """All of them, by number."""
 
-    def __init__(self, loop: Loop, spawner: Spawner) -> None:
+    def __init__(self, loop: Loop, spawner: Spawner, secrets: Secrets) -> None:
         self.loop = loop
-        self.spawner = spawner
+        self.spawner, self.secrets = spawner, secrets
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
         self.disk = Disk(loop, self.kill)
@@ -81,7 +83,6 @@ class Sessions:
         self._next += 1
         self.by_number[session.number] = session
         peer.sessions.add(session.number)
-        self.egress.add(session.number, spec.network)
 
         def done(failure: LaunchFailed | None, fds: list[int]) -> None:
             if failure:
@@ -111,7 +112,17 @@ class Sessions:
             except OSError as error:
                 return [f"limits.disk: {error}"]
 
-        self.spawner.spawn(session.number, spec.digest, verify, done)
+        self.secrets.read(session.number, spec.secrets, lambda *given: self._start(session, verify, done, *given))
+
+    def _start(
+        self, session: Session, verify: Verify, done: Spawned, message: wire.Message, fds: list[int]
+    ) -> None:
+        session.marks = message.get("marks")
+        if "error" in message:
+            done(LaunchFailed("open its secrets", str(message["error"])), [])
+        else:
+            self.egress.add(session.number, session.spec.network, fds[1:])
+            self.spawner.spawn(session.number, session.spec.digest, verify, done, fds[:1])
 
     def close(self, number: int, reason: str = "closed") -> None:
         """End one, if it is still there: SIGTERM, and after its grace SIGKILL."""

@@ -23,6 +23,7 @@ from supervisor.profile import (
     program,
     root,
     seccomp,
+    secrets,
     sources,
     toml,
     writable,
@@ -71,7 +72,7 @@ class Planner:
         self._keep()
         found = self._program()
         reach, grants = network.plan(self.chain, self.entry)
-        self.grants += grants
+        self.grants += [*grants, *secrets.grants(self.entry)]
         for each in network.authorities() if reach.mode != "none" else []:
             self._add(each, "certificate authorities, for TLS", "network")
         if len(self.mounts) > MAX_MOUNTS:
@@ -79,6 +80,7 @@ class Planner:
                 f"{self.entry.origin}: {len(self.mounts)} mounts, over the limit of {MAX_MOUNTS}: "
                 "grant a folder that holds several"
             )
+        secrets.check(self.entry, self.mounts)
         env, hostname = self._env(found), _set(profile.process.hostname)
         spec = SandboxSpec(
             profile=profile.name,
@@ -96,6 +98,7 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
+            secrets=secrets.wanted(self.entry),
         )
         return Account(
             spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)

@@ -35,7 +35,10 @@ class Denied(SupervisorError):
 
 
 class Opened(NamedTuple):
-    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds)."""
+    """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds).
+
+    `secrets`: marks by which their values are found in what is written down (supervisor.secrets.marks).
+    """
 
     session: int
     pid: int
@@ -53,6 +56,7 @@ class Opened(NamedTuple):
     stderr_limit: int
     output: int
     output_rate: int
+    secrets: object = None
 
 
 class Exited(NamedTuple):
@@ -207,6 +211,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         stderr_limit=int(str(answer["stderr"])),
         output=int(str(answer["output"])),
         output_rate=int(str(answer["output_rate"])),
+        secrets=answer.get("secrets"),
     )
 
 

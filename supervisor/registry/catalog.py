@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from supervisor.errors import ConfigError
 from supervisor.model import Frozen, Share
 from supervisor.profile import load, toml
-from supervisor.profile.entry import ServerEntry
+from supervisor.profile.entry import Secret, SecretName, SecretText, ServerEntry
 
 # what fits into one answer of the monitor's
 SERVERS = 200
@@ -79,6 +79,7 @@ class ServerText(Frozen):
     ro: tuple[str, ...] = Field(default=(), strict=False)
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
+    secrets: dict[SecretName, SecretText] = {}
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     accept_missing: tuple[str, ...] = Field(default=(), strict=False)
@@ -160,7 +161,12 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
 
 def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folder: str) -> Listed:
     entry = ServerEntry(
-        name=name, origin=origin, cwd=folder, home=_home(), **{key: getattr(text, key) for key in _ENTRY}
+        name=name,
+        origin=origin,
+        cwd=folder,
+        home=_home(),
+        secrets={each: _secret(name, each, secret, source) for each, secret in text.secrets.items()},
+        **{key: getattr(text, key) for key in _ENTRY},
     )
     settings: dict[str, object] = {"origin": origin, "summary": text.summary}
     for kind in _PATTERNS:
@@ -178,6 +184,11 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
     manifest = os.path.join(folder, "pins", f"{name}.json")
     digest = _digest(manifest)
     return Listed(entry, gateway, manifest if digest else "", digest)
+
+
+def _secret(server: str, name: str, text: SecretText, source: toml.Source) -> Secret:
+    line = toml.line_of(source.text, ("server", server, "secrets", name))
+    return Secret(**text.model_dump(), origin=f"{source.path}:{line}")
 
 
 def _line(source: toml.Source, name: str, kind: str, way: str) -> int:

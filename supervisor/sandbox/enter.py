@@ -33,13 +33,14 @@ _FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
 
 
 class Context:
-    """What the child inherits from the spawner, by descriptor. -1 stands for none."""
+    """What the child inherits from the spawner, by descriptor; `env`: variables that are the session's alone."""
 
     def __init__(
         self, *, status: int, go: socket.socket, root: int, stdio: list[int], tasks: list[int], privileged: bool
     ) -> None:
         self.status, self.go, self.root = status, go, root
         self.stdio, self.tasks, self.privileged = stdio, tasks, privileged
+        self.env: dict[str, str] = {}
 
 
 class Step:
@@ -99,14 +100,15 @@ def attach_mounts(ctx: Context, specs: list[mounts.MountSpec]) -> None:
     """What is made anew for each session comes when there is one."""
     if not specs:
         return
-    data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
+    data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 65)
     if data != b"mounts" or flags & socket.MSG_CTRUNC:
         os._exit(1)
     for spec, tree in zip(specs, trees, strict=True):
         try:
             if spec.target.startswith("/tmp/"):
                 mounts.make_mount_point(ctx.root, spec.target, is_file=spec.is_file)
-            mounts.attach(tree, ctx.root, spec.target)
+            made = mounts.secrets(tree, ctx.env) if spec.target == mounts.SECRETS else tree
+            mounts.attach(made, ctx.root, spec.target)
         except OSError as error:
             raise OSError(error.errno, f"{spec.target}: {os.strerror(error.errno or 0)}") from None
 

@@ -37,7 +37,7 @@ def _run(plan: Loaded, ctx: enter.Context) -> None:
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
     try:
         os.chdir(plan.cwd)
-        pid = os.posix_spawn(plan.argv[0], plan.argv, plan.env, setsigmask=[], setsigdef=plan.signals)
+        pid = os.posix_spawn(plan.argv[0], plan.argv, plan.env | ctx.env, setsigmask=[], setsigdef=plan.signals)
     except OSError as error:
         _fail(ctx.status, error, f"execute {plan.argv[0]} in {plan.cwd}")
     os.write(ctx.status, b"R")

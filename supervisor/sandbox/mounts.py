@@ -6,6 +6,7 @@ other than the spawner's own; detached trees are handed to the sandbox, which at
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -23,6 +24,8 @@ DEVICE_LINKS = {
     "dev/shm": "/tmp",
 }
 CANARY = "/.sealed"
+# no tree of the host's: a file system that is made from the session's secrets
+SECRETS = "/run/secrets"
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
 
 
@@ -58,6 +61,24 @@ def filesystem(kind: str, options: dict[str, str], attributes: int) -> int:
         return sc.fsmount(context, sc.FSMOUNT_CLOEXEC, attributes)
     finally:
         os.close(context)
+
+
+def secrets(bundle: int, env: dict[str, str]) -> int:
+    """A read-only tmpfs with the files of `bundle`, which is closed; its variables are added to `env`.
+
+    Runs in the sandbox: whoever is its user there owns them.
+    """
+    with open(bundle, "rb") as file:
+        found = json.load(file)
+    env.update(found["env"])
+    bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
+    tree = filesystem("tmpfs", {"mode": "0555", "size": "4m", "nr_inodes": "64"}, bits)
+    for name, value in found["file"].items():
+        fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400, dir_fd=tree)
+        os.write(fd, os.fsencode(value))
+        os.close(fd)
+    sc.mount_setattr(tree, attributes=bits | sc.MOUNT_ATTR_RDONLY)
+    return tree
 
 
 def open_source(spec: MountSpec) -> int:
