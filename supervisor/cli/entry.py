@@ -43,7 +43,7 @@ def _secrets(written: list[str], cwd: str) -> dict[str, object]:
         if not colon or not where or not name or kind not in ("file", "env", "credential", "keyring", "command"):
             # not what was written: somebody may have put the value there
             raise ConfigError(
-                f"--secret {goes}: write --secret NAME=file:PATH, or env:, credential:, keyring: or command: there; "
+                f"--secret {goes}: write --secret NAME=file:PATH, or env:, credential:, keyring:, command: there; "
                 "file/NAME for a file in /run/secrets, NAME@HOST for a header unseen by the server"
             )
         if name in found:

@@ -8,6 +8,7 @@ answer is passed on with the secret's characters replaced, should they come back
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - ssl looks it up, when no file can be opened any more
 import os
 import re
 import socket
