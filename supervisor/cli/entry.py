@@ -83,6 +83,9 @@ def _check_text(options: argparse.Namespace, command: list[str]) -> None:
     """Everything goes through JSON and into a digest: only UTF-8 can. A mount of the folder above helps."""
     written = [
         options.profile or "",
+        options.image or "",
+        options.store or "",
+        options.lock or "",
         *options.param,
         *options.ro,
         *options.rw,
@@ -118,6 +121,10 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "rw": options.rw,
         "env": _environment(options.env),
         "allow": options.allow,
+        "image": options.image or "",
+        "runtime": options.runtime or "auto",
+        "store": os.path.abspath(options.store) if options.store else store(),
+        "lock": os.path.abspath(options.lock) if options.lock else "",
         "secrets": _secrets(options.secret, cwd),
         "cwd": cwd,
         "home": home(),
@@ -126,6 +133,14 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "accept_missing": [name for each in options.accept_missing for name in each.split(",")],
         "origin": "command line",
     }
+
+
+def store() -> str:
+    """Where `supervisor image add` puts images for this user."""
+    if os.geteuid() == 0:
+        return "/var/lib/supervisor/images"
+    own = os.environ.get("XDG_DATA_HOME") or os.path.join(home(), ".local/share")
+    return f"{own}/supervisor/images"
 
 
 def catalog(options: argparse.Namespace) -> str:

@@ -65,9 +65,7 @@ def _spawn(code: str, descriptors: list[int]) -> int:
 
 
 def _variables(entry: dict[str, object]) -> set[str]:
-    """Those of our environment that are secrets of `entry`, or of its registry."""
-    if "catalog" in entry:
-        return vault.variables(str(entry["catalog"]))
+    """Those of our environment that are secrets of `entry`; of a registry they have been hidden before."""
     secrets = entry.get("secrets")
     return {str(each["env"]) for each in secrets.values() if "env" in each} if isinstance(secrets, dict) else set()
 

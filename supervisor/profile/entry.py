@@ -54,7 +54,8 @@ class Secret(SecretText):
 class ServerEntry(ServerRules):
     """A registered server, as its owner wrote it.
 
-    Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only.
+    Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only. `image` is the
+    name@sha256:... of one in `store`; `lock` a file that must list it.
     """
 
     profile: str
@@ -66,6 +67,10 @@ class ServerEntry(ServerRules):
     allow: tuple[str, ...] = ()
     secrets: dict[SecretName, Secret] = {}
     cwd: AbsPath = "/"
+    image: str = ""
+    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    store: str = ""
+    lock: str = ""
     search_path: str = "/usr/local/bin:/usr/bin:/bin"
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 
-from supervisor.model import SYSTEM, Limits, Network
+from supervisor.model import SYSTEM, Limits, Network, SandboxSpec
+
+NO_IMAGE = "a session cannot be started from an image yet: name a command of this host's"
 
 
 def links() -> dict[str, str]:
@@ -28,6 +30,13 @@ def etc(*, uid: int, hostname: str, home: str, network: Network) -> dict[str, st
         "/etc/resolv.conf": "".join(f"nameserver {address}\n" for address, _ in network.udp),
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }
+
+
+def gaps(spec: SandboxSpec) -> dict[str, str]:
+    """What no runtime can do yet."""
+    if spec.runtime != "native":
+        return {"runtime": f'{spec.runtime} cannot be used yet: runtime = "native", or none'}
+    return {"image": NO_IMAGE} if spec.image else {}
 
 
 def rlimits(limits: Limits) -> dict[str, int]:

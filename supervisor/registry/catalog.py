@@ -11,12 +11,12 @@ import json
 import os
 import pwd
 import re
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen, Share
+from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
 from supervisor.profile.entry import Secret, SecretName, SecretText, ServerEntry
 
@@ -79,6 +79,10 @@ class ServerText(Frozen):
     ro: tuple[str, ...] = Field(default=(), strict=False)
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
+    image: str = ""
+    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    store: Literal[""] | AbsPath = ""
+    lock: Literal[""] | AbsPath = ""
     secrets: dict[SecretName, SecretText] = {}
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
@@ -96,7 +100,21 @@ class ServerText(Frozen):
 
 _PATTERNS = ("tools", "prompts", "resources")
 _RULES = ("session", "health", "restart", "quota")
-_ENTRY = ("profile", "command", "params", "ro", "rw", "env", "allow", "users", "accept_missing")
+_ENTRY = (
+    "profile",
+    "command",
+    "params",
+    "ro",
+    "rw",
+    "env",
+    "image",
+    "runtime",
+    "store",
+    "lock",
+    "allow",
+    "users",
+    "accept_missing",
+)
 
 
 class CatalogText(Frozen):

@@ -73,7 +73,9 @@ def bundles(
     values = {}
     for each in wanted if isinstance(wanted, list) else []:
         source = Source(each, known, owners)
-        values[source.name] = value = source.value()
+        value = source.value()
+        # a file may end in a line end that is no part of what is said
+        values[source.name] = value.rstrip("\r\n")
         if source.to == "header":
             said = {key: str(each[key]) for key in ("host", "header")}
             added.append(said | {"value": f"{each['prefix']}{value}", "secret": value})
