@@ -13,7 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from supervisor.errors import ConfigError
 from supervisor.sandbox import syscalls as sc
@@ -88,7 +88,7 @@ class Source:
             raise self.error(
                 f"{path}: {(error.strerror or '').lower()}: make it, readable by its owner alone"
             ) from None
-        with open(fd, "rb", buffering=0) as file:
+        with _closed(fd):
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise self.error(
@@ -101,7 +101,10 @@ class Source:
                     f"others can read or write {path} (mode {info.st_mode & 0o777:03o}): chmod 600 {path}, and "
                     "take the value for known"
                 )
-            return file.read(LIMIT + 1) or b""
+            data = b""
+            while len(data) <= LIMIT and (more := os.read(fd, LIMIT + 1)):
+                data += more
+            return data
 
     def _credential(self, name: str) -> bytes:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -135,6 +138,14 @@ class Source:
             ended = f"exit status {status}" if status > 0 else f"signal {-status}, perhaps after {_SECONDS:g} s"
             raise self.error(f"{what} failed ({ended}); run it yourself to see why: {argv[0]}")
         return raw
+
+
+@contextlib.contextmanager
+def _closed(fd: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def _output(process: subprocess.Popen[bytes]) -> tuple[bytes, int]:
