@@ -39,16 +39,21 @@ class Reached:
 
 def reach(options: argparse.Namespace) -> Reached:
     """The host's daemon if it answers and no --config says otherwise, else a tree of our own over servers.toml."""
-    path = f"{entry.runtime_folder(options)}/proxy.sock"
-    if options.config is None and (options.runtime_dir or os.path.exists(path)):
+    if path := _daemon(options):
         return Reached(connect(path).socket, None)
     tree = personal.start_catalog(entry.catalog(options))
     return Reached(tree.monitor, tree)
 
 
+def _daemon(options: argparse.Namespace) -> str:
+    path = f"{entry.runtime_folder(options)}/proxy.sock"
+    return path if options.config is None and (options.runtime_dir or os.path.exists(path)) else ""
+
+
 def _hide(options: argparse.Namespace) -> None:
     """Before there is anything that a second execution of this process would lose."""
-    vault.hide(vault.variables(entry.catalog(options)))
+    if not _daemon(options):
+        vault.hide(vault.variables(entry.catalog(options)))
 
 
 @contextlib.contextmanager

@@ -93,6 +93,8 @@ def start(entry: dict[str, object]) -> Tree:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     monitor = _spawn(_MONITOR, [null, null, theirs.fileno(), answered, reader.socket.fileno()])
     theirs.close()
+    # we are about to hear strangers: who reads secrets must not hear us
+    reader.socket.close()
     for fd in (asked, answered, answer, null):
         os.close(fd)
     # a planner that has ended already is reported by the monitor

@@ -44,8 +44,11 @@ class Reader:
 
 def hide(names: Iterable[str]) -> None:
     """Go on without these variables of ours: may execute this process again, so call it before anything else."""
+    if _PASSED_ON in os.environ:
+        _taken()
+        return
     found = {name: os.environ[name] for name in names if name in os.environ}
-    if not found or _PASSED_ON in os.environ:
+    if not found:
         return
     from supervisor.secrets.reader import sealed
 
@@ -64,7 +67,8 @@ def start(*, needed: bool = True) -> Reader:
     from supervisor import wire
 
     ours, theirs = wire.pair()
-    known = _known()
+    known = _taken() if _PASSED_ON in os.environ else os.memfd_create("secrets", os.MFD_CLOEXEC)
+    os.environ.pop(_PASSED_ON, None)
     try:
         return Reader(ours, _spawn(theirs, known) if needed else 0)
     finally:
@@ -72,12 +76,14 @@ def start(*, needed: bool = True) -> Reader:
         os.close(known)
 
 
-def _known() -> int:
-    number = os.environ.pop(_PASSED_ON, "")
-    if not number.isdigit():
-        return os.memfd_create("secrets", os.MFD_CLOEXEC)
-    if not os.readlink(f"/proc/self/fd/{number}").startswith("/memfd:secrets"):
-        raise SupervisorError(f"{_PASSED_ON} is ours to set: unset it")
+def _taken() -> int:
+    """The descriptor of what was taken out, from now on for us alone."""
+    number = os.environ[_PASSED_ON]
+    try:
+        if not os.readlink(f"/proc/self/fd/{int(number)}").startswith("/memfd:secrets"):
+            raise ValueError
+    except (OSError, ValueError):
+        raise SupervisorError(f"{_PASSED_ON} is ours to set: unset it") from None
     os.set_inheritable(int(number), False)
     return int(number)
 

@@ -6,6 +6,7 @@ and marks by which the gateway can find a value that it does not know (see super
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -23,22 +24,23 @@ class Secrets:
     def __init__(self, loop: Loop, reader: int) -> None:
         self._loop, self._socket = loop, socket.socket(fileno=reader)
         self._waiting: dict[int, Given] = {}
+        self._gone = False
         loop.watch(reader, self._readable)
 
     def read(self, number: int, wanted: str, given: Given) -> None:
         """Have a session's secrets read; `given` gets "marks" or "error", and descriptors that are closed after."""
-        try:
-            if wanted:
-                wire.send(self._socket, {"id": number, "wanted": wanted})
-                self._waiting[number] = given
-            else:
-                given({}, [])
-        except OSError:
-            given({"error": _GONE}, [])
+        if not wanted or self._gone:
+            given({"error": _GONE} if wanted else {}, [])
+            return
+        self._waiting[number] = given
+        # of one that is just ending the loop will tell
+        with contextlib.suppress(OSError):
+            wire.send(self._socket, {"id": number, "wanted": wanted})
 
     def _readable(self) -> None:
         message, fds = wire.hear(self._socket, max_fds=2) or ({}, [])
         if not message:
+            self._gone = True
             self._loop.forget(self._socket.fileno())
         for number in [int(str(message["id"]))] if message else list(self._waiting):
             self._waiting.pop(number)(message or {"error": _GONE}, fds)

@@ -144,7 +144,8 @@ def test_a_session_ends_with_each_process_that_holds_it(daemon: Daemon, victim: 
     link = daemon.link()
     link.open("sleeper")
     children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    os.kill(daemon.process.pid if victim == "monitor" else int(children[0]), signal.SIGKILL)
+    spawners = [each for each in children if b"sandbox.spawner" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    os.kill(daemon.process.pid if victim == "monitor" else int(spawners[0]), signal.SIGKILL)
     assert gone(daemon)
     link.close()
 
