@@ -7,6 +7,7 @@ the next step; never with a byte of the value, nor with what a command said.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -83,11 +84,13 @@ class Source:
 
     def _file(self, path: str, forbidden: int) -> bytes:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            # whoever may write in a folder on the way could lead us to any file that we may read
+            fd = sc.openat2(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
-            raise self.error(
-                f"{path}: {(error.strerror or '').lower()}: make it, readable by its owner alone"
-            ) from None
+            if error.errno == errno.ELOOP:
+                raise self.error(f"{path} leads through a symbolic link: write {os.path.realpath(path)}") from None
+            reason = os.strerror(error.errno or 0).lower()
+            raise self.error(f"{path}: {reason}: make it, readable by its owner alone") from None
         with _closed(fd):
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):

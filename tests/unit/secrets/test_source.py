@@ -57,14 +57,13 @@ def test_files_that_cannot_be_secrets_are_refused(tmp_path: Path) -> None:
     assert "(mode 604): chmod 600" in problem(source(file=written(tmp_path / "t", CANARY.encode(), 0o604)))
     assert "is empty" in problem(source(file=written(tmp_path / "t", b"\n")))
     assert "longer than 64 KiB" in problem(source(file=written(tmp_path / "t", CANARY.encode() * (LIMIT // 8))))
+    (tmp_path / "link").symlink_to(written(tmp_path / "t", CANARY.encode()))
+    assert f"leads through a symbolic link: write {tmp_path}/t" in problem(source(file=str(tmp_path / "link")))
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     assert "is not a regular file" in problem(source(file=str(fifo)))
-    stranger = Source({"name": "T", "to": "env", "origin": "servers.toml:7", "file": str(fifo)}, {}, (4711,))
-    written(tmp_path / "theirs", b"x")
-    stranger = Source(
-        {"name": "T", "to": "env", "origin": "servers.toml:7", "file": str(tmp_path / "theirs")}, {}, (4711,)
-    )
+    wanted = {"name": "T", "to": "env", "origin": "servers.toml:7", "file": written(tmp_path / "theirs", b"x")}
+    stranger = Source(wanted, {}, (4711,))
     assert f"belongs to uid {os.geteuid()}: chown it" in problem(stranger)
 
 
