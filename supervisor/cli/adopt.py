@@ -248,28 +248,13 @@ def _show(file: File, rows: list[Row]) -> None:
         print(f"    {printable(shlex.join(row.entry.command))}")
         if row.reason:
             print(f"    {_lines(row.reason)}")
-        for line in _words(row) if row.taken else []:
+        for line in servers.told(row.fields, row.why) if row.taken else []:
             print(f"    {printable(line)}")
     print(flush=True)
 
 
 def _lines(text: str) -> str:
     return "\n    ".join(printable(each) for each in text.split("\n"))
-
-
-def _words(row: Row) -> list[str]:
-    told = []
-    for key, value in row.fields.items():
-        if key == "env" and isinstance(value, dict):
-            # what is in them is nobody's business on a screen
-            told.append(f"env: {', '.join(value)}")
-        elif isinstance(value, dict):
-            told.append(f"{key}: {', '.join(f'{name} = {each}' for name, each in value.items())}")
-        elif isinstance(value, list):
-            told.append(f"{key}: {shlex.join(map(str, value))}")
-        else:
-            told.append(f"{key}: {value}")
-    return [*told, *(f"- {each}" for each in row.why)]
 
 
 def _document(file: File, registry: Registry, rows: list[Row], backup: str) -> dict[str, object]:

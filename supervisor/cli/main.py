@@ -41,6 +41,10 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
 def _inspect(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import inspect
 
+    if getattr(options, "action", "") == "learn":
+        from supervisor.cli import learn
+
+        os._exit(_flushed(learn.learn(options, tail)))
     table = {"explain": inspect.explain, "profile": inspect.profile, "check": inspect.check}
     return table[options.command](options, tail)
 
@@ -100,6 +104,18 @@ def _clients(options: argparse.Namespace, tail: list[str]) -> int:
     return (adopt.adopt if options.command == "adopt" else release.release)(options, tail)
 
 
+def _discover(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import discover
+
+    return discover.discover(options, tail)
+
+
+def _why(options: argparse.Namespace, tail: list[str]) -> int:
+    from supervisor.cli import why
+
+    return why.why(options, tail)
+
+
 def _audit(arguments: list[str]) -> int:
     from supervisor.cli import audit
 
@@ -121,6 +137,8 @@ _COMMANDS = {
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "admin"), _host),
     "secrets": _secrets,
+    "discover": _discover,
+    "why": _why,
     "selftest": _selftest,
     "token": _token,
 }
@@ -145,7 +163,7 @@ def main() -> None:
         if arguments[:1] == ["image"] and not tail:
             sys.exit(_flushed(_image(arguments[1:])))
         options = parser().parse_args(arguments)
-        if tail and options.command not in _WITH_COMMAND:
+        if tail and options.command not in _WITH_COMMAND and getattr(options, "action", "") != "learn":
             raise ConfigError(f"{options.command} takes no command after --")
         sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
     except SupervisorError as error:

@@ -12,8 +12,10 @@ _EPILOG = """exit status: the command's own for run and exec; otherwise
   0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
 
 
-def _sandbox_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", metavar="NAME", help="a shipped profile, or the path of one of your own")
+def _sandbox_options(parser: argparse.ArgumentParser, profile: str = "--profile") -> None:
+    parser.add_argument(
+        profile, dest="profile", metavar="NAME", help="a shipped profile, or the path of one of your own"
+    )
     parser.add_argument("--param", metavar="K=V", action="append", default=[], help="fill a param of the profile")
     parser.add_argument(
         "--ro", metavar="PATH[:DST]", action="append", default=[], help="show a file or folder, read-only"
@@ -187,6 +189,7 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default=[],
         help="of a daemon's: who may open it; @GROUP for a group",
     )
+    add.add_argument("--proposed", action="store_true", help="as supervisor discover --request NAME has filed it")
     _sandbox_options(add)
     secrets = commands.add_parser("secrets", help="the secrets of registered servers: where from, where to")
     secrets.add_argument(
@@ -197,9 +200,29 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     remove.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="the servers that you may use")
     listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
-    for each in (add, remove, listing, secrets):
+    _discover(discover := commands.add_parser("discover", help="servers that are on this machine, as proposals"))
+    for each in (add, remove, listing, secrets, discover):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
         each.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _discover(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Lists what is new, changed and gone since last time: containers of docker and podman with labels, files "
+        "in the folder discover/ beside the registry, configuration files of MCP clients. Proposals only."
+    )
+    parser.add_argument(
+        "--source",
+        metavar="S",
+        action="append",
+        default=[],
+        help="docker, podman, clients, files; docker:SOCKET, podman:SOCKET; a folder or a file (default: all)",
+    )
+    parser.add_argument("--bound", metavar="PROFILE", default="none", help="the most that labels may ask for")
+    parser.add_argument("--watch", action="store_true", help="go on, and tell what changes")
+    parser.add_argument(
+        "--request", metavar="NAME", action="append", default=[], help="file a request for it (all: for each)"
+    )
 
 
 def _clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -233,8 +256,29 @@ def _look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     # both have options of their own, which are read there
     commands.add_parser("audit", help="the log of calls: tail, query, show, verify, checkpoint, export")
     commands.add_parser("image", help="images of servers: add, list, show, verify, sign, build, rm, gc")
-    profile = commands.add_parser("profile", help="the profiles there are")
-    profile.add_argument("action", choices=["list", "show", "diff"])
-    profile.add_argument("name", nargs="?", help="for show and diff")
-    profile.add_argument("other", nargs="?", help="for diff: the one that may grant more")
-    profile.add_argument("--json", action="store_true", help="print JSON")
+    why = commands.add_parser("why", help="what was denied, and the line that would allow it")
+    why.add_argument("name", metavar="CALL|SESSION", help="its id, as supervisor audit query shows it")
+    why.add_argument("--folder", metavar="DIR", help="where the audit log is, if not in its usual place")
+    why.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
+    why.add_argument("--json", action="store_true", help="print JSON")
+    profile = commands.add_parser("profile", help="the profiles there are; learn one from a run")
+    actions = profile.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the shipped profiles")
+    show = actions.add_parser("show", help="the text of one, the floor first")
+    diff = actions.add_parser("diff", help="what one grants that another does not")
+    for each in (show, diff):
+        each.add_argument("name", nargs="?")
+    diff.add_argument("other", nargs="?", help="the one that may grant more")
+    for each in (listing, show, diff):
+        each.add_argument("--json", action="store_true", help="print JSON")
+    _learn(actions.add_parser("learn", help="run a command, watch it, and write the smallest profile it needs"))
+
+
+def _learn(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Runs a command in the sandbox of a bound, on this terminal's standard streams, and watches it by strace. "
+        "Its end is the end of the lesson: the profile is written with the evidence, never wider than the bound."
+    )
+    parser.epilog = "after --: the command; without it, the bound's own server. Exit status: the command's own"
+    _sandbox_options(parser, "--bound")
+    parser.add_argument("--output", metavar="FILE", default="learned.toml", help="where to (default: learned.toml)")

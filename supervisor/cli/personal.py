@@ -18,6 +18,7 @@ from supervisor.cli import vault
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 # Thousands of objects are made and none is dropped while modules are imported: collecting is put off. The
 # interpreter's own clean-up is left out, because somebody waits for these processes to end.
@@ -75,10 +76,11 @@ def start_catalog(path: str) -> Tree:
     return start({"catalog": path})
 
 
-def start(entry: dict[str, object]) -> Tree:
+def start(entry: dict[str, object], before: Callable[[int], None] | None = None) -> Tree:
     """Start planner, monitor and spawner for `entry` (a ServerEntry as a table); does not wait for them.
 
-    And who reads its secrets: that one's variables are taken out of our environment first.
+    And who reads its secrets: that one's variables are taken out of our environment first. `before` is called with
+    the monitor's pid while the planner has no question: nothing is forked yet.
     """
     vault.hide(_variables(entry))
     (asked, question), (answered, answer) = os.pipe(), os.pipe()
@@ -97,6 +99,13 @@ def start(entry: dict[str, object]) -> Tree:
     reader.socket.close()
     for fd in (asked, answered, answer, null):
         os.close(fd)
+    if before:
+        try:
+            before(monitor)
+        except BaseException:
+            os.close(question)
+            Tree(ours, [planner, monitor], reader).close()
+            raise
     # a planner that has ended already is reported by the monitor
     with contextlib.suppress(BrokenPipeError), open(question, "wb") as file:
         file.write(json.dumps(entry if "catalog" in entry else {"entry": entry}).encode())

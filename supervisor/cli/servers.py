@@ -17,6 +17,7 @@ from supervisor.monitor import planning
 from supervisor.profile import host as machine
 from supervisor.profile import load, toml
 from supervisor.proxy.link import connect
+from supervisor.proxy.pump import printable
 from supervisor.registry import catalog, commands, written
 from supervisor.runtimes import native
 
@@ -28,13 +29,58 @@ Row = dict[str, object]
 def add(options: argparse.Namespace, command: list[str]) -> int:
     """Register a server."""
     path = entry.catalog(options)
-    register(path, {options.name: _table(options, command, path)})
+    if options.proposed:
+        _accept(options, command, path)
+    else:
+        register(path, {options.name: _table(options, command, path)})
     if options.json:
         print(json.dumps({"name": options.name, "file": path}))
     else:
         words = ["supervisor", "pin", *(["--config", path] if options.config else []), options.name]
         print(f"{options.name} is registered in {path}; next, review what it lists: {shlex.join(words)}")
     return 0
+
+
+def proposed_folder(path: str) -> str:
+    """Where the requests for a registry lie, which no catalog reads."""
+    return os.path.join(os.path.dirname(path), "servers.d", "proposed")
+
+
+def _accept(options: argparse.Namespace, command: list[str], path: str) -> None:
+    """Register what was requested, as its file has it now, and take the request away."""
+    given = (options.profile, options.param, options.ro, options.rw, options.env, options.allow, options.summary)
+    image = (options.image, options.runtime, options.store, options.lock)
+    if command or any(given) or any(image) or options.user or options.accept_missing:
+        raise ConfigError(
+            "--proposed takes the entry as it was requested: edit the request, or leave --proposed out"
+        )
+    request = os.path.join(proposed_folder(path), f"{options.name}.toml")
+    if "/" in options.name or not os.path.lexists(request):
+        raise ConfigError(f'{request}: no request "{options.name}"; supervisor discover --request makes one')
+    tables = written.servers(toml.read(request).text)
+    fields = tables.get(options.name)
+    if len(tables) != 1 or not isinstance(fields, dict):
+        raise ConfigError(f"{request}: it is to have one table, [server.{options.name}]")
+    if not options.json:
+        print("".join(f"    {printable(line)}\n" for line in told(fields, ())), end="")
+    register(path, {options.name: fields}, comment="accepted from a proposal")
+    os.unlink(request)
+
+
+def told(fields: written.Fields, why: tuple[str, ...]) -> list[str]:
+    """An entry and the reasons for it, in lines for a person to read."""
+    lines = []
+    for key, value in fields.items():
+        if key == "env" and isinstance(value, dict):
+            # what is in them is nobody's business on a screen
+            lines.append(f"env: {', '.join(value)}")
+        elif isinstance(value, dict):
+            lines.append(f"{key}: {', '.join(f'{name} = {each}' for name, each in value.items())}")
+        elif isinstance(value, list):
+            lines.append(f"{key}: {shlex.join(map(str, value))}")
+        else:
+            lines.append(f"{key}: {value}")
+    return [*lines, *(f"- {line}" for each in why for line in each.splitlines())]
 
 
 def register(path: str, tables: dict[str, written.Fields], *, comment: str = "") -> None:

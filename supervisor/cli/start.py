@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 
 from supervisor.cli import entry, personal
 from supervisor.proxy import client, identity, pump
@@ -34,7 +35,9 @@ def _refused(text: str) -> None:
     pump.note(pump.printable(text))
 
 
-def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
+def _start(
+    options: argparse.Namespace, tree: personal.Tree | None, refused: Callable[[str], None] = _refused
+) -> Started:
     """Greet the monitor and open; without a tree of our own, the host's daemon. Raises what planning raised.
 
     Whatever is to be imported has been imported by now: here privileges are given up.
@@ -42,13 +45,13 @@ def _start(options: argparse.Namespace, tree: personal.Tree | None) -> Started:
     if tree is None:
         link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
         identity.drop()
-        link.refused = _refused
+        link.refused = refused
         identity.confine(link.hello()[1])
         return Started(link, link.open(options.server), None)
     try:
         identity.drop()
         link = Link(tree.monitor)
-        link.refused = _refused
+        link.refused = refused
         identity.confine(link.hello()[1])
         return Started(link, link.open(entry.NAME), tree)
     except BaseException:
@@ -79,11 +82,13 @@ def run(options: argparse.Namespace, tree: personal.Tree | None) -> int:
         started.close()
 
 
-def execute(options: argparse.Namespace, tree: personal.Tree | None) -> int:
-    """Run a command on our stdio, byte for byte."""
+def execute(
+    options: argparse.Namespace, tree: personal.Tree | None, refused: Callable[[str], None] = _refused
+) -> int:
+    """Run a command on our stdio, byte for byte; `refused` hears of each host that it may not reach."""
     pump.interruptible()
     try:
-        started = _start(options, tree)
+        started = _start(options, tree, refused)
         try:
             _account(options, started.opened)
             return pump.attend(started.link, started.opened)

@@ -72,7 +72,7 @@ def read(path: str) -> Source:
     return parse(path, checked(path))
 
 
-def checked(path: str) -> bytes:
+def checked(path: str, limit: int = _LIMIT) -> bytes:
     """The content of such a file, unparsed."""
     if "\0" in path:
         raise ConfigError(f"not a path: {path!r}")
@@ -83,14 +83,14 @@ def checked(path: str) -> bytes:
     try:
         check_owner(path, os.fstat(fd))
         data = b""
-        while len(data) <= _LIMIT and (part := os.read(fd, _LIMIT)):
+        while len(data) <= limit and (part := os.read(fd, limit)):
             data += part
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     finally:
         os.close(fd)
-    if len(data) > _LIMIT:
-        raise ConfigError(f"{path}: larger than {_LIMIT} bytes")
+    if len(data) > limit:
+        raise ConfigError(f"{path}: larger than {limit} bytes")
     return data
 
 

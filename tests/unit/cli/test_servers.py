@@ -27,7 +27,7 @@ class Shelf:
         lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "secret", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
         plain |= dict.fromkeys(("image", "runtime", "store", "lock"))
-        options = lists | plain | {"accept_missing": self.missing} | more
+        options = lists | plain | {"accept_missing": self.missing, "proposed": False} | more
         return servers.add(Namespace(**options), list(command))
 
     def remove(self, name: str) -> int:
