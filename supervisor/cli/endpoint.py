@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import signal
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,14 @@ class Endpoint:
     """Sockets that listen, and the authenticator if there is a file for it. ConfigError for what must not be."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from supervisor.proxy import http_server
-        from supervisor.telemetry import metrics  # noqa: F401 - what is imported now need not be opened later
+        # what is imported now need not be opened later
+        from supervisor.proxy import authority, http, http_server, status  # noqa: F401
+        from supervisor.telemetry import metrics  # noqa: F401
 
         self._options = options
+        # a thousand connections, and three streams for each process of a server
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         sockets = [http_server.bind(each) for each in options.http]
         self._open = [
             address for address, sock in zip(options.http, sockets, strict=True) if not http_server.is_local(sock)

@@ -161,3 +161,16 @@ def runtime_folder(options: argparse.Namespace) -> str:
     if os.geteuid() != 0 and own and os.path.exists(f"{own}/supervisor/proxy.sock"):
         return f"{own}/supervisor"
     return "/run/supervisor"
+
+
+def daemon(options: argparse.Namespace) -> str | None:
+    """The folder of the daemon whose servers are meant; None when those of a registry file are.
+
+    That of --runtime-dir, or the host's if there is one, unless --config or --personal names a registry.
+    """
+    if options.personal and options.runtime_dir:
+        raise ConfigError("--personal and --runtime-dir do not go together: one registry, or the daemon's")
+    folder = runtime_folder(options)
+    if options.config is not None or options.personal:
+        return None
+    return folder if options.runtime_dir or os.path.exists(f"{folder}/proxy.sock") else None

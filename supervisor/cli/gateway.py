@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 
 class Reached:
-    """A connection to a monitor, and the tree of processes that must be taken down after it, if it is ours."""
+    """A connection to a monitor, and the tree of processes that must be taken down after it, if it is ours.
 
-    def __init__(self, sock: socket.socket, tree: personal.Tree | None) -> None:
+    `source`: whose servers these are, in words.
+    """
+
+    def __init__(self, sock: socket.socket, tree: personal.Tree | None, source: str) -> None:
         self.socket = sock
+        self.source = source
         self.monitor = 0
         self._tree = tree
 
@@ -38,21 +42,17 @@ class Reached:
 
 
 def reach(options: argparse.Namespace) -> Reached:
-    """The host's daemon if it answers and no --config says otherwise, else a tree of our own over servers.toml."""
-    if path := _daemon(options):
-        return Reached(connect(path).socket, None)
-    tree = personal.start_catalog(entry.catalog(options))
-    return Reached(tree.monitor, tree)
-
-
-def _daemon(options: argparse.Namespace) -> str:
-    path = f"{entry.runtime_folder(options)}/proxy.sock"
-    return path if options.config is None and (options.runtime_dir or os.path.exists(path)) else ""
+    """The daemon whose servers are meant (see entry.daemon), or a tree of our own over a registry."""
+    if (folder := entry.daemon(options)) is not None:
+        return Reached(connect(f"{folder}/proxy.sock").socket, None, f"the daemon in {folder}")
+    path = entry.catalog(options)
+    tree = personal.start_catalog(path)
+    return Reached(tree.monitor, tree, path)
 
 
 def _hide(options: argparse.Namespace) -> None:
     """Before there is anything that a second execution of this process would lose."""
-    if not _daemon(options):
+    if entry.daemon(options) is None:
         vault.hide(vault.variables(entry.catalog(options)))
 
 
@@ -207,13 +207,16 @@ async def _gateway(reached: Reached, options: argparse.Namespace, me: _Self, onl
     problems = await gateway.load()
     if only and problems and not options.quiet:
         pump.note(f'"{only}" is not pinned: its lists come live, reviewed by nobody; supervisor pin {only}')
+    if only and not options.quiet:
+        pump.note(f'"{only}" is a server of {reached.source}')
     for each in problems if only is None else []:
         pump.note(each)
     if only is None and not gateway.servers:
         raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")
     if gateway.servers and not options.quiet:
         names = ", ".join(gateway.servers)
-        pump.note(f"serving {len(gateway.servers)} servers, each started by its first call: {names}")
+        said = f"serving {len(gateway.servers)} servers of {reached.source}, each started by its first call"
+        pump.note(f"{said}: {names}")
     return gateway
 
 
@@ -237,8 +240,7 @@ def pin(options: argparse.Namespace) -> int:
     file, take its bytes as they are and never look into them.
     """
     _hide(options)
-    catalog = entry.catalog(options)
-    path = os.path.join(os.path.dirname(catalog), "pins", f"{options.name}.json")
+    path = os.path.join(os.path.dirname(_registry(options)), "pins", f"{options.name}.json")
     old = _existing(path)
     read, write = os.pipe()
     sys.stdout.flush()
@@ -258,6 +260,22 @@ def pin(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"pinned in {path}")
     return 0
+
+
+def _registry(options: argparse.Namespace) -> str:
+    """The registry that the server to be pinned stands in: where the daemon reads, if it is the daemon's."""
+    from supervisor.cli import host
+
+    if entry.daemon(options) is None:
+        return entry.catalog(options)
+    try:
+        config = host.inspect(options)[1].get("config")
+    except SupervisorError as error:
+        said = f"{error}; of the daemon's servers its operator pins, of your own anybody: supervisor pin --personal"
+        raise SupervisorError(f"{said} {options.name}") from None
+    if not isinstance(config, str):
+        raise SupervisorError("the daemon does not say where its registry is; restart it with this version")
+    return config
 
 
 def _existing(path: str) -> bytes:

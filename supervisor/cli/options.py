@@ -63,6 +63,12 @@ def _accept_missing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _personal_registry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--personal", action="store_true", help="your own registry, also where the host has a daemon with its own"
+    )
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -106,6 +112,7 @@ def _personal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     for each in (run, exec_, call, explain):
         _sandbox_options(each)
     run.add_argument("--config", metavar="FILE", help="servers.toml, for a registered server without a daemon")
+    _personal_registry(run)
     for each in (run, call):
         each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
 
@@ -152,6 +159,7 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     pin.add_argument("--json", action="store_true", help="print JSON")
     for each in (serve, pin):
         each.add_argument("--config", metavar="FILE", help="servers.toml, for a tree of its own")
+        _personal_registry(each)
         each.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
         each.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
 
@@ -200,6 +208,7 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     remove.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="the servers that you may use")
     listing.add_argument("--runtime-dir", metavar="DIR", help="where the daemon's sockets are")
+    _personal_registry(listing)
     _discover(discover := commands.add_parser("discover", help="servers that are on this machine, as proposals"))
     for each in (add, remove, listing, secrets, discover):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")

@@ -196,7 +196,8 @@ def unregister(path: str, name: str) -> None:
 
 def listing(options: argparse.Namespace, _command: list[str]) -> int:
     """The servers that one may use: the daemon's, or those of one's own registry."""
-    rows = _of_daemon(options) if _has_daemon(options) else _of_file(entry.catalog(options))
+    folder = entry.daemon(options)
+    rows = _of_file(entry.catalog(options)) if folder is None else _of_daemon(folder)
     if options.json:
         print(json.dumps(rows, indent=2))
     for row in [] if options.json else rows:
@@ -206,15 +207,8 @@ def listing(options: argparse.Namespace, _command: list[str]) -> int:
     return 0
 
 
-def _has_daemon(options: argparse.Namespace) -> bool:
-    """Whether to ask one: --runtime-dir says so, or its socket is there and nothing says otherwise."""
-    if options.config is not None:
-        return False
-    return bool(options.runtime_dir) or os.path.exists(f"{entry.runtime_folder(options)}/proxy.sock")
-
-
-def _of_daemon(options: argparse.Namespace) -> list[Row]:
-    link = connect(f"{entry.runtime_folder(options)}/proxy.sock")
+def _of_daemon(folder: str) -> list[Row]:
+    link = connect(f"{folder}/proxy.sock")
     link.hello()
     rows = []
     for each in link.servers():

@@ -6,6 +6,7 @@ wants input, and the other way round; see the specification's multi-round-trip r
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ _INPUT = b'"input_required"'
 class Call(Waiter):
     """One request that waits for its answer. `name` is what the item is called here, for people."""
 
+    is_call = True
     name = ""
     server: Server | None = None
     instance: Instance | None = None
@@ -41,6 +43,7 @@ class Call(Waiter):
     # what only a call between two eras has
     rounds = 0
     state = ""
+    earlier: Span | None = None
     outcome: Fields | None = None
     answers: dict[str, msgspec.Raw]
 
@@ -65,6 +68,10 @@ class Call(Waiter):
         self.modern = meta is not None and eras.VERSION in meta
         self.began = self.touched = time.monotonic()
         self.questions: dict[str, tuple[msgspec.Raw, str, msgspec.Raw]] = {}
+
+    @property
+    def asked_at(self) -> float:
+        return self.touched if self.state else math.inf
 
     def aim(self, route: Route, member: str) -> None:
         """Send it to where an exposed name leads, under the name that the server knows."""
@@ -201,6 +208,8 @@ class Call(Waiter):
         self.began = self.touched = time.monotonic()
         self.state = ""
         self.conversation.hold(self)
+        if (tracing := self.conversation.gateway.tracing) is not None:
+            tracing.resumed(self, retry)
         given = message.fields(retry.params.get("inputResponses", message.EMPTY)) or {}
         for name in list(self.questions):
             if name in given and self.instance:

@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from supervisor.proxy import envelope, eras, local, message
+from supervisor.proxy import envelope, eras, local, message, sharing
 from supervisor.proxy.calls import MAX_CALLS, Call
 from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.message import Fields
@@ -75,8 +73,10 @@ class Conversation:
         """Whether there is no use in telling this client anything."""
         return self.closed or self._slow
 
-    def receive(self, line: bytes, fields: Fields | None = None) -> None:
-        """One message of the client's; `fields` from a front that has looked at it already."""
+    def receive(
+        self, line: bytes, fields: Fields | None = None, params: Fields | None = None, meta: Fields | None = None
+    ) -> None:
+        """One message of the client's; what it holds from a front that has looked at it already."""
         if self.closed:
             return
         fields = fields or message.incoming(line)
@@ -84,11 +84,12 @@ class Conversation:
             self._malformed(line)
         elif "method" in fields:
             method = message.text(fields["method"])
-            params = message.fields(fields["params"]) if "params" in fields else {}
+            if params is None:
+                params = message.fields(fields["params"]) if "params" in fields else {}
             if method is None or params is None:
                 self._malformed(line)
             elif "id" in fields:
-                self._requested(fields, method, params)
+                self._requested(fields, method, params, meta)
             else:
                 self._notified(method, params, fields)
         elif "result" in fields or "error" in fields:
@@ -107,7 +108,7 @@ class Conversation:
         self.outlet.deliver(message.error(key or message.NULL, code, said), key, last=key is not None)
         self._check()
 
-    def _requested(self, fields: Fields, method: str, params: Fields) -> None:
+    def _requested(self, fields: Fields, method: str, params: Fields, meta: Fields | None) -> None:
         key = message.identifier(fields["id"])
         if key is None:
             self._reject(None, message.INVALID_REQUEST, "a request id is text or a whole number")
@@ -115,7 +116,8 @@ class Conversation:
         if key in self.calls:
             self._duplicate(key)
             return
-        meta = message.fields(params["_meta"]) if "_meta" in params else None
+        if meta is None and "_meta" in params:
+            meta = message.fields(params["_meta"])
         call = Call(self, key, fields, method=method, params=params, meta=meta)
         if call.modern:
             if wrong := eras.problem(meta or {}):
@@ -221,7 +223,8 @@ class Conversation:
     def _join(self, key: Key, owner: Conversation | None, call: Call, server: Server, *, modern: bool) -> Instance:
         found = server.instances.get(key)
         if found is None or not usable(found):
-            found = server.instance(key, self.principal.name, modern=modern, hello=self._hello(call, server, owner))
+            hello = sharing.hello(self, call, server, owner)
+            found = server.instance(key, self.principal.name, modern=modern, hello=hello)
             found.owner = owner
         self.instances.add(found)
         found.users.add(self)
@@ -248,18 +251,7 @@ class Conversation:
         if modern:
             return (modern, self.principal.name), None
         capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
-        return (modern, self.principal.name, capabilities), None
-
-    def _hello(self, call: Call, server: Server, owner: Conversation | None) -> Hello:
-        lists = server.manifest.era(modern=False)
-        version = lists.version if lists.version in eras.LEGACY else eras.LEGACY[-1]
-        if owner:
-            self.hello.version = version
-            return self.hello
-        if call.modern and server.settings.session.share != "server":
-            meta = call.meta or {}
-            return Hello(version, meta.get(eras.CAPABILITIES, message.EMPTY), meta.get(eras.CLIENT, NOBODY))
-        return Hello(version, message.EMPTY, NOBODY)
+        return sharing.vacant(server, (modern, self.principal.name, capabilities)), None
 
     def finish(self, call: Call, line: bytes, *, outcome: str, parked: bool = False) -> None:
         """The answer to a call; nothing happens if the client has cancelled it."""
@@ -274,8 +266,8 @@ class Conversation:
 
     def _count(self, call: Call, server: Server, *, outcome: str, parked: bool = False) -> None:
         server.calls += 1
-        if server.failures and outcome in ("ok", "tool_error"):
-            server.worked()
+        if (server.row.failures or server.rows) and outcome in ("ok", "tool_error"):
+            server.worked(self.principal.name)
         if self.gateway.tracing is not None:
             self.gateway.tracing.ended(call, outcome)
         # names of resources and unknown methods are the client's invention
@@ -318,12 +310,8 @@ class Conversation:
             listener.close()
         self._release(call)
         self.questions.drop(call.key)
-        instance = call.instance
-        if instance and not instance.withdraw(call) and instance.pending.pop(call.number, None):
-            fields = fields or {"jsonrpc": message.TWO, "method": message.raw("notifications/cancelled")}
-            params = message.fields(fields.get("params", message.EMPTY)) or {}
-            params["requestId"] = msgspec.Raw(call.number)
-            instance.write(message.line(fields | {"params": message.raw(params)}))
+        if call.instance:
+            call.instance.abandon(call, call.number, fields)
         self.outlet.deliver(line, call.key, last=True)
         if call.server:
             self._count(call, call.server, outcome=outcome)

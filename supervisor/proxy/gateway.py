@@ -158,7 +158,7 @@ class Gateway:
         for each in problems:
             pump.note(each)
         for server in self.servers.values():
-            if server.state == "DEAD":
+            if server.state == "DEAD" or server.rows:
                 server.revive()
         if before != self.servers:
             for method in listening.CHANGED:

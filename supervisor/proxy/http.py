@@ -1,6 +1,6 @@
 """Streamable HTTP: both eras on /mcp (all servers) and /servers/NAME/mcp (one, names unchanged).
 
-Runs unprivileged, as an ASGI application. A legacy client has a session, which is one conversation; a modern
+Runs unprivileged. A legacy client has a session, which is one conversation; a modern
 request is a conversation of its own. Source: the transports pages of revisions 2025-11-25 and 2026-07-28.
 """
 
@@ -10,8 +10,8 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -19,19 +19,18 @@ from supervisor.proxy import envelope, eras, http_headers, message
 from supervisor.proxy.authority import Denied
 from supervisor.proxy.conversation import Conversation
 from supervisor.proxy.gateway import Gateway
-from supervisor.proxy.http_answers import Reply, plain, stream_answer
+from supervisor.proxy.http_answers import plain, stream_answer
+from supervisor.proxy.http_connection import Exchange
 from supervisor.proxy.http_headers import Headers, Visitors, once
-from supervisor.proxy.http_streams import Exchange, Session
+from supervisor.proxy.http_streams import Asked, Session
 from supervisor.proxy.message import Fields
 from supervisor.proxy.principal import Principal
 
 MAX_BODY = 16 << 20
 MAX_SESSIONS, MAX_SESSIONS_EACH = 1024, 256
 IDLE = 1800.0
+_EVENT = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 _PATH = re.compile(r"(?:/servers/([a-z0-9][a-z0-9._-]{0,63}))?/mcp")
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Authority(Protocol):
@@ -73,30 +72,23 @@ class Front:
         self.pages = pages
         self.sessions: dict[str, tuple[Session, Conversation]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's."""
-        if scope["type"] != "http":
-            return
-        headers: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name, []).append(value)
-        client = scope["client"][0] if scope["client"] else ""
-        reply = Reply(receive, send)
-        path, method = scope["path"], scope["method"]
-        if refused := self.visitors.refused(headers, local=client.startswith("uid:")):
+    async def __call__(self, reply: Exchange) -> None:
+        """Answer one request."""
+        headers, path, method = reply.headers, reply.path, reply.method
+        if refused := self.visitors.refused(headers, local=reply.client.startswith("uid:")):
             await plain(reply, 403, refused)
         elif method == "GET" and (page := self.authority.page(path)) is not None:
             await reply.whole(200, page)
         elif (found := _PATH.fullmatch(path)) is None and (path not in self.pages or method != "GET"):
             await plain(reply, 404, "there is /mcp, and /servers/NAME/mcp for each server")
         else:
-            await self._visited(scope, headers, client, reply, found[1] if found else None)
+            await self._visited(reply, found[1] if found else None)
 
-    async def _visited(self, scope: Scope, headers: Headers, client: str, reply: Reply, only: str | None) -> None:
+    async def _visited(self, reply: Exchange, only: str | None) -> None:
         """Something that is there; not for everybody."""
-        path = scope["path"]
+        path = reply.path
         try:
-            who = await self.authority.principal(headers, client, path)
+            who = await self.authority.principal(reply.headers, reply.client, path)
         except Denied as denied:
             await plain(reply, denied.status, denied.said, [*denied.headers])
             return
@@ -106,25 +98,27 @@ class Front:
         elif only is not None and not self.gateway.knows(who, only):
             await plain(reply, 404, f'there is no server "{only}" here')
         else:
-            await self._route(scope["method"], headers, reply, who, only)
+            await self._route(reply, who, only)
 
-    async def _route(self, method: str, headers: Headers, reply: Reply, who: Principal, only: str | None) -> None:
+    async def _route(self, reply: Exchange, who: Principal, only: str | None) -> None:
+        method, headers = reply.method, reply.headers
         if method == "POST":
-            await self._post(headers, reply, who, only)
+            await self._post(reply, who, only)
         elif once(headers, http_headers.VERSION) in eras.MODERN or method not in ("GET", "DELETE"):
             await plain(reply, 405, "this revision has POST only", [(b"allow", b"POST")])
-        elif (known := self._session(headers, who)) is None:
+        elif (known := self._session(headers, who, only)) is None:
             given = http_headers.SESSION in headers
             await plain(reply, 404 if given else 400, "no such session" if given else "Mcp-Session-Id is missing")
         elif method == "DELETE":
             self._end(once(headers, http_headers.SESSION) or "")
             await reply.whole(204, b"", "")
         else:
-            await self._get(headers, reply, known[0])
+            await self._get(reply, known[0])
 
-    def _session(self, headers: Headers, who: Principal) -> tuple[Session, Conversation] | None:
+    def _session(self, headers: Headers, who: Principal, only: str | None) -> tuple[Session, Conversation] | None:
+        """That of the same principal at the same endpoint: a token for one server's opens no other."""
         known = self.sessions.get(once(headers, http_headers.SESSION) or "")
-        if known is None or known[0].principal != who.name:
+        if known is None or known[0].principal != who.name or known[1].only != only:
             return None
         known[0].used = time.monotonic()
         return known
@@ -135,19 +129,19 @@ class Front:
         for stream in (session.general, *session.streams.values()):
             stream.put(b"", last=True)
 
-    async def _get(self, headers: Headers, reply: Reply, session: Session) -> None:
+    async def _get(self, reply: Exchange, session: Session) -> None:
         """The stream of what is not about a request; or one that broke, from behind the last event seen."""
-        if not http_headers.accepts(headers)[1]:
+        if not http_headers.accepts(reply.headers)[1]:
             await plain(reply, 406, "Accept must have text/event-stream")
             return
         stream, after = session.general, None
-        if (last := once(headers, http_headers.LAST_EVENT)) is not None:
-            number, _, count = last.partition("-")
-            found = session.find(int(number)) if number.isdigit() and count.isdigit() else None
-            if found is None:
+        if (last := once(reply.headers, http_headers.LAST_EVENT)) is not None:
+            seen = _EVENT.fullmatch(last)
+            found = session.find(int(seen[1])) if seen else None
+            if seen is None or found is None:
                 await plain(reply, 404, "that stream is not here any more")
                 return
-            stream, after = found, int(count)
+            stream, after = found, int(seen[2])
         if stream.read:
             await plain(reply, 409, "that stream has a reader")
             return
@@ -155,8 +149,9 @@ class Front:
             stream.replay(after)
         await stream_answer(reply, stream, events=True)
 
-    async def _post(self, headers: Headers, reply: Reply, who: Principal, only: str | None) -> None:
-        if once(headers, b"content-type") is None or not _is_json(once(headers, b"content-type") or ""):
+    async def _post(self, reply: Exchange, who: Principal, only: str | None) -> None:
+        headers = reply.headers
+        if not http_headers.is_json(headers):
             await plain(reply, 415, "Content-Type must be application/json")
             return
         if not any(http_headers.accepts(headers)):
@@ -172,45 +167,48 @@ class Front:
             code = message.INVALID_REQUEST if line and message.is_batch(line) else message.PARSE_ERROR
             await _refuse(reply, 400, code, "the body must be one JSON-RPC message")
             return
-        params = message.fields(fields.get("params", message.EMPTY)) or {}
-        meta = message.fields(params.get("_meta", message.EMPTY)) or {}
-        if eras.VERSION in meta or once(headers, http_headers.VERSION) in eras.MODERN:
-            await self._modern(headers, reply, who, only, Posted(line, fields, params, meta))
+        params = message.fields(fields["params"]) if "params" in fields else {}
+        meta = message.fields(params["_meta"]) if params and "_meta" in params else None
+        if eras.VERSION in (meta or ()) or once(headers, http_headers.VERSION) in eras.MODERN:
+            await self._modern(reply, who, only, Posted(line, fields, params, meta))
         else:
-            await self._legacy(headers, reply, who, only, Posted(line, fields, params, meta))
+            await self._legacy(reply, who, only, Posted(line, fields, params, meta))
 
     # 2026-07-28
 
-    async def _modern(self, headers: Headers, reply: Reply, who: Principal, only: str | None, body: Posted) -> None:
+    async def _modern(self, reply: Exchange, who: Principal, only: str | None, body: Posted) -> None:
         method = message.text(body.fields.get("method"))
         key = message.identifier(body.fields["id"]) if "id" in body.fields else None
         if key is None or method is None:
             # a notification: the end of a request is told by closing its connection
             await reply.whole(202, b"", "")
             return
-        if eras.VERSION not in body.meta:
+        params, meta = body.params or {}, body.meta or {}
+        if eras.VERSION not in meta:
             said = f'params._meta needs "{eras.VERSION}"'
             await _refuse(reply, 400, message.INVALID_PARAMS, said, key)
             return
-        exchange = Exchange()
-        conversation = self.gateway.conversation(exchange, who, only)
+        asked = Asked()
+        conversation = self.gateway.conversation(asked, who, only)
         try:
-            wrong = http_headers.compare(headers, method, body.params, body.meta)
+            headers = reply.headers
+            wrong = http_headers.compare(headers, method, params, meta)
             if wrong is None and method == "tools/call":
-                wanted = conversation.mirrored(message.text(body.params.get("name")) or "")
-                wrong = http_headers.compare_arguments(headers, wanted, body.params.get("arguments"))
+                wanted = conversation.mirrored(message.text(params.get("name")) or "")
+                wrong = http_headers.compare_arguments(headers, wanted, params.get("arguments"))
             if wrong is not None:
                 await _refuse(reply, 400, wrong.code, wrong.said, key)
                 return
-            conversation.receive(body.line, body.fields)
+            conversation.receive(body.line, body.fields, body.params, body.meta)
             json_too, events = http_headers.accepts(headers)
-            await stream_answer(reply, exchange.stream, events=events, whole=json_too, modern=True)
+            await stream_answer(reply, asked.stream, events=events, whole=json_too, modern=True)
         finally:
             conversation.close()
 
     # 2024-11-05 to 2025-11-25
 
-    async def _legacy(self, headers: Headers, reply: Reply, who: Principal, only: str | None, body: Posted) -> None:
+    async def _legacy(self, reply: Exchange, who: Principal, only: str | None, body: Posted) -> None:
+        headers = reply.headers
         version = once(headers, http_headers.VERSION)
         key = message.identifier(body.fields["id"]) if "id" in body.fields else None
         if http_headers.VERSION in headers and version not in eras.LEGACY:
@@ -226,7 +224,7 @@ class Front:
                 await plain(reply, 503, "too many sessions are open; end some")
                 return
             known = self.sessions[name]
-        elif (found := self._session(headers, who)) is None:
+        elif (found := self._session(headers, who, only)) is None:
             given = http_headers.SESSION in headers
             said = "no such session: initialize again" if given else "Mcp-Session-Id is missing: initialize first"
             await _refuse(reply, 404 if given else 400, message.INVALID_REQUEST, said, key)
@@ -238,7 +236,7 @@ class Front:
             await self._unanswered(reply, session, conversation, body, key if method else None)
             return
         stream = session.expect(key)
-        conversation.receive(body.line, body.fields)
+        conversation.receive(body.line, body.fields, body.params, body.meta)
         _, events = http_headers.accepts(headers)
         more = [(http_headers.SESSION, name.encode())] if name else []
         # as the official servers do it: a stream wherever the client takes one
@@ -246,13 +244,13 @@ class Front:
         await stream_answer(reply, stream, events=events, whole=not events, more=more, primed=primed)
 
     async def _unanswered(
-        self, reply: Reply, session: Session, conversation: Conversation, body: Posted, key: bytes | None
+        self, reply: Exchange, session: Session, conversation: Conversation, body: Posted, key: bytes | None
     ) -> None:
         """A notification, an answer, or a request under an id that is in use."""
         if key is not None:
             await _refuse(reply, 400, message.INVALID_REQUEST, "this request id is in use", key)
             return
-        conversation.receive(body.line, body.fields)
+        conversation.receive(body.line, body.fields, body.params, body.meta)
         await reply.whole(202, b"", "")
 
     def _begin(self, who: Principal, only: str | None) -> str:
@@ -288,7 +286,7 @@ class Front:
 class Posted:
     """The body of a POST: the line, and what of it was looked at."""
 
-    def __init__(self, line: bytes, fields: Fields, params: Fields, meta: Fields) -> None:
+    def __init__(self, line: bytes, fields: Fields, params: Fields | None, meta: Fields | None) -> None:
         self.line, self.fields, self.params, self.meta = line, fields, params, meta
 
 
@@ -302,9 +300,5 @@ def compact(body: bytes) -> bytes | None:
     return body
 
 
-def _is_json(kind: str) -> bool:
-    return kind.partition(";")[0].strip().lower() == "application/json"
-
-
-async def _refuse(reply: Reply, status: int, code: int, said: str, key: bytes | None = None) -> None:
+async def _refuse(reply: Exchange, status: int, code: int, said: str, key: bytes | None = None) -> None:
     await reply.whole(status, message.error(key or message.NULL, code, said))

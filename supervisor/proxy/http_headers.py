@@ -97,7 +97,12 @@ def compare_arguments(
     headers: Headers, wanted: Mapping[tuple[str, ...], bytes], arguments: msgspec.Raw | None
 ) -> Mismatch | None:
     """Whether Mcp-Param-* headers repeat the arguments that the tool's schema names."""
-    table = json.loads(bytes(arguments)) if arguments is not None and wanted else {}
+    if not wanted:
+        return None
+    try:
+        table = json.loads(bytes(arguments)) if arguments is not None else {}
+    except (ValueError, RecursionError):
+        return Mismatch(MISMATCH, "the arguments in the body are too deep, or have a number too long, to compare")
     for path, header in wanted.items():
         value: object = table
         for name in path:
@@ -156,6 +161,12 @@ def _name(host: str) -> str:
 def accepts(headers: Headers) -> tuple[bool, bool]:
     """Whether the client takes JSON, and whether it takes a stream of events."""
     return _accepted(b",".join(headers.get(b"accept", [b"*/*"])))
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether the body is said to be JSON."""
+    kinds = headers.get(b"content-type", [])
+    return len(kinds) == 1 and kinds[0].partition(b";")[0].strip().lower() == b"application/json"
 
 
 @lru_cache(maxsize=64)

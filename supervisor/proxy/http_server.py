@@ -1,7 +1,6 @@
-"""The HTTP server: uvicorn's, on sockets that were bound before privileges were dropped.
+"""The HTTP server: connections on sockets that were bound before privileges were dropped.
 
-Runs unprivileged. Bounded where uvicorn is not: the size of a request's head, and the time that a request may take
-to arrive. Over a Unix socket the client is whom the kernel says it is.
+Runs unprivileged. Bounded in their number; once a second each is asked whether it waits in vain.
 """
 
 from __future__ import annotations
@@ -11,71 +10,15 @@ import contextlib
 import os
 import socket
 import stat
-import struct
-from collections.abc import Iterator
-
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import time
+from typing import cast
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.proxy.http import Front, Receive, Scope, Send
+from supervisor.proxy.http_connection import Connection, Visit
 
-MAX_HEAD, MAX_CONNECTIONS = 64 << 10, 1000
-SECONDS = 20.0
-
-
-class Connection(HttpToolsProtocol):
-    """One client's connection."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """asyncio's."""
-        super().connection_made(transport)
-        self._head = 0
-        self._late: asyncio.TimerHandle | None = self.loop.call_later(SECONDS, transport.abort)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family == socket.AF_UNIX:
-            uid = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-            self.client = (f"uid:{uid}", 0)
-        elif sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def data_received(self, data: bytes) -> None:
-        """asyncio's."""
-        if self._late is None and (self.cycle is None or self.cycle.response_complete):
-            self._late = self.loop.call_later(SECONDS, self.transport.abort)
-        self._head += len(data)
-        super().data_received(data)
-        if self._head > MAX_HEAD and not self.transport.is_closing():
-            # no head was complete in all of this
-            self.transport.abort()
-
-    def on_headers_complete(self) -> None:
-        """The parser's."""
-        self._head = -(1 << 62)
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The parser's."""
-        self._head = 0
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-        super().on_message_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio's."""
-        if self._late is not None:
-            self._late.cancel()
-        super().connection_lost(exc)
-
-
-class Server(uvicorn.Server):
-    """Signals are ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
-        yield
+MAX_CONNECTIONS = 1000
+# seconds between two looks at all connections, and for the answers that are under way at the end
+TICK, _LAST = 1.0, 2.0
 
 
 def bind(address: str) -> socket.socket:
@@ -125,42 +68,59 @@ def is_local(sock: socket.socket) -> bool:
     return host == "::1" or host.startswith("127.")
 
 
+class _Full(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's."""
+        writer = cast(asyncio.Transport, transport)
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+
 class Prepared:
     """A server that has imported all it needs; its application comes when privileges are gone."""
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets
-        self._front: Front | None = None
-        config = uvicorn.Config(
-            self._call,
-            http=Connection,
-            ws="none",
-            interface="asgi3",
-            # who a client is, is the kernel's word, not a header's
-            proxy_headers=False,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=75,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=2,
-        )
-        config.load()
-        self._server = Server(config)
+        self._connections: set[Connection] = set()
+        self._ending = asyncio.Event()
 
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._front is not None:
-            await self._front(scope, receive, send)
+    async def serve(self, visit: Visit) -> None:
+        """Until `stop`; what is being answered then has a moment."""
 
-    async def serve(self, front: Front) -> None:
-        """Until `stop`; SupervisorError when the server ends by itself."""
-        self._front = front
-        await self._server.serve(sockets=self._sockets)
-        if not self._server.should_exit:
-            raise SupervisorError("the HTTP server ended unexpectedly")
+        def accepted() -> asyncio.Protocol:
+            if len(self._connections) >= MAX_CONNECTIONS:
+                return _Full()
+            made = Connection(visit, self._connections.discard)
+            self._connections.add(made)
+            return made
+
+        loop = asyncio.get_running_loop()
+        servers = [
+            await (loop.create_unix_server if each.family == socket.AF_UNIX else loop.create_server)(
+                accepted, sock=each
+            )
+            for each in self._sockets
+        ]
+        while not self._ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), TICK)
+            for connection in list(self._connections):
+                connection.look(time.monotonic())
+        for server in servers:
+            server.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        deadline = time.monotonic() + _LAST
+        for connection in list(self._connections):
+            connection.finish()
+        while self._connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
 
     def stop(self) -> None:
         """Close the connections and return from `serve`."""
-        self._server.should_exit = True
+        self._ending.set()

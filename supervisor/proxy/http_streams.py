@@ -57,13 +57,18 @@ class Stream:
         if self._reader and not self._reader.done():
             self._reader.set_result(None)
 
+    def take(self) -> tuple[int, bytes] | None:
+        """The next message, if there is one."""
+        return self._next() if self._waiting else None
+
     async def get(self) -> tuple[int, bytes] | None:
         """The next message and its number; None at the end, or when somebody only woke the reader."""
         if not self._waiting and not self.over:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        if not self._waiting:
-            return None
+        return self._next() if self._waiting else None
+
+    def _next(self) -> tuple[int, bytes]:
         number, line = self._waiting.popleft()
         before, self.size = self.size, self.size - len(line)
         if before > MAX_WAITING >= self.size:
@@ -92,7 +97,7 @@ def priming(event_id: str, retry: int) -> bytes:
     return f"id: {event_id}\nretry: {retry}\ndata: \n\n".encode()
 
 
-class Exchange:
+class Asked:
     """The outlet of one modern request: everything goes to its one stream."""
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ Runs unprivileged. Ids and progress tokens are rewritten here, because several c
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,7 @@ import msgspec
 
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import envelope, eras, message, pump
+from supervisor.proxy.asking import Asking
 from supervisor.proxy.manifests import KINDS, MAX_BYTES, Lists
 from supervisor.proxy.message import Fields
 from supervisor.proxy.process import Process
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 # of one list: pages, and bytes of them
 MAX_PAGES, MAX_LIST = 100, MAX_BYTES // len(KINDS)
 _TOLD = 20
-# answers that may wait for a server that asks and does not read
-_UNREAD = 1024
 
 
 class Waiting(Protocol):
@@ -38,14 +38,20 @@ class Waiting(Protocol):
 
 
 class Waiter:
-    """Whoever waits for an answer of the server; this one does not care."""
+    """Whoever waits for an answer of the server; this one does not care. `is_call`: a client's."""
 
     __slots__ = ()
+    is_call = False
 
     @property
     def is_work(self) -> bool:
         """Whether the server owes us something: with a stream that is merely open it counts as idle."""
         return True
+
+    @property
+    def asked_at(self) -> float:
+        """Since when it is the client's turn (monotonic time); never, as long as it is the server's."""
+        return math.inf
 
     def answered(self, fields: Fields) -> None:
         """The answer."""
@@ -86,20 +92,22 @@ class Hello:
         self.level = ""
 
 
-class Traffic:
-    """Bytes to a server and from it, of all its processes."""
+class Common:
+    """What all processes of a server share: bytes to it and from it, and whether it ever asked during a call."""
 
-    __slots__ = ("received", "sent")
+    __slots__ = ("asks", "received", "sent")
 
     def __init__(self) -> None:
         self.received = self.sent = 0
+        self.asks = False
 
 
 class Instance(Process):
     """A session of a server that speaks MCP.
 
     `notified` gets every notification of the server that is not about one request. `owner` is the one client whose
-    it is, if it is; otherwise `principals` are those who have used it.
+    it is, if it is; otherwise `principals` are those who have used it. `abandoned`: a call was given up, and what
+    that has asked may still be on its way.
     """
 
     def __init__(self, name: str, channel: Channel, *, modern: bool, hello: Hello) -> None:
@@ -111,15 +119,18 @@ class Instance(Process):
         self.used = time.monotonic()
         self.pending: dict[bytes, Waiter] = {}
         self.waiting: list[Waiting] = []
-        self.traffic = Traffic()
+        self.common = Common()
         self.owner: Conversation | None = None
         self.principal = ""
         self.principals: set[str] = set()
         self.holders: set[object] = set()
         self.notified: Callable[[Instance, str, Fields], None] = lambda *_: None
+        self.abandoned = False
+        self.asking = Asking(self)
+        capabilities = message.fields(hello.capabilities) or {}
+        self._askable = not modern and not capabilities.keys().isdisjoint(eras.ASKED.values())
         self._number = 0
         self._dropped = 0
-        self._unread = 0
         self._level = ""
 
     async def shake(self) -> msgspec.Raw:
@@ -159,6 +170,33 @@ class Instance(Process):
             self.waiting.remove(call)
             return True
         return False
+
+    def abandon(self, call: Waiting, number: bytes, fields: Fields | None = None) -> None:
+        """Nobody waits for the answer to a call any more: the server is told, with the client's message if any."""
+        if self.withdraw(call) or self.pending.pop(number, None) is None:
+            return
+        fields = fields or {"jsonrpc": message.TWO, "method": message.raw("notifications/cancelled")}
+        params = message.fields(fields.get("params", message.EMPTY)) or {}
+        params["requestId"] = msgspec.Raw(number)
+        self.write(message.line(fields | {"params": message.raw(params)}))
+        if self.owner is None:
+            self.abandoned = True
+            self.asking.settle()
+
+    @property
+    def calls(self) -> list[Waiter]:
+        """Those of clients that wait for an answer."""
+        return [each for each in self.pending.values() if each.is_call]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it has one call at a time: its client can be asked, and this server does ask."""
+        return self._askable and self.common.asks
+
+    @property
+    def vacant(self) -> bool:
+        """Whether it takes another call of a client that is not its owner."""
+        return not self.exclusive or not (self.abandoned or self.waiting or self.calls)
 
     def set_level(self, level: str) -> None:
         """What a legacy server is to log from now on; it may not know how."""
@@ -235,7 +273,7 @@ class Instance(Process):
         fields["id"] = msgspec.Raw(number)
         self.pending[number] = waiter
         line = message.line(fields)
-        self.traffic.sent += len(line)
+        self.common.sent += len(line)
         self._writer.write(line)
         return number
 
@@ -243,6 +281,10 @@ class Instance(Process):
     def busy(self) -> bool:
         """Whether anybody waits for an answer."""
         return bool(self.waiting) or any(each.is_work for each in self.pending.values())
+
+    def forsaken(self, oldest: float) -> bool:
+        """Whether all that is under way has waited for clients since before that time."""
+        return not self.waiting and all(each.asked_at < oldest for each in self.pending.values())
 
     @property
     def requests(self) -> int:
@@ -256,12 +298,12 @@ class Instance(Process):
 
     def write(self, line: bytes) -> None:
         """Send a line as it is."""
-        self.traffic.sent += len(line)
+        self.common.sent += len(line)
         super().write(line)
 
     def received(self, line: bytes) -> None:
         """One line of the server's."""
-        self.traffic.received += len(line)
+        self.common.received += len(line)
         fields = message.incoming(line)
         if fields is None and not line.isascii():
             fields = message.repaired(line)
@@ -278,15 +320,17 @@ class Instance(Process):
             return  # cancelled, answered already, or never asked
         if "result" not in fields and "error" not in fields:
             waiter.lost(envelope.SERVER_ENDED, "the server sent an answer without a result")
-            return
-        waiter.answered(fields)
+        else:
+            waiter.answered(fields)
+        if self.asking.held or self.abandoned:
+            self.asking.settle()
 
     def _called(self, fields: Fields) -> None:
         method = message.text(fields["method"])
         if method is None:
             return
         if "id" in fields:
-            self._asked(fields, method)
+            self.asking.ask(fields, method)
             return
         params = message.fields(fields.get("params", message.EMPTY)) or {}
         if method == "notifications/progress":
@@ -295,38 +339,6 @@ class Instance(Process):
                 waiter.progressed(fields, params)
             return
         self.notified(self, method, fields)
-
-    def _asked(self, fields: Fields, method: str) -> None:
-        if method == "ping":
-            self._reply(message.result(bytes(fields["id"]), b"{}"))
-        elif not self._may_ask(method) or not self._passed_on(fields, method):
-            said = f"no client that is connected supports {method[:200]}"
-            self._reply(message.error(bytes(fields["id"]), message.METHOD_NOT_FOUND, said))
-
-    def _may_ask(self, method: str) -> bool:
-        """A modern server asks in its answers only; others what they were told that their one client can do."""
-        capability = eras.ASKED.get(method)
-        if self.modern or len(self.principals) > 1:
-            return False
-        if capability is None:
-            return self.owner is not None
-        return capability in (message.fields(self.hello.capabilities) or {})
-
-    def _passed_on(self, fields: Fields, method: str) -> bool:
-        # whoever asked last is the likeliest to be meant
-        likely: list[Waiting | Waiter] = [*reversed(self.pending.values()), *self.waiting]
-        for each in likely:
-            if each.asked(self, fields, method):
-                return True
-        return self.owner is not None and self.owner.questions.ask(self, fields, method, None)
-
-    def _reply(self, line: bytes) -> None:
-        """Answer what the server asked; it may not ask without reading, because answers that wait are memory."""
-        self._unread = self._unread + 1 if self.full else 0
-        if self._unread <= _UNREAD:
-            self.write(line)
-        else:
-            self.unwell("it sends requests and does not read the answers")
 
     def _garbage(self, line: bytes) -> None:
         self._dropped += 1

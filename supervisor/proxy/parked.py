@@ -9,8 +9,6 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from supervisor.proxy import message
 from supervisor.proxy.calls import Call
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 MAX_OWN, MAX_CALLS = 64, 1024
 MAX_TASKS = 1024
 SECONDS = 600.0
+_FORSAKEN = "its client did not come back"
 
 
 class Parked:
@@ -69,11 +68,12 @@ class Parked:
     def _drop(self, state: str) -> None:
         call, _ = self._calls.pop(state)
         instance = call.instance
-        if instance and not instance.withdraw(call) and instance.pending.pop(call.number, None):
-            body = {"requestId": msgspec.Raw(call.number)}
-            instance.write(message.notification("notifications/cancelled", body))
+        if instance:
+            instance.abandon(call, call.number)
+            for request_id, _, _ in call.questions.values():
+                instance.write(message.error(bytes(request_id), message.INVALID_PARAMS, _FORSAKEN))
         if instance and call.server and call.server.settings.session.share == "call":
-            instance.end("its client did not come back")
+            instance.end(_FORSAKEN)
 
     def issue(self, call: Call, task: str) -> None:
         """A server has made a task for this client."""

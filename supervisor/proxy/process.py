@@ -114,7 +114,7 @@ class Process:
 
     def pause(self, who: object, *, paused: bool) -> None:
         """Stop reading as long as anybody who gets what it says cannot take more."""
-        if not self.ended.done():
+        if not self.ended.done() and paused != (who in self._paused):
             (self._paused.add if paused else self._paused.discard)(who)
             self._pause()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import msgspec
 from supervisor import lifecycle
 from supervisor.errors import SupervisorError
 from supervisor.proxy import envelope, manifests, message
-from supervisor.proxy.instance import Hello, Instance, Traffic
+from supervisor.proxy.instance import Common, Hello, Instance
 from supervisor.proxy.manifests import Change, Manifest
 from supervisor.proxy.message import Fields
 from supervisor.proxy.settings import Settings
@@ -29,6 +30,10 @@ Key = tuple[object, ...]
 # seconds: the first pause after a failure, the longest, and how long a call waits for a pause to be over
 _FIRST, _LONGEST, _PATIENCE = 0.25, 60.0, 1.0
 _DRAIN = 5.0
+# users of whom failures are remembered
+_MOST_ROWS = 4096
+# seconds after which a client that was asked something may lose its process to another call of its principal's
+_FORSAKEN = 60.0
 # everything that a gateway can pass on to some client: what pinning declares
 FULL = message.raw(
     {
@@ -48,8 +53,30 @@ class Unavailable(SupervisorError):
         super().__init__(reason)
 
 
+class Row:
+    """Failures in a row, and when it may be tried again (monotonic time)."""
+
+    __slots__ = ("failures", "last_error", "retry_at")
+
+    def __init__(self) -> None:
+        self.failures, self.retry_at, self.last_error = 0, 0.0, ""
+
+    def count(self) -> None:
+        """One more; not all who wait may come back at the same moment, but nothing secret hangs on it."""
+        self.failures += 1
+        pause = min(_LONGEST, _FIRST * 2.0 ** (self.failures - 1))
+        self.retry_at = time.monotonic() + pause * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+_NONE = Row()
+
+
 class Server:
-    """One entry of the registry. `retired` is why it takes no more calls: another has its place."""
+    """One entry of the registry. `retired` is why it takes no more calls: another has its place.
+
+    `row` is its own: failures of starts and probes, and of processes that users share. Those of a process that is
+    one user's count for that user alone, in `rows`.
+    """
 
     def __init__(self, name: str, settings: Settings, manifest: Manifest, channel: Channel) -> None:
         self.name = name
@@ -58,14 +85,15 @@ class Server:
         self.state: lifecycle.State = "COLD"
         self.stopped = False
         self.profile = ""
-        self.failures = 0
+        self.row = Row()
+        self.rows: OrderedDict[str, Row] = OrderedDict()
         self.last_error = ""
         self.retired = ""
         self.identity: tuple[str, str, str] = ("", "", "")
         self.drift: list[Change] = []
         self.makes_tasks = any(_makes_tasks(each.handshake) for each in manifest.eras.values())
         self.calls = 0
-        self.traffic = Traffic()
+        self.common = Common()
         self.instances: dict[Key, Instance] = {}
         self.load: dict[str, int] = {}
         self.notified: Callable[[Server, Instance, str, Fields], None] = lambda *_: None
@@ -75,10 +103,11 @@ class Server:
         # by the era of a client: whether it gets a process of the modern era
         self.modern = {era: self.speaks(modern=era) for era in (False, True)}
         self._channel = channel
-        self._retry_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_session: dict[int, Instance] = {}
         self._unwell: set[Instance] = set()
+        # those that have been ready
+        self._served: set[Instance] = set()
 
     def speaks(self, *, modern: bool) -> bool:
         """Whether a client of that era gets a process of the modern era."""
@@ -93,9 +122,9 @@ class Server:
         made = Instance(self.name, self._channel, modern=modern, hello=hello)
         made.notified = lambda instance, method, fields: self.notified(self, instance, method, fields)
         made.stderr = lambda line, loud: self.stderr(self.name, line, loud)
-        made.unwell = lambda reason: self.unwell(made, reason)
+        made.unwell = lambda reason: self.unwell(made, reason, crashed=True)
         made.principal = principal
-        made.traffic = self.traffic
+        made.common = self.common
         self.instances[key] = made
         task = asyncio.get_running_loop().create_task(self._live(key, made))
         self._tasks.add(task)
@@ -114,23 +143,38 @@ class Server:
         if self.retired:
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {self.retired}')
         if self.state == "DEAD":
-            said = f"it failed {self.failures} times in a row, at last: {self.last_error}"
+            said = f"it failed {self.row.failures} times in a row, at last: {self.last_error}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}; supervisor start {self.name}')
         if self.drift:
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {manifests.tell(self.name, self.drift)}')
-        pause = self._retry_at - time.monotonic()
+        own = self.rows.get(principal, _NONE)
+        if own.failures >= self.settings.restart.limit:
+            said = f"it failed {own.failures} times in a row for {principal}, at last: {own.last_error}"
+            raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}; supervisor start {self.name}')
+        pause = self._pause(principal)
         if pause > _PATIENCE:
-            said = f"it is tried again in {pause:.0f} s; it failed: {self.last_error}"
+            said = own.last_error if own.retry_at > self.row.retry_at else self.last_error
+            said = f"it is tried again in {pause:.0f} s; it failed: {said}"
             raise Unavailable(message.DEGRADED, f'server "{self.name}": {said}')
         self._make_room(principal)
 
+    def _pause(self, principal: str) -> float:
+        """Seconds until a process may be started for that user."""
+        due = max(self.row.retry_at, self.rows.get(principal, _NONE).retry_at)
+        return max(0.0, due - time.monotonic())
+
     def _make_room(self, principal: str) -> None:
-        """Of one principal's processes, the one that was idle the longest ends for one more."""
+        """Of one principal's processes, the one that was idle the longest ends for one more.
+
+        If none is, one whose client was asked something long ago and has not come back.
+        """
         most = self.settings.quota.sessions
         own = [each for each in self.instances.values() if each.principal == principal and not each.ending]
         if len(own) < most:
             return
-        idle = [each for each in own if each.ready and not each.busy and not each.holders]
+        oldest = time.monotonic() - _FORSAKEN
+        free = [each for each in own if each.ready and not each.holders]
+        idle = [each for each in free if not each.busy] or [each for each in free if each.forsaken(oldest)]
         if not idle:
             said = f"{principal} has {most} processes of it at work (quota.sessions, {self.settings.origin})"
             raise Unavailable(message.BUSY, f'server "{self.name}": {said}')
@@ -141,7 +185,7 @@ class Server:
         began = time.monotonic()
         over: asyncio.Task[str] | None = None
         try:
-            await asyncio.sleep(max(0.0, self._retry_at - began))
+            await asyncio.sleep(self._pause(instance.principal))
             if not instance.ending:
                 began = time.monotonic()
                 opened = await instance.open()
@@ -183,7 +227,8 @@ class Server:
             return
         if self.state != "READY":
             self.state = lifecycle.after(self.state, "opened")
-        self._retry_at = 0.0
+        self.row.retry_at = 0.0
+        self._served.add(instance)
         instance.start()
         self.started(self, instance, seconds)
 
@@ -206,7 +251,11 @@ class Server:
             self._by_session.pop(instance.opened.session, None)
         instance.lose(envelope.SERVER_ENDED, f'server "{self.name}": {reason}')
         self.ended(instance)
-        if not instance.ending:
+        was_ready = instance in self._served
+        self._served.discard(instance)
+        if not instance.ending and was_ready:
+            self._crashed(instance, "exited", reason)
+        elif not instance.ending:
             self._fault("exited", reason)
         elif self.state == "READY" and not self.instances:
             self.state = lifecycle.after(self.state, "idle")
@@ -221,15 +270,25 @@ class Server:
         elif event == "failed":
             event = "unwell"
         self.state = lifecycle.after(self.state, event)
-        self._count()
-
-    def _count(self) -> None:
-        self.failures += 1
-        if self.failures >= self.settings.restart.limit:
+        self.row.count()
+        if self.row.failures >= self.settings.restart.limit:
             self.state = lifecycle.after(self.state, "exhausted")
-        pause = min(_LONGEST, _FIRST * 2.0 ** (self.failures - 1))
-        # not all at the same moment; nothing secret hangs on it
-        self._retry_at = time.monotonic() + pause * random.uniform(0.5, 1.5)  # noqa: S311
+
+    def _crashed(self, instance: Instance, event: lifecycle.Event, reason: str) -> None:
+        """A process that served calls is of no use any more; if it was one user's, others are not to blame."""
+        if self.settings.session.share == "server":
+            self._fault(event, reason)
+            return
+        row = self.rows.setdefault(instance.principal, Row())
+        self.rows.move_to_end(instance.principal)
+        if len(self.rows) > _MOST_ROWS:
+            self.rows.popitem(last=False)
+        self.last_error = row.last_error = reason
+        row.count()
+        if self.state == "READY" and not any(
+            each.ready for each in self.instances.values() if each is not instance
+        ):
+            self.state = lifecycle.after(self.state, event)
 
     def _forget(self, key: Key, instance: Instance) -> None:
         if self.instances.get(key) is instance:
@@ -253,19 +312,22 @@ class Server:
                 instance.ready = False
                 instance.ended.set_result(None)
 
-    def unwell(self, instance: Instance, reason: str) -> None:
-        """It runs and is of no use: end it, and count that as a failure."""
+    def unwell(self, instance: Instance, reason: str, *, crashed: bool = False) -> None:
+        """It runs and is of no use: end it, and count that as a failure; `crashed`: by what it did for its user."""
         if instance.ending:
             return
         self._unwell.add(instance)
-        if instance.ready:
+        if instance.ready and crashed:
+            self._crashed(instance, "unwell", reason)
+        elif instance.ready:
             self._fault("unwell", reason)
         instance.end(reason)
 
-    def worked(self) -> None:
+    def worked(self, principal: str) -> None:
         """A call was answered: failures in a row are counted from here."""
+        self.rows.pop(principal, None)
         if self.state == "READY":
-            self.failures = 0
+            self.row.failures = 0
 
     def revive(self) -> None:
         """An operator started it again."""
@@ -273,7 +335,8 @@ class Server:
             self.state = lifecycle.after(self.state, "started")
             if any(each.ready for each in self.instances.values()):
                 self.state = lifecycle.after(self.state, "opened")
-        self.failures, self._retry_at = 0, 0.0
+        self.row = Row()
+        self.rows.clear()
 
     async def stop(self, reason: str) -> None:
         """Let the calls in flight come to their end, within a bound, and end every process."""

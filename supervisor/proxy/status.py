@@ -32,8 +32,8 @@ def looks(gateway: Gateway) -> Iterator[Look]:
             ending=ending,
             in_flight=sum(server.load.values()),
             waiting=server.waiting,
-            received=server.traffic.received,
-            sent=server.traffic.sent,
+            received=server.common.received,
+            sent=server.common.sent,
         )
 
 
@@ -54,7 +54,8 @@ def _server(server: Server, now: float) -> dict[str, object]:
         "calls": server.calls,
         "in_flight": sum(server.load.values()),
         "waiting": server.waiting,
-        "failures": server.failures,
+        "failures": server.row.failures,
+        "failures_of": {name: row.failures for name, row in server.rows.items()},
         "error": server.last_error,
         "changed": [f"{each.kind[:-1]} {each.name} {each.how}" for each in server.drift],
         "pinned": server.manifest.pinned,

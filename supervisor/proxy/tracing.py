@@ -36,9 +36,20 @@ class Tracing:
         kept = {key: value for key, value in meta.items() if key not in keys}
         return kept | {key: message.raw(value) for key, value in call.span.carried().items()}
 
+    def resumed(self, call: Call, retry: Call) -> None:
+        """A client came back to a call that waited for it: another span, in its trace or in the one before."""
+        before = call.earlier
+        if before is None:
+            return
+        meta = retry.meta or {}
+        parent = traces.parse(message.text(meta.get(traces.PARENT)), message.text(meta.get(traces.STATE)))
+        call.span = self._tracer.begin(parent or before.context(), call.began)
+        call.span.earlier, call.span.client = before.context(), before.client
+
     def ended(self, call: Call, outcome: str) -> None:
         """The answer is on its way to the client."""
         span, call.span = call.span, None
+        call.earlier = span if call.state else None
         if span is None or not span.sampled:
             return
         common: dict[str, object] = {"mcp.method.name": call.method[:_LONGEST]}

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
@@ -80,8 +81,10 @@ class Exporter:
             Part(server, SpanKind.SERVER, times[0], times[2], _attributes(message["server"])),
             Part(client, SpanKind.CLIENT, times[1], times[2], _attributes(message["client"])),
         )
+        before = [int(str(each), 16) for each in _list(message["earlier"])]
         for part, parent in zip(parts, (above, server), strict=True):
             remote = part.kind is SpanKind.SERVER
+            linked = [Link(SpanContext(before[0], before[1], is_remote=False))] if before and remote else []
             context = SpanContext(trace, parent, is_remote=remote, trace_flags=TraceFlags(1), trace_state=state)
             self._ids.trace, self._ids.span = trace, part.span
             span = self._tracer.start_span(
@@ -89,6 +92,7 @@ class Exporter:
                 set_span_in_context(NonRecordingSpan(context)) if parent else None,
                 part.kind,
                 part.attributes,
+                linked,
                 start_time=int(part.began * 1e9),
             )
             if "error.type" in part.attributes:

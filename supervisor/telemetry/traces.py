@@ -49,7 +49,7 @@ def parse(parent: str | None, state: str | None) -> Context | None:
 class Span:
     """A request of a client's, and what was made of it for the server: two spans, the second below the first."""
 
-    __slots__ = ("began", "client", "ids", "parent", "sampled", "sent", "state", "trace")
+    __slots__ = ("began", "client", "earlier", "ids", "parent", "sampled", "sent", "state", "trace")
 
     def __init__(self, parent: Context | None, *, sampled: bool, began: float) -> None:
         self.parent = parent
@@ -57,11 +57,17 @@ class Span:
         self.state = parent.state if parent else ""
         self.sampled = sampled
         self.ids = secrets.token_hex(8), secrets.token_hex(8)
+        # of a call that waited for its client: the part of it before
+        self.earlier: Context | None = None
         # what is known of the second when it begins
         self.client: dict[str, object] = {}
         # seconds since 1970; the monotonic clock measures, and tells when it began
         self.sent = time.time()
         self.began = self.sent - (time.monotonic() - began)
+
+    def context(self) -> Context:
+        """Where the first of the two stands."""
+        return Context(self.trace, self.ids[0], self.sampled, self.state)
 
     def carried(self) -> dict[str, str]:
         """The keys of `_meta` for the server."""
@@ -122,6 +128,7 @@ class Tracer:
             "parent": span.parent.span if span.parent else "",
             "state": span.state,
             "ids": span.ids,
+            "earlier": span.earlier[:2] if span.earlier else (),
             "times": (span.began, span.sent, time.time()),
             "server": server,
             "client": client,

@@ -121,10 +121,15 @@ def play(start: Start, script: Iterable[Step], replies: dict[str, str], record: 
             player.play(step)
     finally:
         tape = player.close()
+    recorded(tape, record)
+    return tape
+
+
+def recorded(tape: Tape, record: Path) -> None:
+    """Add the server's side, which it wrote down."""
     for line in record.read_text(encoding="utf-8", errors="surrogateescape").split("\n"):
         if line:
             (tape.heard if line[0] == "<" else tape.said).append(line[1:])
-    return tape
 
 
 def same(text: str) -> str:

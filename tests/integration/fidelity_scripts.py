@@ -170,8 +170,11 @@ def legacy(prefix: str = "", *, several: bool = False) -> Iterator[Step]:
     yield from script.cancelling()
 
 
-def modern(prefix: str = "", *, several: bool = False) -> Iterator[Step]:
-    """A session of the new era: no handshake, and questions in results."""
+def modern(prefix: str = "", *, several: bool = False, streams: bool = True) -> Iterator[Step]:
+    """A session of the new era: no handshake, and questions in results.
+
+    Without `streams`, nothing that is ended by a message: over HTTP that is done by hanging up.
+    """
     script = Script(modern=True, prefix=prefix, several=several)
     yield script.ask("server/discover", '"x-discover":1.0')
     yield from script.lists()
@@ -182,6 +185,8 @@ def modern(prefix: str = "", *, several: bool = False) -> Iterator[Step]:
     yield script.call("input", more=f',"inputResponses":{answers},"requestState":{state}')
     yield from script.crowd()
     yield from script.rest()
+    if not streams:
+        return
     listening = script.identity()
     wanted = '"notifications":{"toolsListChanged":true,"resourceSubscriptions":["awkward://one"],"x":1.0}'
     yield Step((script.line(listening, "subscriptions/listen", wanted),), others=1)

@@ -10,7 +10,7 @@ import pytest
 from mcp import Client
 
 from tests.conformance import contents, server
-from tests.escape.arena import MODES, Arena
+from tests.escape.arena import Arena
 from tests.integration.caller import Caller
 from tests.integration.clients import OFFICIAL, Official, Target, inspect
 from tests.integration.fidelity import PYTHON
@@ -20,14 +20,13 @@ from tests.integration.test_clients import ASKED, CALLS, RESULTS
 ALL = pytest.mark.parametrize("client", OFFICIAL, ids=str)
 TRANSPORTS = pytest.mark.parametrize("transport", ["stdio", "http"])
 SERVERS = ("conformance", "new", "old")
-# who started the gateway does not show in what a client sees: once is enough for the long ones
-AS_ROOT = pytest.mark.parametrize("gateway", ["root"], indirect=True)
+AS_ROOT = pytest.mark.parametrize("caller", ["root"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=MODES)
-def gateway(request: pytest.FixtureRequest, arena: Arena, servers: Path) -> Iterator[Gateway]:
-    """The conformance server behind the gateway: of both eras, and of one only."""
-    caller = Caller(arena, request.param)
+@pytest.fixture(scope="module")
+def gateway(arena: Arena, servers: Path) -> Iterator[Gateway]:
+    """The conformance server behind root's gateway: of both eras, and of one only."""
+    caller = Caller(arena, "root")
     caller.reset()
     with serving(caller, conformance_entries(caller, servers)) as made:
         yield made
@@ -43,11 +42,7 @@ def single(gateway: Gateway, transport: str, name: str) -> Target:
     return Target(url=gateway.only(name)) if transport == "http" else Target(tuple(gateway.run(name)))
 
 
-@ALL
-@TRANSPORTS
-def test_one_server_looks_as_it_does_directly(
-    client: Official, transport: str, gateway: Gateway, servers: Path, tmp_path: Path
-) -> None:
+def as_directly(client: Official, transport: str, gateway: Gateway, servers: Path, tmp_path: Path) -> None:
     target = single(gateway, transport, "conformance")
     seen = client.visit(gateway.caller, servers, target, CALLS, tmp_path / "log")
     assert seen.version == ("2025-11-25" if client.mode == "legacy" else "2026-07-28")
@@ -58,7 +53,26 @@ def test_one_server_looks_as_it_does_directly(
 
 
 @ALL
-@AS_ROOT
+@TRANSPORTS
+def test_one_server_looks_as_it_does_directly(
+    client: Official, transport: str, gateway: Gateway, servers: Path, tmp_path: Path
+) -> None:
+    as_directly(client, transport, gateway, servers, tmp_path)
+
+
+def test_an_ordinary_user_s_gateway_serves_a_client_of_each_era(
+    arena: Arena, servers: Path, tmp_path: Path
+) -> None:
+    """Not all of them once more: who started it does not show in what a client sees."""
+    caller = Caller(arena, "user")
+    caller.reset()
+    with serving(caller, conformance_entries(caller, servers)) as made:
+        for transport in ("stdio", "http"):
+            for client in (OFFICIAL[0], OFFICIAL[-2]):
+                as_directly(client, transport, made, servers, tmp_path)
+
+
+@ALL
 @TRANSPORTS
 def test_one_endpoint_has_the_servers_of_both_eras(
     client: Official, transport: str, gateway: Gateway, servers: Path, tmp_path: Path
@@ -75,6 +89,7 @@ def test_one_endpoint_has_the_servers_of_both_eras(
     assert len(set(seen.resources)) == len(seen.resources) == len(SERVERS) * len(contents.RESOURCES)
 
 
+@AS_ROOT
 @TRANSPORTS
 def test_lists_start_no_process_and_a_call_starts_one(
     transport: str, caller: Caller, servers: Path, tmp_path: Path
@@ -106,7 +121,6 @@ def test_lists_start_no_process_and_a_call_starts_one(
     assert processes(start) == []
 
 
-@AS_ROOT
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 @TRANSPORTS
 def test_the_inspector_lists_and_calls(era: str, transport: str, gateway: Gateway, servers: Path) -> None:

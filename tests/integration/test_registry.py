@@ -266,3 +266,17 @@ def test_two_who_add_at_once_are_both_heard(host: Host) -> None:
     for name in reversed(names):
         owned(host, "remove", name)
     assert host.config.read_text(encoding="utf-8") == before
+
+
+def test_a_server_of_the_daemon_s_is_pinned_where_the_daemon_reads_and_by_its_operator_only(host: Host) -> None:
+    refused = host.ask(host.user, "pin", "memory", "--yes")
+    assert refused.returncode == 1
+    assert "its operator pins" in refused.stderr
+    assert "supervisor pin --personal memory" in refused.stderr
+    with proxy(host) as gateway:
+        done = host.ask(host.root, "pin", "memory", "--yes")
+        assert done.returncode == 0, done.stderr
+        gateway.reloaded()
+    assert f"pinned in {host.folder}/pins/memory.json" in done.stdout
+    rows = [line.split() for line in host.ask(host.user, "list").stdout.splitlines()]
+    assert ["memory", "fs-scoped", "pinned"] in rows

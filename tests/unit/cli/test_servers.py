@@ -34,7 +34,7 @@ class Shelf:
         return servers.remove(Namespace(name=name, config=str(self.path), json=False), [])
 
     def list(self) -> int:
-        return servers.listing(Namespace(config=str(self.path), runtime_dir=None, json=True), [])
+        return servers.listing(Namespace(config=str(self.path), runtime_dir=None, personal=False, json=True), [])
 
     def table(self, name: str) -> dict[str, object]:
         found = written.servers(self.path.read_text(encoding="utf-8"))[name]

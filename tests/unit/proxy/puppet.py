@@ -88,6 +88,12 @@ class Puppet:
             pass
         return found
 
+    async def until_answer(self, name: object) -> Json:
+        """The gateway's answer to what was asked under that id; what comes before it is dropped."""
+        while "method" in (found := await self.next()) or found.get("id") != name:
+            pass
+        return found
+
     def send(self, value: object) -> None:
         """One message, or any bytes; no more than a pipe takes."""
         os.write(self.stdout, value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n")

@@ -150,7 +150,7 @@ async def test_any_answer_is_a_sign_of_life_and_no_use(answer: str) -> None:
         assert instance.used == used
         later(it, 61)
         await it.until(lambda: server.killed)
-        assert it.gateway.servers["p"].failures == 0
+        assert it.gateway.servers["p"].row.failures == 0
 
 
 @scene

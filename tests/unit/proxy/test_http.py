@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.proxy import http, http_server
+from supervisor.proxy import http, http_connection
 from supervisor.proxy.authority import Denied
 from supervisor.proxy.http_headers import Headers, Visitors, once
 from supervisor.proxy.principal import Principal
@@ -311,8 +311,8 @@ def test_a_session_is_nobody_else_s() -> None:
 def test_a_head_that_never_ends_and_a_request_that_never_comes_are_hung_up_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_server, "SECONDS", 0.2)
-    monkeypatch.setattr(http_server, "MAX_HEAD", 10_000)
+    monkeypatch.setattr(http_connection, "SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "MAX_HEAD", 10_000)
 
     async def scene(web: Web) -> None:
         slow = await web.connect()

@@ -19,7 +19,8 @@ CALL = {"name": "p__one"}
 
 def at_once(server: Server) -> None:
     """Its pause is over."""
-    server._retry_at = 0.0
+    for row in (server.row, *server.rows.values()):
+        row.retry_at = 0.0
 
 
 async def crash(it: World, client: Client) -> dict[str, object]:
@@ -140,7 +141,7 @@ async def test_what_is_offered_only_to_clients_that_can_be_asked_may_be_missing(
 
 @scene
 async def test_a_server_that_fails_again_and_again_is_dead_until_an_operator_starts_it() -> None:
-    async with world({"p": puppet(restart={"limit": 3})}) as it:
+    async with world({"p": puppet(restart={"limit": 3}, session={"share": "server"})}) as it:
         client, server = await it.legacy(), it.gateway.servers["p"]
         states = []
         for _ in range(3):
@@ -155,12 +156,13 @@ async def test_a_server_that_fails_again_and_again_is_dead_until_an_operator_sta
         server.revive()
         assert server.state == "COLD"
         await crash(it, client)
-        assert server.failures == 1
+        assert server.row.failures == 1
 
 
+@pytest.mark.parametrize("share", ["server", "principal"])
 @scene
-async def test_a_call_that_was_answered_ends_the_row_of_failures() -> None:
-    async with world({"p": puppet(restart={"limit": 2})}) as it:
+async def test_a_call_that_was_answered_ends_the_row_of_failures(share: str) -> None:
+    async with world({"p": puppet(restart={"limit": 2}, session={"share": share})}) as it:
         client, server = await it.legacy(), it.gateway.servers["p"]
         for _ in range(4):
             await crash(it, client)
@@ -169,10 +171,11 @@ async def test_a_call_that_was_answered_ends_the_row_of_failures() -> None:
             process = await it.greeted()
             process.answer(await process.next(), {})
             assert "result" in await client.answer(number)
-            assert (server.state, server.failures) == ("READY", 0)
+            assert (server.state, server.row.failures, list(server.rows)) == ("READY", 0, [])
             process.exit(0)
             await it.until(lambda: not server.instances)
-            server.failures = 0
+            server.row.failures = 0
+            server.rows.clear()
 
 
 @scene
@@ -203,7 +206,7 @@ async def test_pauses_grow_up_to_a_bound_and_differ(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(time, "monotonic", lambda: 0.0)
         for _ in range(12):
             server._fault("failed", "x")
-            pauses.append(server._retry_at)
+            pauses.append(server.row.retry_at)
         assert all(0.5 <= pause / min(60.0, 0.25 * 2**n) <= 1.5 for n, pause in enumerate(pauses))
         assert len(set(pauses)) == len(pauses)
         monkeypatch.undo()
@@ -241,3 +244,59 @@ async def test_a_process_that_comes_up_when_its_server_is_dead_is_ended_and_its_
         await second.greet()
         assert code(await other.answer(numbers[1])) == envelope.SERVER_ENDED
         assert second.killed
+
+
+@pytest.mark.parametrize("how", ["exits", "says too much"])
+@scene
+async def test_who_crashes_a_server_again_and_again_loses_it_for_himself_alone(how: str) -> None:
+    async with world({"p": puppet(restart={"limit": 2})}) as it:
+        mallory, ada, server = await it.legacy(name="uid:1"), await it.legacy(name="uid:2"), it.gateway.servers["p"]
+        first = ada.ask("tools/call", CALL)
+        hers = await it.greeted()
+        hers.answer(await hers.until("tools/call"), {})
+        await ada.answer(first)
+        for _ in range(2):
+            at_once(server)
+            number = mallory.ask("tools/call", CALL)
+            process = await it.greeted()
+            await process.until("tools/call")
+            if how == "exits":
+                process.exit(9)
+            else:
+                next(each for each in mallory.talk.instances).unwell("too much")
+            assert code(await mallory.answer(number)) == envelope.SERVER_ENDED
+            await it.until(lambda: len(server.instances) == 1)
+        at_once(server)
+        answer = await mallory.request("tools/call", CALL)
+        assert code(answer) == message.DEGRADED
+        assert "it failed 2 times in a row for uid:1, at last: " in said(answer)
+        assert (server.state, server.row.failures) == ("READY", 0)
+        number = ada.ask("tools/call", CALL)
+        hers.answer(await hers.until("tools/call"), {})
+        assert "result" in await ada.answer(number)
+        # nor does she wait for a pause that is his
+        hers.exit(0)
+        await it.until(lambda: not server.instances)
+        assert server.state == "DEGRADED"
+        server.rows["uid:2"].retry_at = 0.0
+        number = ada.ask("tools/call", CALL)
+        hers = await it.greeted()
+        hers.answer(await hers.until("tools/call"), {})
+        assert "result" in await ada.answer(number)
+        server.revive()
+        number = mallory.ask("tools/call", CALL)
+        process = await it.greeted()
+        process.answer(await process.until("tools/call"), {})
+        assert "result" in await mallory.answer(number)
+
+
+@scene
+async def test_a_start_that_fails_is_everybody_s() -> None:
+    async with world({"p": puppet(restart={"limit": 2})}) as it:
+        one, other, server = await it.legacy(name="uid:1"), await it.legacy(name="uid:2"), it.gateway.servers["p"]
+        for client in (one, other):
+            at_once(server)
+            number = client.ask("tools/call", CALL)
+            (await it.puppet()).exit(1)
+            assert code(await client.answer(number)) == envelope.SERVER_ENDED
+        assert (server.state, list(server.rows)) == ("DEAD", [])

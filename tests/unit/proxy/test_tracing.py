@@ -172,3 +172,28 @@ async def test_a_trace_that_is_not_sampled_is_carried_on_and_not_recorded() -> N
         assert SPAN not in meta["traceparent"]
         assert at.shipped == []
         client.talk.close()
+
+
+@scene
+async def test_every_part_of_a_call_that_waits_for_its_client_is_in_the_trace() -> None:
+    """A legacy server asks a modern client: the later part is linked to the one before."""
+    other = "c" * 32
+    for says, trace in (({}, TRACE), ({"traceparent": f"00-{other}-{SPAN}-01"}, other)):
+        async with running("legacy") as at:
+            at.trace()
+            client, able = (
+                Client(at.gateway),
+                MODERN | {"io.modelcontextprotocol/clientCapabilities": {"roots": {}}},
+            )
+            asked = await client.request("tools/call", {"name": "a__ask", "_meta": able | CARRIED})
+            result = asked["result"]
+            answers: Json = {name: {"roots": []} for name in result["inputRequests"]}
+            retry = {"name": "a__ask", "requestState": result["requestState"], "inputResponses": answers}
+            assert "result" in await client.request("tools/call", retry | {"_meta": able | says})
+            first, second = at.spans
+            assert (first["trace"], first["earlier"]) == (TRACE, [])
+            assert (second["trace"], second["earlier"]) == (trace, [TRACE, first["ids"][0]])
+            assert second["parent"] == (SPAN if says else first["ids"][0])
+            assert second["name"] == first["name"] == "tools/call a__ask"
+            assert second["client"]["gen_ai.tool.name"] == "ask"
+            client.talk.close()

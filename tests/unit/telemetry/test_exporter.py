@@ -14,6 +14,7 @@ MESSAGE: wire.Message = {
     "name": "tools/call files__read",
     "trace": TRACE,
     "parent": ABOVE,
+    "earlier": [],
     "state": "a=b",
     "ids": [SERVER, CLIENT],
     "times": [1000.0, 1000.5, 1002.0],
@@ -69,3 +70,9 @@ def test_many_calls_keep_their_own_ids() -> None:
     given = [(f"{number:032x}", f"{number:016x}") for number in range(1, 200)]
     messages = [MESSAGE | {"trace": trace, "ids": [server, CLIENT]} for trace, server in given]
     assert [ids(each)[:2] for each in made(*messages) if each.kind is SpanKind.SERVER] == given
+
+
+def test_the_later_part_of_a_call_is_linked_to_the_part_before() -> None:
+    server, client = made(MESSAGE | {"earlier": ["a" * 32, "b" * 16]})
+    links = [(f"{each.context.trace_id:x}", f"{each.context.span_id:x}") for each in server.links]
+    assert (links, list(client.links)) == ([("a" * 32, "b" * 16)], [])
