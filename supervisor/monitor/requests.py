@@ -21,6 +21,7 @@ from supervisor.monitor import admit, approvals, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.record import Record
+from supervisor.monitor.secrets import Secrets
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
 from supervisor.runtimes import native
@@ -54,14 +55,16 @@ def check(registered: Registered, facts: HostFacts) -> Server:
 class Monitor:
     """See supervisor.monitor.dispatch.Monitor for what requests may do."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, config: str | None, record: Record | None = None) -> None:
+    def __init__(
+        self, loop: Loop, spawner: Spawner, config: str | None, secrets: int, record: Record | None = None
+    ) -> None:
         self.loop = loop
         self.spawner = spawner
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
         self.record = record or Record(None)
-        self.sessions = Sessions(loop, spawner, self.record)
+        self.sessions = Sessions(loop, spawner, Secrets(loop, secrets), self.record)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -290,6 +293,7 @@ class Monitor:
             "profile": spec.profile,
             "accepted": list(spec.accepted),
             "summary": ready.summary[:4096],
+            "secrets": session.marks,
             "start": spec.session.start,
             "grace": spec.session.grace,
             "image": spec.image.name if spec.image else "",

@@ -38,7 +38,8 @@ def _texts(document: enter.Document) -> dict[str, str]:
     tmp, noexec = enter.numbers(document, "tmp"), ", nothing in it can be executed"
     hostname, uid, filters = document["hostname"], document["uid"], str(document["seccomp"])
     shown = (
-        f"{each.source} at {each.target} {each.mode}{',noexec' if each.noexec else ''}"
+        f"{'its secrets' if each.target == mounts.SECRETS else each.source} at {each.target} {each.mode}"
+        f"{',noexec' if each.noexec else ''}"
         for each in enter.specs(document, "mounts")
     )
     trees = ", ".join(each.target for each in enter.specs(document, "trees"))

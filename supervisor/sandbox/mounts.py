@@ -23,6 +23,8 @@ DEVICE_LINKS = {
     "dev/shm": "/tmp",
 }
 CANARY = "/.sealed"
+# no tree of the host's: a file system that is made from the session's secrets
+SECRETS = "/run/secrets"
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
 
 
