@@ -134,7 +134,7 @@ class SandboxSpec(Frozen):
     """A session's sandbox, fully resolved: nothing left to look up, no default left to apply.
 
     `links` (name -> target) and `files` (path -> text) are made anew in the root, beside the mounts; `rlimits` are
-    those of getrlimit(2), without RLIMIT_.
+    those of getrlimit(2), without RLIMIT_; `secrets` is what the process that reads them is told, never a value.
     """
 
     profile: str
@@ -155,6 +155,7 @@ class SandboxSpec(Frozen):
     audit: Audit = Audit()
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
+    secrets: str = ""
     accepted: tuple[str, ...] = ()
 
     @property

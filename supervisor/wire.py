@@ -16,6 +16,8 @@ from supervisor.errors import WireError
 
 LIMIT = 64 * 1024
 MAX_FDS = 8
+# of one message that carries many; the kernel takes 253
+CHUNK = 64
 Message = dict[str, object]
 
 

@@ -36,7 +36,7 @@ _SHAPES = 256
 _MARK = MARK.encode()
 _VERSION, _PROFILE, _SCHEMA = VERSION.encode(), schema.PROFILE.encode(), schema.VERSION.encode()
 _encoder = msgspec.json.Encoder(order="sorted")
-_PLAIN = Redactor()
+PLAIN = Redactor()
 
 # action, disposition and severity of a decision
 _ACTIONS = {"allow": (1, 1, 1), "deny": (2, 2, 3), "hold": (99, 14, 1)}
@@ -155,7 +155,7 @@ class Context:
     manifest: str = ""
     posture: str = ""
     accepted: tuple[str, ...] = ()
-    redactor: Redactor = _PLAIN
+    redactor: Redactor = PLAIN
 
     @cached_property
     def actor(self) -> bytes:

@@ -7,12 +7,11 @@ Every text is first searched for what a rule needs in it, which costs next to no
 
 from __future__ import annotations
 
-import base64
-import json
 import re
-import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from supervisor.secrets.marks import Marks
 
 
 class Rule(NamedTuple):
@@ -62,8 +61,6 @@ RULES = (
     Rule("password in an address", ("://",), re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")),
 )
 MARK = "[redacted: "
-# shorter ones would take ordinary words out of everything
-SHORTEST = 4
 _DEEPEST = 100
 
 
@@ -82,14 +79,14 @@ class _Keys:
 
 
 class Redactor:
-    """Rules that are made once. `secrets` maps names to the values that a server was given."""
+    """Rules that are made once. `secrets` finds the values that a session was given, without knowing them."""
 
     def __init__(
-        self, keys: Iterable[str] = KEYS, rules: Sequence[Rule] = RULES, secrets: Mapping[str, str] | None = None
+        self, keys: Iterable[str] = KEYS, rules: Sequence[Rule] = RULES, secrets: Marks | None = None
     ) -> None:
         self._keys, self._numbers, self._rules = _Keys(keys), _Keys(NUMBERS), tuple(rules)
         # by their values first: a secret may stand inside of something that a rule would take
-        self._secrets = _longest(secrets or {})
+        self._secrets = secrets or Marks()
 
     def clean(self, value: object, deep: int = 0) -> object:
         """The value without its secrets."""
@@ -113,9 +110,8 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The same for a text, such as a message or the first bytes of an answer."""
-        for name, value in self._secrets:
-            if value in text:
-                text = text.replace(value, f"{MARK}secret {name}]")
+        if self._secrets:
+            text = self._secrets.replace(text, _secret)
         lowered = text.lower()
         for rule in self._rules:
             for anchor in rule.anchors:
@@ -125,16 +121,5 @@ class Redactor:
         return text
 
 
-def _longest(secrets: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Every spelling of every value; of two one of which contains the other, the longer is looked for first."""
-    usable = {
-        (name, each) for name, value in secrets.items() if len(value) >= SHORTEST for each in _spellings(value)
-    }
-    return sorted(usable, key=lambda each: (-len(each[1]), each))
-
-
-def _spellings(value: str) -> set[str]:
-    """As it is, in JSON, in an address, in base64."""
-    raw = value.encode("utf-8", "surrogatepass")
-    encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
-    return {value, json.dumps(value)[1:-1], urllib.parse.quote(raw), urllib.parse.quote_plus(raw)} | encoded
+def _secret(name: str) -> str:
+    return f"{MARK}secret {name}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import shlex
 
 from supervisor.errors import ConfigError
 
@@ -32,6 +33,33 @@ def _environment(written: list[str]) -> dict[str, str]:
             raise ConfigError(f"--env {key}: not set here; write --env {key}=VALUE")
         found[key] = value if sign else os.environ[key]
     return found
+
+
+def _secrets(written: list[str], cwd: str) -> dict[str, object]:
+    """`[file/]NAME[@HOST]=SOURCE:WHERE` as tables of a registry."""
+    found: dict[str, object] = {}
+    for each in written:
+        goes, _, comes = each.partition("=")
+        kind, colon, where = comes.partition(":")
+        name, _, host = goes.removeprefix("file/").partition("@")
+        if not colon or not where or not name or kind not in ("file", "env", "credential", "keyring", "command"):
+            # not what was written: somebody may have put the value there
+            raise ConfigError(
+                f"--secret {goes}: write --secret NAME=file:PATH, or env:, credential:, keyring:, command: there; "
+                "file/NAME for a file in /run/secrets, NAME@HOST for a header unseen by the server"
+            )
+        if name in found:
+            raise ConfigError(f"--secret {name}: there are two of that name")
+        table: dict[str, object] = {kind: _place(kind, where, cwd)}
+        table["to"] = "header" if host else "file" if goes.startswith("file/") else "env"
+        found[name] = table | ({"host": host} if host else {}) | {"origin": "command line"}
+    return found
+
+
+def _place(kind: str, where: str, cwd: str) -> object:
+    if kind == "command":
+        return shlex.split(where)
+    return os.path.normpath(os.path.join(cwd, os.path.expanduser(where))) if kind == "file" else where
 
 
 def home() -> str:
@@ -64,6 +92,7 @@ def _check_text(options: argparse.Namespace, command: list[str]) -> None:
         *options.ro,
         *options.rw,
         *options.env,
+        *options.secret,
         *command,
     ]
     for each in [*written, *_environment(options.env).values()]:
@@ -103,6 +132,7 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "runtime": options.runtime or "auto",
         "store": os.path.abspath(options.store) if options.store else store(),
         "lock": os.path.abspath(options.lock) if options.lock else "",
+        "secrets": _secrets(options.secret, cwd),
         "cwd": cwd,
         "home": home(),
         "search_path": os.environ.get("PATH", os.defpath),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from supervisor.cli import entry, personal
+from supervisor.cli import entry, personal, vault
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import Link, Opened, connect
 
@@ -62,6 +62,12 @@ def reach(options: argparse.Namespace) -> Reached:
     review = {"review": options.name} if options.command == "pin" else {}
     tree = personal.start({"catalog": path, **review})
     return Reached(tree.monitor, tree, path)
+
+
+def _hide(options: argparse.Namespace) -> None:
+    """Before there is anything that a second execution of this process would lose."""
+    if entry.daemon(options) is None:
+        vault.hide(vault.variables(entry.catalog(options)))
 
 
 @contextlib.contextmanager
@@ -121,6 +127,7 @@ def serve(options: argparse.Namespace) -> int:
     """One endpoint for all servers: on this process's standard streams, or over HTTP."""
     from supervisor.cli import log
 
+    _hide(options)
     if options.auth and not options.http:
         raise ConfigError("--auth goes with --http: on standard input there is one client, whoever started this")
     with log.records(options.log):
@@ -169,6 +176,7 @@ async def _serve_http(reached: Reached, options: argparse.Namespace, me: _Self, 
 
 def run(options: argparse.Namespace) -> int:
     """One registered server on our standard streams, started by its first call if it is pinned."""
+    _hide(options)
     import uvloop
 
     from supervisor.proxy import gateway, pump, relay, stdio  # noqa: F401
@@ -275,8 +283,8 @@ def pin(options: argparse.Namespace) -> int:
     Two processes: a child without privileges talks to the server and makes the account; we, who may write the
     file, take its bytes as they are and never look into them.
     """
-    catalog = _registry(options)
-    path = os.path.join(os.path.dirname(catalog), "pins", f"{options.name}.json")
+    _hide(options)
+    path = os.path.join(os.path.dirname(catalog := _registry(options)), "pins", f"{options.name}.json")
     old = _existing(path)
     read, write = os.pipe()
     sys.stdout.flush()

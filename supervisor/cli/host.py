@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor import wire
-from supervisor.cli import entry, keeper, log
+from supervisor.cli import entry, keeper, log, vault
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.proxy.link import denied
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def daemon(options: argparse.Namespace) -> int:
     """Become the monitor of this host."""
+    vault.hide(vault.variables(os.path.abspath(options.config)))
     from supervisor.monitor import main as monitor
 
     folder = options.runtime_dir
@@ -35,13 +36,14 @@ def daemon(options: argparse.Namespace) -> int:
         raise SupervisorError(f"{folder}: {error.strerror}") from None
     folder = os.path.abspath(folder)
     with (
+        contextlib.closing(vault.start()) as reader,
         log.records(options.log),
         _listening(f"{folder}/proxy.sock", 0o666) as everybody,
         _listening(f"{folder}/admin.sock", 0o600) as owner,
         _listening(f"{folder}/audit.sock", 0o666) as audited,
         keeper.host(audited) as kept,
     ):
-        return monitor.daemon(options.config, everybody, owner, kept)
+        return monitor.daemon(options.config, everybody, owner, reader.socket.fileno(), kept)
 
 
 @contextlib.contextmanager

@@ -100,6 +100,12 @@ def _token(options: argparse.Namespace, _tail: list[str]) -> int:
     return auth.token(options)
 
 
+def _secrets(options: argparse.Namespace, _tail: list[str]) -> int:
+    from supervisor.cli import secrets
+
+    return secrets.run(options)
+
+
 def _clients(options: argparse.Namespace, tail: list[str]) -> int:
     from supervisor.cli import adopt, release
 
@@ -145,6 +151,7 @@ _COMMANDS = {
     **dict.fromkeys(("run", "exec", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "admin"), _host),
+    "secrets": _secrets,
     "discover": _discover,
     "why": _why,
     "selftest": _selftest,

@@ -29,6 +29,14 @@ def _sandbox_options(parser: argparse.ArgumentParser, profile: str = "--profile"
         help="set a variable, or pass on the caller's; nothing else of the environment goes in",
     )
     parser.add_argument(
+        "--secret",
+        metavar="NAME=SOURCE:WHERE",
+        action="append",
+        default=[],
+        help="a secret from file:PATH, env:NAME, credential:NAME, keyring:SERVICE/USER or command:'PROGRAM WORD', "
+        "as a variable; file/NAME=... as /run/secrets/NAME; NAME@HOST=... as a header that the server never sees",
+    )
+    parser.add_argument(
         "--allow",
         metavar="HOST:PORT",
         action="append",
@@ -191,6 +199,11 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     add.add_argument("--proposed", action="store_true", help="as supervisor discover --request NAME has filed it")
     _sandbox_options(add)
+    secrets = commands.add_parser("secrets", help="the secrets of registered servers: where from, where to")
+    secrets.add_argument(
+        "action", choices=["list", "check"], help="check: read each of them once, and say what fails"
+    )
+    secrets.add_argument("name", nargs="?", metavar="NAME", help="of this server alone")
     remove = commands.add_parser("remove", help="forget a registered server, and what was pinned of it")
     remove.add_argument("name", metavar="NAME")
     listing = commands.add_parser("list", help="the servers that you may use")
@@ -198,7 +211,7 @@ def _registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--approved", action="store_true", help="what was approved, by whom and until when")
     _personal_registry(listing)
     _discover(discover := commands.add_parser("discover", help="servers that are on this machine, as proposals"))
-    for each in (add, remove, listing, discover):
+    for each in (add, remove, listing, secrets, discover):
         each.add_argument("--config", metavar="FILE", help="servers.toml, if not your own")
         each.add_argument("--json", action="store_true", help="print JSON")
 

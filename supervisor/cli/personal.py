@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import supervisor
+from supervisor.cli import vault
 
 if TYPE_CHECKING:
     import socket
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 # interpreter's own clean-up is left out, because somebody waits for these processes to end.
 # The spawner first: it gets ready while the monitor imports.
 _MONITOR = """import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
+for fd in (3, 4, 5): os.set_inheritable(fd, False)
 from supervisor.monitor.children import Spawner; spawner = Spawner()
-from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4))"""
+from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4, 5))"""
 _PLANNER = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
 from supervisor.registry.{} import main; main()"""
 _PASSED = ("LANG", "LC_ALL", "TZ")
@@ -35,23 +37,23 @@ _SET = {"PYDANTIC_DISABLE_PLUGINS": "1"}
 class Tree:
     """The started processes, and our end of the connection to the monitor."""
 
-    def __init__(self, monitor: socket.socket, children: list[int]) -> None:
-        self.monitor = monitor
-        self._children = children
+    def __init__(self, monitor: socket.socket, children: list[int], reader: vault.Reader) -> None:
+        self.monitor, self._children, self._reader = monitor, children, reader
 
     def close(self) -> None:
         """Hang up and wait until the monitor has cleaned up after everything."""
         self.monitor.close()
         for pid in self._children:
             os.waitpid(pid, 0)
+        self._reader.close()
 
 
 def _spawn(code: str, descriptors: list[int]) -> int:
-    """A fresh interpreter with `descriptors` as 0, 1, 3, 4 and nothing else of ours; its pid."""
+    """A fresh interpreter with `descriptors` as 0, 1, 3, 4, 5 and nothing else of ours; its pid."""
     root = os.path.dirname(os.path.dirname(os.path.realpath(supervisor.__file__)))
     # copies, so that none has a number that another is about to get
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5) for fd in descriptors]
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(copies, (0, 1, 3, 4), strict=False)]
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 6) for fd in descriptors]
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(copies, (0, 1, 3, 4, 5), strict=False)]
     env = {name: os.environ[name] for name in _PASSED if name in os.environ} | _SET
     try:
         # a session of its own: Ctrl-C is for the proxy, which then ends things in order
@@ -80,13 +82,21 @@ def _program(entry: dict[str, object]) -> str:
     return "imaged" if b"image" in text else "planner"
 
 
+def _variables(entry: dict[str, object]) -> set[str]:
+    """Those of our environment that are secrets of `entry`; of a registry they have been hidden before."""
+    secrets = entry.get("secrets")
+    return {str(each["env"]) for each in secrets.values() if "env" in each} if isinstance(secrets, dict) else set()
+
+
 def start(entry: dict[str, object], before: Callable[[int], None] | None = None) -> Tree:
     """Start planner, monitor and spawner for `entry` (a ServerEntry as a table); does not wait for them.
 
-    `before` is called with the monitor's pid while the planner has no question: nothing is forked yet.
+    And who reads its secrets: that one's variables are taken out of our environment first. `before` is called with
+    the monitor's pid while the planner has no question: nothing is forked yet.
     """
     import socket
 
+    vault.hide(_variables(entry))
     (asked, question), (answered, answer) = os.pipe(), (each.detach() for each in socket.socketpair())
     # what takes longest goes first, even before imports
     planner = _spawn(_PLANNER.format(_program(entry)), [asked, answer])
@@ -94,10 +104,13 @@ def start(entry: dict[str, object], before: Callable[[int], None] | None = None)
 
     from supervisor import wire
 
+    reader = vault.start(needed=bool(entry.get("secrets") or "catalog" in entry))
     ours, theirs = wire.pair()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    monitor = _spawn(_MONITOR, [null, null, theirs.fileno(), answered])
+    monitor = _spawn(_MONITOR, [null, null, theirs.fileno(), answered, reader.socket.fileno()])
     theirs.close()
+    # we are about to hear strangers: who reads secrets must not hear us
+    reader.socket.close()
     for fd in (asked, answered, answer, null):
         os.close(fd)
     if before:
@@ -105,9 +118,9 @@ def start(entry: dict[str, object], before: Callable[[int], None] | None = None)
             before(monitor)
         except BaseException:
             os.close(question)
-            Tree(ours, [planner, monitor]).close()
+            Tree(ours, [planner, monitor], reader).close()
             raise
     # a planner that has ended already is reported by the monitor
     with contextlib.suppress(BrokenPipeError), open(question, "wb") as file:
         file.write(json.dumps(entry if "catalog" in entry else {"entry": entry}).encode())
-    return Tree(ours, [planner, monitor])
+    return Tree(ours, [planner, monitor], reader)

@@ -144,10 +144,17 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
         "runtime": options.runtime,
         "store": built["store"] if options.image else None,
         "lock": built["lock"],
+        "secrets": _secrets(built["secrets"]),
         "users": options.user,
         "accept_missing": built["accept_missing"],
     }
     return {key: value for key, value in words.items() if value}
+
+
+def _secrets(tables: object) -> dict[str, object]:
+    """As a registry has them: where they stand is told by its lines."""
+    listed = tables.items() if isinstance(tables, dict) else ()
+    return {name: {key: value for key, value in each.items() if key != "origin"} for name, each in listed}
 
 
 def _absolute(written_path: str, here: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from supervisor import wire
 from supervisor.egress import confine
 from supervisor.egress.connection import Connection
 from supervisor.egress.dial import Resolver
+from supervisor.egress.header import Added, Trust
 from supervisor.egress.match import Rules
 from supervisor.egress.session import Limits, Session
 from supervisor.errors import WireError
@@ -34,7 +36,7 @@ class Broker:
 
     def __init__(self, monitor: socket.socket) -> None:
         self._monitor = monitor
-        self._resolver = Resolver()
+        self._resolver, self._trust = Resolver(), Trust()
         self._sessions: dict[int, Session] = {}
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[wire.Message] = deque(maxlen=_MAX_WAITING)
@@ -62,7 +64,7 @@ class Broker:
         number, kind = int(str(message["session"])), message["req"]
         if kind == "add":
             self._resolver.reload()
-            self._sessions[number] = self._session(number, message)
+            self._sessions[number] = self._session(number, message, _added(fds))
         elif kind == "sockets" and number in self._sessions:
             self._sessions[number].adopt(fds)
         elif kind == "remove" and number in self._sessions:
@@ -71,7 +73,7 @@ class Broker:
             for fd in fds:  # of a session that has ended meanwhile
                 os.close(fd)
 
-    def _session(self, number: int, message: wire.Message) -> Session:
+    def _session(self, number: int, message: wire.Message, added: dict[str, list[Added]]) -> Session:
         allow, limits = message["allow"], message["limits"]
         if not isinstance(allow, list) or not isinstance(limits, dict):
             raise WireError("a malformed add")
@@ -81,6 +83,8 @@ class Broker:
             Limits(**limits),
             ech=message["ech"] == "pass",
             resolver=self._resolver,
+            trust=self._trust,
+            added=added,
             report=self._tell,
             connect=Connection,
         )
@@ -101,6 +105,17 @@ class Broker:
                     return
                 self._waiting.popleft()
         self._loop.remove_writer(self._monitor.fileno())
+
+
+def _added(fds: list[int]) -> dict[str, list[Added]]:
+    """The secrets of a session by the host that they are for; the descriptors are closed."""
+    found: dict[str, list[Added]] = {}
+    for fd in fds:
+        with open(fd, "rb", buffering=0) as file:
+            for each in json.loads(file.readall()):
+                value, secret = (str(each[key]).encode("ascii") for key in ("value", "secret"))
+                found.setdefault(str(each["host"]), []).append(Added(str(each["header"]), value, secret))
+    return found
 
 
 async def _serve(monitor: socket.socket) -> None:

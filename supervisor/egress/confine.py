@@ -14,6 +14,8 @@ import signal
 from supervisor.sandbox import syscalls as sc
 
 FILES = ("/etc/resolv.conf", "/etc/hosts")
+# where OpenSSL, GnuTLS, curl, git, Python and Go look for certificate authorities
+BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 _READ_FILE = 1 << 2
 
 
@@ -35,5 +37,6 @@ def drop() -> None:
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # only the resolver's files, only to be read
-    sc.landlock_only(sc.landlock_abi(), [(path, _READ_FILE) for path in FILES if os.path.exists(path)])
+    # only the resolver's files and the authorities, only to be read
+    allowed = [(path, _READ_FILE) for path in (*FILES, *BUNDLES) if os.path.exists(path)]
+    sc.landlock_only(sc.landlock_abi(), allowed)

@@ -13,13 +13,14 @@ import ipaddress
 import socket
 from collections.abc import Coroutine
 
-from supervisor.egress import dial, flow, http, tls
+from supervisor.egress import dial, flow, header, http, tls
 from supervisor.egress.dial import Unreachable
 from supervisor.egress.match import GATEWAY, PROXY_PORT, Entry, Refusal, Rules
 from supervisor.egress.session import Session
 
 _CHUNK = 64 * 1024
 _HEAD_SECONDS, _ANSWER_SECONDS, _LINGER_SECONDS = 5.0, 30.0, 1.0
+_Work = Coroutine[object, object, None]
 _SSL_REQUEST, _GSS_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f", b"\0\0\0\x08\x04\xd2\x16\x30"
 
 
@@ -91,6 +92,9 @@ class Connection:
             await self._send(server, bytes(self._buffer))
             await self._copy(server)
             return
+        if entry.kind == "header":
+            await self._with_header(entry)
+            return
         async with asyncio.timeout(_HEAD_SECONDS):
             await self._more()
         if self._buffer[0] == tls.HANDSHAKE:
@@ -121,7 +125,7 @@ class Connection:
             await self._loop.sock_sendall(server, data)
 
     async def _dial(self, entry: Entry) -> socket.socket:
-        self._server = await dial.connect(self._session.resolver, entry, self._name, self._port)
+        self._server = await dial.connect(self._session.resolver, entry, self._name, entry.outside or self._port)
         self._session.reached(self._name, self._port)
         return self._server
 
@@ -273,7 +277,7 @@ class Connection:
             await self._send(server, bytes(self._buffer))
             await self._copy(server)
             return
-        await self._both(server, self._requests(server, head))
+        await self._both(server, flow.one_way(server, self._client, self._in), self._requests(server, head))
 
     async def _requests(self, server: socket.socket, head: http.Head) -> None:
         """The first request's body, and every further request, each checked before a byte of it passes."""
@@ -294,22 +298,23 @@ class Connection:
             await self._send(server, bytes(self._buffer[:count]))
             del self._buffer[:count]
 
-    async def _both(self, server: socket.socket, requests: Coroutine[object, object, None]) -> None:
-        """Requests one way, answers the other, until the answers end."""
-        answers = self._loop.create_task(flow.one_way(server, self._client, self._in))
-        asking = self._loop.create_task(requests)
+    async def _both(self, server: socket.socket | None, answering: _Work, requests: _Work) -> None:
+        """Requests one way, answers the other, until the answers end. `server` hears that nothing more is asked."""
+        answers, asking = self._loop.create_task(answering), self._loop.create_task(requests)
         try:
             await asyncio.wait({answers, asking}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done() and not isinstance(asking.exception(), Refusal):
-                flow.linger(server)  # the client has no more to ask; its last answers may still come
+                if server:
+                    flow.linger(server)  # the client has no more to ask; its last answers may still come
                 await answers
         finally:
             answers.cancel()
             asking.cancel()
             # only when they have let go of the sockets may those be closed: another connection gets their numbers
             await asyncio.gather(answers, asking, return_exceptions=True)
-        if asking.done() and not asking.cancelled():
-            asking.result()
+        for each in (answers, asking):
+            if not each.cancelled() and isinstance(problem := each.exception(), Refusal | Unreachable):
+                raise problem
 
     async def _switched(self, server: socket.socket) -> bool:
         """Pass the answer to an upgrade on; whether the server took it (101)."""
@@ -323,6 +328,46 @@ class Connection:
         self._in(len(answer))
         await self._loop.sock_sendall(self._client, answer)
         return answer.startswith(b"HTTP/1.1 101 ")
+
+    # requests that get a secret on their way
+
+    async def _with_header(self, entry: Entry) -> None:
+        """One request, with what the broker adds, over TLS to the one host that it is for; and its answer."""
+        self._speaks = "http"
+        head, _ = await self._checked()
+        added = self._session.added.get(self._name, [])
+        asked = header.request(head, added, self._name, entry.outside)
+        server = await self._dial(entry)
+        reader, writer = await header.secured(server, self._name, self._session.trust)
+        try:
+            answer = header.Answer(reader, self._answered, head.method, header.Mask(added))
+            await self._both(None, answer.run(), self._upload(writer, asked, head))
+        finally:
+            writer.transport.abort()
+
+    async def _upload(self, writer: asyncio.StreamWriter, asked: bytes, head: http.Head) -> None:
+        body, data = http.Body(head.length), asked
+        while True:
+            self._out(len(data))
+            writer.write(data)
+            await writer.drain()
+            if body.done:
+                break
+            if not self._buffer:
+                await self._more()
+            count = body.feed(bytes(self._buffer))
+            data = bytes(self._buffer[:count])
+            del self._buffer[:count]
+        # a further request comes over another connection
+        while True:
+            self._buffer.clear()
+            await self._more()
+
+    async def _answered(self, data: bytes) -> None:
+        # from now on an answer of ours would land in the middle of theirs
+        self._speaks = ""
+        self._in(len(data))
+        await self._loop.sock_sendall(self._client, data)
 
     # programs that use proxy variables
 
@@ -338,12 +383,14 @@ class Connection:
             self._speaks = ""
             await self._target(entry)
             return
+        if entry.kind == "header":
+            raise Refusal(f"{self._name} through a proxy: a secret is added only to what is asked of it directly")
         if entry.kind == "tls" or head.upgrade:
             raise Refusal("plain HTTP", rule=f"--allow http:{self._name}:{self._port}")
         server = await self._dial(entry)
         self._speaks = ""
         await self._send(server, head.rewritten())
-        await self._both(server, self._one_body(server, head))
+        await self._both(server, flow.one_way(server, self._client, self._in), self._one_body(server, head))
 
     async def _one_body(self, server: socket.socket, head: http.Head) -> None:
         await self._body(server, head)

@@ -8,6 +8,7 @@ the same table, so only the entries travel between them.
     http:example.test:8080  plain HTTP as well, the host of every request checked
     tcp:db.example.test:22  anything: nothing in the bytes is checked
     192.0.2.7:443, [2001:db8::1]:443   that address, anything; the only way to reach a private one
+    header:example.test:443 plain HTTP at port 80 inside, TLS to that port outside, a secret added on the way
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from dataclasses import dataclass
 from supervisor.errors import ConfigError
 
 GATEWAY, PREFIX = "198.18.0.1", 15
-DNS_PORT, PROXY_PORT = 53, 3128
+DNS_PORT, PROXY_PORT, HTTP_PORT = 53, 3128, 80
 POOL = 32
 MAX_LISTENERS = 400
 _FIRST = int(ipaddress.IPv4Address("198.18.1.0"))
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_KINDS = ("tls", "http", "tcp")
+_KINDS = ("tls", "http", "tcp", "header")
 
 
 class Refusal(Exception):
@@ -60,15 +61,21 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One allowed target. `labels`: 0 the name itself, 1 one label in front of it, 2 any number from one."""
+    """One allowed target. `labels`: 0 the name itself, 1 one label in front of it, 2 any number from one.
+
+    `outside`: the port that is dialled, if it is another than the one inside.
+    """
 
     kind: str
     host: str
     port: int
     labels: int = 0
     address: bool = False
+    outside: int = 0
 
     def __str__(self) -> str:
+        if self.kind == "header":
+            return f"header:{self.host}:{self.outside}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         plain = self.address or self.kind == ("http" if self.port == 80 else "tls")
         return f"{'' if plain else self.kind + ':'}{('', '*.', '**.')[self.labels]}{host}:{self.port}"
@@ -76,6 +83,8 @@ class Entry:
     def what(self) -> str:
         """The grant in words."""
         name = str(self).removeprefix(f"{self.kind}:")
+        if self.kind == "header":
+            return f"ask http://{self.host}/ inside; the broker adds a secret and asks https://{name}/"
         if self.address:
             return f"connect to the address {name}, any protocol"
         checked = {"tls": "TLS, its name checked", "http": "TLS or plain HTTP, its name checked"}
@@ -99,18 +108,24 @@ def parse(text: str) -> Entry:
 
 def _parse(text: str) -> Entry:
     kind, colon, rest = text.partition(":")
-    kind, rest = (kind, rest.strip()) if colon and kind in ("http", "tcp") else ("", text.strip())
+    kind, rest = (kind, rest.strip()) if colon and kind in ("http", "tcp", "header") else ("", text.strip())
     host, colon, number = rest.rpartition(":")
     if not colon or not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
         raise ValueError("write HOST:PORT, as in example.test:443")
     port = int(number)
     address = _address(host)
     if address is not None:
+        if kind == "header":
+            raise ValueError("an address has no name that a certificate could be checked for; name the host")
         if kind == "http":
             raise ValueError("an address carries no name that could be checked; write it without http:")
         return Entry("tcp", address, port, address=True)
     labels = 2 if host.startswith("**.") else 1 if host.startswith("*.") else 0
     name = canonical(host[labels + 1 :] if labels else host)
+    if kind == "header":
+        if labels:
+            raise ValueError("a secret goes to one host, not to a pattern")
+        return Entry(kind, name, HTTP_PORT, outside=port)
     if labels and kind == "tcp":
         raise ValueError("tcp: has no name in it that tells one host of a pattern from another; name each host")
     return Entry(kind or ("http" if port == 80 else "tls"), name, port, labels)

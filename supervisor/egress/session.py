@@ -16,6 +16,7 @@ from typing import Protocol
 
 from supervisor.egress import dns
 from supervisor.egress.dial import Resolver
+from supervisor.egress.header import Added, Trust
 from supervisor.egress.match import DNS_PORT, Rules, canonical
 
 Report = Callable[[dict[str, object]], None]
@@ -67,10 +68,11 @@ class Session:
     """Everything of one session; `close` ends all of it at once."""
 
     def __init__(
-        self, number: int, rules: Rules, limits: Limits, *, ech: bool, resolver: Resolver, report: Report,
-        connect: Connect,
+        self, number: int, rules: Rules, limits: Limits, *, ech: bool, resolver: Resolver, trust: Trust,
+        added: dict[str, list[Added]], report: Report, connect: Connect,
     ) -> None:  # fmt: skip
         self.number, self.rules, self.limits, self.ech, self.resolver = number, rules, limits, ech, resolver
+        self.trust, self.added = trust, added
         self._report, self._connect = report, connect
         self._loop = asyncio.get_running_loop()
         layout = rules.layout()

@@ -17,7 +17,6 @@ import supervisor
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
-from supervisor.sandbox import network
 
 # where what a fresh interpreter imports lies
 ROOT = str(Path(supervisor.__file__).resolve().parent.parent)
@@ -116,14 +115,16 @@ class Spawner:
         self._exited, self._gone = exited, gone
         loop.watch(self._socket.fileno(), lambda: self._readable(loop))
 
-    def spawn(self, session: int, digest: str, verify: Verify, done: Spawned) -> None:
+    def spawn(
+        self, session: int, digest: str, verify: Verify, done: Spawned, secrets: list[int] | None = None
+    ) -> None:
         """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure.
 
         `verify` gets the pid of its init and the name of its cgroup when every step has been taken, and
         returns what is not as asked for; only if that is nothing is the payload started.
         """
         self._pending[session] = (verify, done)
-        wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest})
+        wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest}, secrets)
 
     def kill(self, session: int, number: int) -> None:
         """Signal a session's init; SIGKILL ends all of it."""
@@ -135,13 +136,13 @@ class Spawner:
         os.waitpid(self.pid, 0)
 
     def _receive(self) -> tuple[wire.Message, list[int]]:
-        received = wire.receive(self._socket, max_fds=network.CHUNK)
+        received = wire.receive(self._socket, max_fds=wire.CHUNK)
         if received is None:
             raise SupervisorError("the spawner ended unexpectedly; nothing of any session is left running")
         return received
 
     def _readable(self, loop: Loop) -> None:
-        received = wire.hear(self._socket, max_fds=network.CHUNK)
+        received = wire.hear(self._socket, max_fds=wire.CHUNK)
         if received is None:
             loop.forget(self._socket.fileno())
             self._gone()

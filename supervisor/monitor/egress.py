@@ -31,8 +31,8 @@ class Egress:
         self._users: set[int] = set()
         self._broker: children.Started | None = None
 
-    def add(self, number: int, network: Network) -> None:
-        """Announce a session before its sandbox is made."""
+    def add(self, number: int, network: Network, secrets: list[int]) -> None:
+        """Announce a session before its sandbox is made; `secrets`: of those that the broker adds."""
         if network.mode == "none":
             return
         if self._broker is None:
@@ -44,7 +44,7 @@ class Egress:
         self._users.add(number)
         limits = network.model_dump(include={"connections", "rate", "bytes", "idle"})
         rules = {"allow": list(network.allow), "ech": network.ech, "limits": limits}
-        self._send({"req": "add", "session": number} | rules)
+        self._send({"req": "add", "session": number} | rules, secrets)
 
     def sockets(self, number: int, fds: list[int]) -> None:
         """Pass on what a sandbox donated."""

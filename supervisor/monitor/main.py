@@ -61,10 +61,13 @@ def _sweep(prefix: str) -> None:
         time.sleep(0.01)
 
 
-def personal(spawner: Spawner, proxy: int, config: int) -> int:
-    """The monitor of one typed command: its one peer is on `proxy`, the planner's answer on `config`."""
+def personal(spawner: Spawner, proxy: int, config: int, secrets: int) -> int:
+    """The monitor of one typed command: its one peer is on `proxy`, the planner's answer on `config`.
+
+    On `secrets` answers whoever reads them.
+    """
     loop = Loop()
-    monitor = Monitor(loop, spawner, None)
+    monitor = Monitor(loop, spawner, None, secrets)
     try:
         planned, sealed = planning.read(socket.socket(fileno=config))
         spawner.greet()
@@ -77,17 +80,19 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
     return _serve(monitor, loop, spawner)
 
 
-def daemon(config: str, everybody: socket.socket, owner: socket.socket, keeper: socket.socket | None) -> int:
+def daemon(
+    config: str, everybody: socket.socket, owner: socket.socket, secrets: int, keeper: socket.socket | None
+) -> int:
     """The monitor of a host. `everybody` whom the registry names connects to one, its `owner` to the other.
 
-    Whoever starts it has bound them, and listens; and has started the audit log's `keeper`.
+    Whoever starts it has bound them, and listens; on `secrets` answers who reads those, and `keeper` keeps the log.
     """
     # a connection costs us a descriptor, and a session costs the spawner two
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     spawner = Spawner()
     loop = Loop()
-    monitor = Monitor(loop, spawner, os.path.abspath(config), Record(keeper))
+    monitor = Monitor(loop, spawner, os.path.abspath(config), secrets, Record(keeper))
     try:
         spawner.greet()
         monitor.adopt(*planning.ask({"catalog": monitor.config}))

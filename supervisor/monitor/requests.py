@@ -21,6 +21,7 @@ from supervisor.monitor import admit, approvals, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.record import Record
+from supervisor.monitor.secrets import Secrets
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
 from supervisor.runtimes import native
@@ -54,14 +55,16 @@ def check(registered: Registered, facts: HostFacts) -> Server:
 class Monitor:
     """What requests may do: see the tables of supervisor.monitor.dispatch."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, config: str | None, record: Record | None = None) -> None:
+    def __init__(
+        self, loop: Loop, spawner: Spawner, config: str | None, secrets: int, record: Record | None = None
+    ) -> None:
         self.loop = loop
         self.spawner = spawner
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
         self.record = record or Record(None)
-        self.sessions = Sessions(loop, spawner, self.record)
+        self.sessions = Sessions(loop, spawner, Secrets(loop, secrets), self.record)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -272,7 +275,7 @@ class Monitor:
         if failure:
             session.peer.send({"id": number, "error": dispatch.failure(failure)})
             return
-        spec = {"spec": ready.spec.digest, "accepted": list(ready.spec.accepted)}
+        spec = {"spec": ready.spec.digest, "accepted": list(ready.spec.accepted), "secrets": session.marks}
         answer = ready.told | spec | {"session": session.number, "pid": session.pid, "files": len(fds) > 4}
         session.peer.send({"id": number, "ok": answer}, fds)
         if session.peer.closed:

@@ -16,11 +16,12 @@ from supervisor import wire
 from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
-from supervisor.monitor.children import Spawner
+from supervisor.monitor.children import Spawned, Spawner, Verify
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
 from supervisor.monitor.record import Record
+from supervisor.monitor.secrets import Secrets
 from supervisor.monitor.watchers import Watchers
 from supervisor.sandbox import cgroup
 
@@ -46,7 +47,7 @@ class Peer:
 
 @dataclass
 class Session:
-    """One server process tree. `timers` are cancelled with it."""
+    """One server process tree. `timers` are cancelled with it; `marks` of its secrets are for its gateway."""
 
     number: int
     server: str
@@ -56,6 +57,7 @@ class Session:
     reason: str = ""
     running: bool = False
     pid: int = 0
+    marks: object = None
     since: float = field(default_factory=time.time)
 
     @property
@@ -70,10 +72,9 @@ Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 class Sessions:
     """All of them, by number."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, record: Record) -> None:
-        self.loop = loop
-        self.record = record
-        self.spawner = spawner
+    def __init__(self, loop: Loop, spawner: Spawner, secrets: Secrets, record: Record) -> None:
+        self.loop, self.record = loop, record
+        self.spawner, self.secrets = spawner, secrets
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
         self.watchers = Watchers(loop, self.kill)
@@ -88,7 +89,6 @@ class Sessions:
         self._next += 1
         self.by_number[session.number] = session
         peer.sessions.add(session.number)
-        self.egress.add(session.number, spec.network)
 
         def done(failure: LaunchFailed | None, fds: list[int]) -> None:
             fds += self.watchers.told.pop(session.number, [])
@@ -118,7 +118,17 @@ class Sessions:
             wrong = posture.differences(reader, self._hierarchy, group)
             return wrong or self.watchers.add(session.number, reader)
 
-        self.spawner.spawn(session.number, spec.digest, verify, done)
+        self.secrets.read(session.number, spec.secrets, lambda *given: self._start(session, verify, done, *given))
+
+    def _start(
+        self, session: Session, verify: Verify, done: Spawned, message: wire.Message, fds: list[int]
+    ) -> None:
+        session.marks = message.get("marks")
+        if "error" in message:
+            done(LaunchFailed("open its secrets", str(message["error"])), [])
+        else:
+            self.egress.add(session.number, session.spec.network, fds[1:])
+            self.spawner.spawn(session.number, session.spec.digest, verify, done, fds[:1])
 
     def close(self, number: int, reason: str = "closed") -> None:
         """End one, if it is still there: SIGTERM, and after its grace SIGKILL."""

@@ -6,9 +6,49 @@ supervisor.model.ServerRules and supervisor.model.Plan.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from supervisor.model import AbsPath, Frozen, Plan, ServerRules
+
+_Text = Annotated[str, Field(min_length=1, max_length=4096)]
+SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+SOURCES = ("file", "env", "credential", "keyring", "command")
+
+
+class SecretText(Frozen):
+    """A secret as written: one of SOURCES, and `to` where it goes; `host`, `header`, `prefix` are of a header."""
+
+    file: _Text | None = None
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}$")] | None = None
+    keyring: Annotated[str, Field(pattern=r"^[^/].*/[^/]+$", max_length=512)] | None = None
+    command: tuple[_Text, ...] | None = Field(default=None, strict=False, min_length=1)
+    to: Literal["file", "env", "header"]
+    host: _Text | None = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
+    prefix: Annotated[str, Field(pattern=r"^[\x20-\x7e]{0,64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SecretText:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"name one of {', '.join(SOURCES)}, where it comes from, not {' and '.join(given) or 'none'}"
+            )
+        if self.to == "header" and self.host is None:
+            raise ValueError('to = "header" needs host = "api.example.com", the one host that gets it')
+        extra = [name for name in ("host", "header", "prefix") if getattr(self, name) is not None]
+        if self.to != "header" and extra:
+            raise ValueError(f'{extra[0]} goes with to = "header"')
+        return self
+
+
+class Secret(SecretText):
+    """With the place where it is written."""
+
+    origin: str
 
 
 class ServerEntry(ServerRules):
@@ -25,6 +65,7 @@ class ServerEntry(ServerRules):
     rw: tuple[str, ...] = ()
     env: dict[str, str] = {}
     allow: tuple[str, ...] = ()
+    secrets: dict[SecretName, Secret] = {}
     cwd: AbsPath = "/"
     image: str = ""
     runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"

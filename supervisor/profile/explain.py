@@ -55,7 +55,8 @@ def _texts(document: enter.Document) -> dict[str, str]:
     tmp, noexec = enter.numbers(document, "tmp"), ", nothing in it can be executed"
     hostname, uid, filters = document["hostname"], document["uid"], str(document["seccomp"])
     shown = (
-        f"{each.source} at {each.target} {each.mode}{',noexec' if each.noexec else ''}"
+        f"{'its secrets' if each.target == mounts.SECRETS else each.source} at {each.target} {each.mode}"
+        f"{',noexec' if each.noexec else ''}"
         for each in enter.specs(document, "mounts")
     )
     own = ["the image's whole tree"] if document["image"] else []

@@ -23,6 +23,7 @@ from supervisor.profile import (
     program,
     root,
     seccomp,
+    secrets,
     sources,
     toml,
     writable,
@@ -77,7 +78,7 @@ class Planner:
         self._keep()
         found = self._program()
         reach, grants = network.plan(self.chain, self.entry)
-        self.grants += grants
+        self.grants += [*grants, *secrets.grants(self.entry)]
         # an image has its own
         for each in network.authorities() if reach.mode != "none" and not self.image else []:
             self._add(each, "certificate authorities, for TLS", "network")
@@ -86,6 +87,7 @@ class Planner:
                 f"{self.entry.origin}: {len(self.mounts)} mounts, over the limit of {MAX_MOUNTS}: "
                 "grant a folder that holds several"
             )
+        secrets.check(self.entry, self.mounts)
         env, hostname = self._env(found), _set(profile.process.hostname)
         spec = SandboxSpec(
             profile=profile.name,
@@ -106,6 +108,7 @@ class Planner:
             audit=self._audit(),
             image=self.image.root if self.image else None,
             runtime="native" if self.entry.runtime == "auto" else self.entry.runtime,
+            secrets=secrets.wanted(self.entry),
         )
         if self.image:
             origin = self.chain.origin("process", "image_env")

@@ -14,7 +14,7 @@ from supervisor.errors import ConfigError, Refused
 from supervisor.model import Mount
 from supervisor.profile.granted import below, permitted
 
-_OURS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/dev", "/sys")
+_OURS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/dev", "/sys", "/run/secrets")
 _EXACT = ("/", "/etc", "/tmp", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/etc/ssl")
 
 

@@ -62,7 +62,9 @@ def explain(error: ValidationError) -> tuple[str, Path]:
         return f'key "{dotted}" is missing', key[:-1]
     if first["type"] == "value_error":
         return f"{dotted}: {first['ctx']['error']}", key
-    return f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.80}", key
+    # somebody may have written the value of a secret where its source belongs
+    given = "" if "secrets" in key else f", not {first['input']!r:.80}"
+    return f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}{given}", key
 
 
 def read(path: str) -> Source:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from supervisor.audit import record
-from supervisor.audit.record import Context, Decision, Opened, Reached, Touched
+from supervisor.audit.record import PLAIN, Context, Decision, Opened, Reached, Touched
 from supervisor.proxy import eras, message
 from supervisor.proxy.recording import Recording, answer, limits
 from supervisor.proxy.touched import PATIENCE
@@ -155,6 +155,7 @@ class Audit:
             manifest=server.identity[1] if server else "",
             posture=opened.posture if opened else "",
             accepted=opened.accepted if opened else (),
+            redactor=opened.redactor if opened else PLAIN,
         )
 
     def sent(self, call: Call, instance: Instance) -> None:

@@ -66,6 +66,7 @@ class Audited(NamedTuple):
             image=opened.image,
             posture=opened.posture,
             accepted=opened.accepted,
+            redactor=opened.redactor,
         )
 
 

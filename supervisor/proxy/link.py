@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from supervisor import wire
 from supervisor.audit.record import Reached
+from supervisor.audit.redact import Redactor
 from supervisor.errors import (
     FAILED,
     REFUSED,
@@ -25,6 +26,7 @@ from supervisor.errors import (
     SupervisorError,
     WireError,
 )
+from supervisor.secrets.marks import Marks
 
 
 class Denied(SupervisorError):
@@ -39,6 +41,7 @@ class Opened(NamedTuple):
     """A running session: its pipes, its pidfd, and the bounds that the proxy holds (bytes, seconds).
 
     `files` is the socket on which is told which files it opens (supervisor.proxy.touched), -1 where nobody knows.
+    `secrets`: marks by which their values are found in what is written down (supervisor.secrets.marks).
     """
 
     session: int
@@ -60,11 +63,17 @@ class Opened(NamedTuple):
     reaches: bool = False
     image: str = ""
     files: int = -1
+    secrets: object = None
 
     @property
     def posture(self) -> str:
         """What the monitor found when it read back what the kernel applied, and whether files are told of."""
         return "ok" if self.files >= 0 else "ok, files unseen"
+
+    @property
+    def redactor(self) -> Redactor:
+        """What takes out of a record what this session was given in confidence."""
+        return Redactor(secrets=Marks(self.secrets))
 
 
 class Greeting(NamedTuple):
@@ -236,6 +245,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         reaches=answer.get("reaches") is True,
         image=str(answer.get("image", "")),
         files=fds[4] if len(fds) > 4 else -1,
+        secrets=answer.get("secrets"),
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from supervisor.errors import ConfigError
 from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
-from supervisor.profile.entry import ServerEntry
+from supervisor.profile.entry import Secret, SecretName, SecretText, ServerEntry
 from supervisor.registry import grants
 
 # what fits into one answer of the monitor's
@@ -102,6 +102,7 @@ class ServerText(Frozen):
     runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
     store: Literal[""] | AbsPath = ""
     lock: Literal[""] | AbsPath = ""
+    secrets: dict[SecretName, SecretText] = {}
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     grant: tuple[Grantee, ...] = Field(default=(), strict=False)
@@ -251,7 +252,12 @@ def _policies(folder: str) -> Iterator[tuple[str, str]]:
 
 def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folder: str) -> Listed:
     entry = ServerEntry(
-        name=name, origin=origin, cwd=folder, home=_home(), **{key: getattr(text, key) for key in _ENTRY}
+        name=name,
+        origin=origin,
+        cwd=folder,
+        home=_home(),
+        secrets={each: _secret(name, each, secret, source) for each, secret in text.secrets.items()},
+        **{key: getattr(text, key) for key in _ENTRY},
     )
     if text.image and not text.store:
         entry = entry.model_copy(update={"store": _store(source.path)})
@@ -285,6 +291,11 @@ def _grants(name: str, text: ServerText, source: toml.Source) -> tuple[grants.Co
     tools = f"{source.path}:{_line(source, name, 'tools', 'grant')}"
     at |= {f"tools.{each}": tools for each in text.tools.grant}
     return tuple(grants.compiled(name, text.grant, text.tools.grant, text.users, at))
+
+
+def _secret(server: str, name: str, text: SecretText, source: toml.Source) -> Secret:
+    line = toml.line_of(source.text, ("server", server, "secrets", name))
+    return Secret(**text.model_dump(), origin=f"{source.path}:{line}")
 
 
 def _line(source: toml.Source, name: str, kind: str, way: str) -> int:

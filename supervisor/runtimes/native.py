@@ -9,6 +9,7 @@ import os
 
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import SYSTEM, HostFacts, Mount, Plan, SandboxSpec
+from supervisor.sandbox.mounts import SECRETS
 
 # What `--accept-missing` may name: a second wall around files, what keeps a server from using up the host, and the
 # record of the files that it opens.
@@ -54,6 +55,7 @@ def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     # people's trees are mounted anew for each session, as its own user; so is what lies in its /tmp
     own = [each for each in spec.mounts if each.per_session or each.map_owner or each.target.startswith("/tmp/")]
     shared = [each for each in spec.mounts if each not in own]
+    own += [Mount(source=SECRETS, target=SECRETS)] if spec.secrets else []
     limits = spec.limits
     cgroup = {"memory": limits.memory, "cpu": limits.millicpus, "pids": limits.pids}
     copied = spec.model_dump(mode="json", include=_COPIED) | spec.network.model_dump(mode="json", include=_REACHED)

@@ -9,7 +9,6 @@ pid 1 carries.
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import resource
 import signal
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from supervisor.errors import WireError
-from supervisor.sandbox import mounts, network
+from supervisor.sandbox import inside, mounts, network
 from supervisor.sandbox import syscalls as sc
 
 Document = dict[str, object]
@@ -33,11 +32,12 @@ _FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
 
 
 class Context:
-    """What the child inherits from the spawner, by descriptor. -1 stands for none."""
+    """What the child inherits from the spawner, by descriptor; `env`: variables that are the session's alone."""
 
     def __init__(self, status: int, go: socket.socket, root: int, stdio: list[int], tasks: list[int]) -> None:
         self.status, self.go, self.root = status, go, root
         self.stdio, self.tasks = stdio, tasks
+        self.env: dict[str, str] = {}
 
 
 class Step:
@@ -84,83 +84,6 @@ def identity(ctx: Context, uid: int, *, privileged: bool) -> None:
     os.setresuid(uid, uid, uid)
     # a change of uid clears it, so not earlier
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def egress(ctx: Context, addresses: list[str], udp: list[network.Place], tcp: list[network.Place]) -> None:
-    """The addresses that stand for names, and the sockets behind them."""
-    if addresses:
-        network.add(addresses)
-        network.donate(network.sockets(udp, tcp), ctx.go)
-
-
-def attach_mounts(ctx: Context, specs: list[mounts.MountSpec]) -> None:
-    """What is made anew for each session comes when there is one."""
-    if not specs:
-        return
-    data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
-    if data != b"mounts" or flags & socket.MSG_CTRUNC:
-        os._exit(1)
-    for spec, tree in zip(specs, trees, strict=True):
-        try:
-            if spec.target.startswith("/tmp/"):
-                mounts.make_mount_point(ctx.root, spec.target, is_file=spec.is_file)
-            mounts.attach(tree, ctx.root, spec.target)
-        except OSError as error:
-            raise OSError(error.errno, f"{spec.target}: {os.strerror(error.errno or 0)}") from None
-
-
-def loopback(hostname: str) -> None:
-    """What its namespaces begin with."""
-    socket.sethostname(hostname)
-    network.up()
-
-
-def attach_root(ctx: Context) -> None:
-    """Over the host's: absolute paths keep resolving in the old one until the pivot."""
-    sc.move_mount(ctx.root, b"", sc.AT_FDCWD, b"/", sc.MOVE_MOUNT_F_EMPTY_PATH)
-
-
-def proc(ctx: Context) -> None:
-    """A /proc of its own processes alone."""
-    bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
-    mounts.attach(mounts.filesystem("proc", {"hidepid": "invisible", "subset": "pid"}, bits), ctx.root, "/proc")
-
-
-def private_tmp(ctx: Context, tmp: dict[str, int]) -> None:
-    """A /tmp in memory."""
-    bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | (sc.MOUNT_ATTR_NOEXEC if tmp["noexec"] else 0)
-    options = {"size": str(tmp["size"]), "nr_inodes": str(tmp["inodes"]), "mode": "1777"}
-    mounts.attach(mounts.filesystem("tmpfs", options, bits), ctx.root, "/tmp")
-
-
-def pivot_root(ctx: Context) -> None:
-    """The host's tree is gone from here on."""
-    os.fchdir(ctx.root)
-    sc.pivot_root(b".", b".")
-    sc.umount2(b".", sc.MNT_DETACH)
-    os.close(ctx.root)
-    os.chdir("/")
-
-
-def rlimits(limits: list[tuple[int, int]]) -> None:
-    """Soft and hard, never above what is allowed already."""
-    for number, value in limits:
-        hard = resource.getrlimit(number)[1]
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (bound, bound))
-
-
-def proof(hostname: str, abi: int) -> None:
-    """What cannot be read from outside: tried from inside, by code that is still ours."""
-    if os.uname().nodename != hostname:
-        raise OSError(errno.EPROTO, "the host name is not the one that was set")
-    if abi:
-        try:
-            # everybody may read it, and no Landlock rule covers it
-            os.close(os.open(mounts.CANARY, os.O_RDONLY))
-        except PermissionError:
-            return
-        raise OSError(errno.EPROTO, "Landlock does not hold")
 
 
 def specs(document: Document, key: str) -> list[mounts.MountSpec]:
@@ -241,18 +164,18 @@ def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
         Step("cgroup", "join its cgroup, and cgroup and time namespaces of its own", join_cgroup),
         Step("descriptors", "make its session, close every descriptor but its own", descriptors),
         Step("identity", "become its user", lambda ctx: identity(ctx, uid, privileged=privileged)),
-        Step("loopback", 'set its host name and "lo" up', lambda _: loopback(hostname)),
-        Step("egress", _EGRESS, lambda ctx: egress(ctx, addresses, udp, tcp)),
-        Step("root", "attach its root", attach_root),
-        Step("proc", "mount its /proc", proc),
-        Step("tmp", "mount its private /tmp ([tmp] size, files)", lambda ctx: private_tmp(ctx, tmp)),
+        Step("loopback", 'set its host name and "lo" up', lambda _: inside.loopback(hostname)),
+        Step("egress", _EGRESS, lambda ctx: inside.egress(ctx, addresses, udp, tcp)),
+        Step("root", "attach its root", inside.attach_root),
+        Step("proc", "mount its /proc", inside.proc),
+        Step("tmp", "mount its private /tmp ([tmp] size, files)", lambda ctx: inside.private_tmp(ctx, tmp)),
         # after /tmp: targets below it lie in the private one
-        Step("mounts", "attach its mounts", lambda ctx: attach_mounts(ctx, own)),
-        Step("pivot_root", "pivot into its root", pivot_root),
-        Step("rlimits", "set its resource limits", lambda _: rlimits(limits)),
+        Step("mounts", "attach its mounts", lambda ctx: inside.attach_mounts(ctx, own)),
+        Step("pivot_root", "pivot into its root", inside.pivot_root),
+        Step("rlimits", "set its resource limits", lambda _: inside.rlimits(limits)),
         Step("capabilities", "drop all capabilities", lambda _: sc.drop_capabilities(last)),
         Step("no_new_privs", "set no_new_privs", lambda _: sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
         Step("landlock", "apply its Landlock rules", lambda _: sc.landlock_only(abi, allowed)),
         Step("seccomp", "load its system call filter", lambda _: sc.load_seccomp(program)),
-        Step("proof", "prove the host name and Landlock from inside", lambda _: proof(hostname, abi)),
+        Step("proof", "prove the host name and Landlock from inside", lambda _: inside.proof(hostname, abi)),
     ]

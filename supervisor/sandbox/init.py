@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-from supervisor.sandbox import enter
+from supervisor.sandbox import enter, inside
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.session import Loaded
 
@@ -39,34 +39,16 @@ def _run(plan: Loaded, ctx: enter.Context) -> None:
     os.putenv("PATH", plan.env.get("PATH", ""))
     try:
         os.chdir(plan.cwd)
-        pid = os.posix_spawnp(plan.argv[0], plan.argv, plan.env, setsigmask=[], setsigdef=plan.signals)
+        env = plan.env | ctx.env
+        pid = os.posix_spawnp(plan.argv[0], plan.argv, env, setsigmask=[], setsigdef=plan.signals)
     except OSError as error:
         _fail(ctx.status, error, f"execute {plan.argv[0]} in {plan.cwd}")
     os.write(ctx.status, b"R")
     sc.close_range(0, ctx.status - 1, 0)
     sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)
-    _init(ctx.status, pid, plan.signals)
+    inside.reap(ctx.status, pid, plan.signals)
 
 
 def _fail(status: int, error: OSError, what: str) -> None:
     os.write(status, f"E{error.errno or 0} {what[:3000]}: {error.strerror}".encode())
     os._exit(1)
-
-
-def _init(status: int, payload: int, signals: set[signal.Signals]) -> None:
-    """Reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
-    while True:
-        number = signal.sigwait(signals)
-        if number != signal.SIGCHLD:
-            try:
-                os.kill(payload, number)
-            except ProcessLookupError:
-                continue
-            continue
-        while True:
-            pid, code = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            if pid == payload:
-                os.write(status, b"X%d" % os.waitstatus_to_exitcode(code))
-                os._exit(0)

@@ -29,6 +29,8 @@ FOLDERS = ("dev", "proc", "tmp")
 CANARY = "/.sealed"
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _READ_ONLY_AUTOCLEAR = 0x4C82, 0x4C0A, 1 | 4
 _PLAIN = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
+# no tree of the host's: a file system that is made from the session's secrets
+SECRETS = "/run/secrets"
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
 
 

@@ -14,8 +14,6 @@ import struct
 from supervisor import wire
 
 Place = tuple[str, int]
-# of one message; the kernel takes 253
-CHUNK = 64
 _BACKLOG = 128
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _RTM_NEWADDR, _NLMSG_ERROR = 20, 2
@@ -63,17 +61,7 @@ def sockets(udp: list[Place], tcp: list[Place]) -> list[socket.socket]:
 
 def donate(made: list[socket.socket], go: socket.socket) -> None:
     """Hand all of them to the spawner; none stays here."""
-    for start in range(0, len(made), CHUNK):
-        socket.send_fds(go, [b"sockets"], [each.fileno() for each in made[start : start + CHUNK]])
+    for start in range(0, len(made), wire.CHUNK):
+        socket.send_fds(go, [b"sockets"], [each.fileno() for each in made[start : start + wire.CHUNK]])
     for each in made:
         each.close()
-
-
-def donated(go: socket.socket, count: int, fds: list[int]) -> None:
-    """The spawner's end of `donate`, into `fds`: OSError when the child has not sent `count` of them before."""
-    while len(fds) < count:
-        fds += wire.take(go, 16, CHUNK, socket.MSG_DONTWAIT)[1] or _missing()
-
-
-def _missing() -> list[int]:
-    raise OSError(71, "the sandbox has not handed over its sockets")

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 
+from supervisor import wire
 from supervisor.sandbox import enter, mounts
 from supervisor.sandbox.cgroup import Group
 
@@ -114,3 +115,13 @@ def reported(report: bytes) -> StepError:
     number, _, step = report[1:].decode(errors="replace").partition(" ")
     what, _, reason = step.rpartition(": ")
     return StepError(OSError(int(number), reason), what)
+
+
+def donated(go: socket.socket, count: int, fds: list[int]) -> None:
+    """The spawner's end of `network.donate`, into `fds`: OSError when the child has not sent `count` of them."""
+    while len(fds) < count:
+        fds += wire.take(go, 16, wire.CHUNK, socket.MSG_DONTWAIT)[1] or _missing()
+
+
+def _missing() -> list[int]:
+    raise OSError(71, "the sandbox has not handed over its sockets")

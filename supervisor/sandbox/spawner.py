@@ -5,7 +5,8 @@ third-party import, because every sandbox is a fork of it. It obeys one peer, th
 its input is resolved documents, never a stranger's bytes. When the monitor is gone it kills every
 session, removes their cgroups and ends; when it is gone itself the kernel kills every session.
 
-Requests: load {digest, document} · keep {digests} · spawn {id, digest} · go {id} · kill {id, signal}.
+Requests: load {digest, document} · keep {digests} · spawn {id, digest}, perhaps with the descriptor of its secrets,
+which is passed on unread · go {id} · kill {id, signal}.
 Events: loaded, sockets (for the egress broker), ready (all but the payload), spawned (stdin, stdout, stderr,
 pidfd), failed, exited.
 """
@@ -21,7 +22,7 @@ import socket
 
 from supervisor import wire
 from supervisor.errors import WireError
-from supervisor.sandbox import cgroup, enter, init, mounts, network
+from supervisor.sandbox import cgroup, enter, init, mounts, session
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.session import Child, Loaded, StepError, reported
 
@@ -100,7 +101,7 @@ class Spawner:
         if kind == "load":
             self._load(str(message["digest"]), message["document"], fds)
         elif kind == "spawn":
-            self._spawn(int(str(message["id"])), str(message["digest"]))
+            self._spawn(int(str(message["id"])), str(message["digest"]), fds)
         elif kind == "keep":
             self._keep(enter.items(message, "digests"))
         elif kind in ("go", "kill"):
@@ -147,11 +148,11 @@ class Spawner:
     def _failed(self, message: wire.Message, error: OSError, step: str) -> None:
         wire.send(self.monitor, message | {"step": step, "reason": error.strerror or str(error)})
 
-    def _spawn(self, number: int, digest: str) -> None:
+    def _spawn(self, number: int, digest: str, secrets: list[int]) -> None:
         plan, child = self.loaded[digest], None
         try:
             child = self._take(plan)
-            self._admit(child, plan)
+            self._admit(child, plan, secrets)
         except OSError as error:
             step = getattr(error, "step", "enter" if child else "make a cgroup")
             if child and (hit := child.end()):
@@ -165,8 +166,8 @@ class Spawner:
 
     def _donate(self, child: Child) -> None:
         """Pass its sockets on; none may stay here, or its network namespace would stay as well."""
-        for start in range(0, len(child.donated), network.CHUNK):
-            chunk = child.donated[start : start + network.CHUNK]
+        for start in range(0, len(child.donated), wire.CHUNK):
+            chunk = child.donated[start : start + wire.CHUNK]
             wire.send(self.monitor, {"event": "sockets", "id": child.number}, chunk)
             for fd in chunk:
                 os.close(fd)
@@ -237,11 +238,14 @@ class Spawner:
                 os.close(fd)
         return Child(plan, pid, pidfd, status=status[0], group=group, go=here, pipes=ours)
 
-    def _admit(self, child: Child, plan: Loaded) -> None:
+    def _admit(self, child: Child, plan: Loaded, secrets: list[int]) -> None:
         """Hand a child its mounts, wait until every step is taken or one failed."""
         trees: list[int] = []
         try:
             for spec in plan.mounts:
+                if spec.target == mounts.SECRETS:
+                    trees.append(secrets.pop())
+                    continue
                 try:
                     trees.append(mounts.detached(spec, sc.FIRST_UID + child.pid if self.privileged else None))
                 except OSError as error:
@@ -256,7 +260,7 @@ class Spawner:
         report = child.report(1)
         if report != b"P":
             raise reported(report + child.report(4096))
-        network.donated(child.go, plan.donated, child.donated)
+        session.donated(child.go, plan.donated, child.donated)
 
     def _ended(self, child: Child) -> None:
         code, hit = child.reap()

@@ -209,9 +209,9 @@ def drop_capabilities(last: int) -> None:
     keep_capabilities(0)
 
 
-def keep_capabilities(mask: int) -> None:
-    """Effective and permitted become `mask` (of the first 32), inheritable empty."""
-    _capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", mask, mask, 0, 0, 0, 0))
+def keep_capabilities(mask: int, inheritable: int = 0) -> None:
+    """Effective and permitted become `mask` (of the first 32)."""
+    _capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", mask, mask, inheritable, 0, 0, 0))
 
 
 def load_seccomp(program: bytes) -> None:

@@ -61,7 +61,11 @@ require("http2").createSecureServer({key: pem, cert: pem}, (_, answer) => answer
   .listen(9444, "203.0.113.10");
 process.stdin.on("end", () => process.exit()).resume();
 """
-ENTER = 'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && cd "$3" && shift 3 && exec "$@"'
+ENTER = (
+    'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && mount --bind "$3" "$4" && cd "$5" && '
+    'shift 5 && exec "$@"'
+)
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def ip(words: str) -> None:
@@ -83,6 +87,7 @@ class World:
         (self.folder / "resolv.conf").write_text("nameserver 203.0.113.53\n")
         (self.folder / "hosts").write_text("127.0.0.1 localhost\n10.0.0.5 infile.test\n")
         self.control: dict[str, str] = {}
+        self.trusted = False
         web = ["ip", "netns", "exec", self.outer, "/usr/bin/node", "-e", HTTP2, str(self.folder / "server.pem")]
         stack.callback(dismiss, self._popen(web, "root", stdin=subprocess.PIPE))
         servers = ["/usr/bin/python3", "-I", str(SERVERS), str(self.folder / "server.pem"), json.dumps(ZONE)]
@@ -153,7 +158,9 @@ class World:
         plot = self.arena.plots[mode]
         # not `ip netns exec`: that hides the cgroup file systems below /sys
         enter = ["/usr/bin/nsenter", f"--net=/run/netns/{self.inner}", "/usr/bin/unshare", "-m"]
-        files = [str(self.folder / "resolv.conf"), str(self.folder / "hosts"), str(plot.home / "project")]
+        files = [str(self.folder / "resolv.conf"), str(self.folder / "hosts")]
+        # the authority of the tests in the place of the host's, or the host's own
+        files += [str(self.authority) if self.trusted else BUNDLE, BUNDLE, str(plot.home / "project")]
         become = ["setpriv", f"--reuid={plot.uid}", f"--regid={plot.gid}", "--clear-groups", "--"]
         return [*enter, "/bin/sh", "-c", ENTER, "sh", *files, *(become if mode == "user" else []), *argv]
 

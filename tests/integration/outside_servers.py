@@ -7,6 +7,7 @@ zone as JSON. Every question and every request is a line on standard output, whi
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.server
 import json
 import socket
@@ -103,6 +104,8 @@ class Web(http.server.BaseHTTPRequestHandler):
     def answer(self) -> None:
         host = self.headers.get("Host", "nobody")
         say("web", self.connection.getsockname()[0], self.command, self.path, host)
+        for field in self.headers.get_all("Authorization", []) + self.headers.get_all("X-Api-Key", []):
+            say("credential", host, self.path, field)
         if self.headers.get("Upgrade", "").lower() == "websocket":
             self.wfile.write(
                 b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -120,6 +123,9 @@ class Web(http.server.BaseHTTPRequestHandler):
         text = f"served {host} {self.command} {self.path} {len(sent)}\n".encode()
         if self.path == "/where":
             text = f"served at {self.connection.getsockname()[0]}".encode()
+        if self.path.startswith("/echo"):
+            self.echo()
+            return
         if self.path.startswith("/size/"):
             text = b"x" * int(self.path[6:])
         if self.path.startswith("/drip/"):
@@ -130,6 +136,22 @@ class Web(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain")
         self.end_headers()
         self.wfile.write(text)
+
+    def echo(self) -> None:
+        """What was said, as the body and in a field: in one piece, in chunks of a byte, elsewhere, or packed."""
+        said = self.headers.get("Authorization", "none")
+        self.send_response(302 if self.path == "/echo/elsewhere" else 200)
+        self.send_header("Location", f"https://another.test/?{said}")
+        body = said.encode()
+        if self.path == "/echo/packed":
+            self.send_header("Content-Encoding", "gzip")
+            body = gzip.compress(body)
+        pieces = self.path == "/echo/pieces"
+        self.send_header(*(("Transfer-Encoding", "chunked") if pieces else ("Content-Length", str(len(body)))))
+        self.end_headers()
+        for byte in body if pieces else b"":
+            self.wfile.write(b"1\r\n%c\r\n" % byte)
+        self.wfile.write(b"0\r\n\r\n" if pieces else body)
 
     def drip(self, count: int) -> None:
         """A body of so many bytes, one every 400 ms."""

@@ -76,9 +76,13 @@ class Shelf:
 
 
 def line(process: subprocess.Popen[bytes]) -> str:
+    """The next line, and no byte of what follows it."""
     assert process.stdout
-    assert select.select([process.stdout], [], [], SECONDS)[0]
-    return process.stdout.readline().decode()
+    said = b""
+    while not said.endswith(b"\n"):
+        assert select.select([process.stdout], [], [], SECONDS)[0]
+        said += os.read(process.stdout.fileno(), 1) or b"(its end)\n"
+    return said.decode()
 
 
 def devices() -> list[str]:

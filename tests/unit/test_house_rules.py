@@ -29,6 +29,8 @@ ROOT_CODE = (
     "profile/host.py",
     "profile/granted.py",
 )
+# runs in the sandbox alone, as the session's own uid: with the capabilities of its namespaces, without any outside
+INSIDE = ("sandbox/inside.py", "sandbox/network.py")
 ROOT_CODE_LIMIT = 2500
 
 
@@ -83,7 +85,8 @@ def test_root_running_code_stays_within_its_budget() -> None:
             [ROOT / "supervisor" / part] if part.endswith(".py") else (ROOT / "supervisor" / part).rglob("*.py")
         )
     ]
-    total = sum(len(code_lines(file)) for file in files)
+    inside = {ROOT / "supervisor" / part for part in INSIDE}
+    total = sum(len(code_lines(file)) for file in files if file not in inside)
     assert 1000 < total <= ROOT_CODE_LIMIT
 
 

@@ -15,6 +15,7 @@ from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 from supervisor.audit import chain, record, schema
 from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
 from supervisor.audit.redact import Redactor
+from supervisor.secrets.marks import Marks, make
 
 HEX = "ab" * 32
 CONTEXT = Context(
@@ -180,7 +181,7 @@ PLANTED = [
 
 @pytest.mark.parametrize("arguments", PLANTED)
 def test_a_secret_is_in_no_record_wherever_it_was(arguments: dict[str, object]) -> None:
-    call = CALL._replace(context=replace(CONTEXT, redactor=Redactor(secrets={"API": SECRET})))
+    call = CALL._replace(context=replace(CONTEXT, redactor=Redactor(secrets=Marks(make({"API": SECRET}, b"key")))))
     raw = msgspec.json.encode(arguments)
     data = record.intent(call, raw, Decision("deny", "r", f"because of {SECRET}"))
     data += record.outcome(call, 1, Answer("failed", 1, f"bad {SECRET}", raw, first=1000))
@@ -209,7 +210,7 @@ def test_what_looks_like_a_secret_is_taken_out(text: str) -> None:
 
 
 def test_a_secret_is_known_where_it_is_cut_and_where_it_is_encoded() -> None:
-    redactor = Redactor(secrets={"API": SECRET})
+    redactor = Redactor(secrets=Marks(make({"API": SECRET}, b"key")))
     call = CALL._replace(context=replace(CONTEXT, redactor=redactor))
     answer = Answer(content=f"x{SECRET}".encode(), first=8)
     assert json.loads(record.outcome(call, 1, answer))["unmapped"]["response"]["first"] == "x[redact"

@@ -24,7 +24,7 @@ class Shelf:
         self.missing = [",".join(offers.probe().missing)] if offers.probe().missing else []
 
     def add(self, name: str, *command: str, **more: object) -> int:
-        lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "allow", "user")}
+        lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "secret", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
         plain |= dict.fromkeys(("image", "runtime", "store", "lock"))
         options = lists | plain | {"accept_missing": self.missing, "proposed": False} | more

@@ -99,7 +99,7 @@ def test_a_name_that_is_defined_twice_is_told_with_both_places(registry: Registr
     [
         ('colour = "red"\n', 1, 'unknown key "colour"'),
         (TABLE.format("a") + 'colour = "red"\n', 4, 'unknown key "server.a.colour"'),
-        (TABLE.format("a") + 'secrets = ["x"]\n', 4, 'unknown key "server.a.secrets"'),
+        (TABLE.format("a") + 'secret = ["x"]\n', 4, 'unknown key "server.a.secret"'),
         (TABLE.format("a") + 'session = { nap = "1m" }\n', 4, 'unknown key "server.a.session.nap"'),
         (TABLE.format("a") + 'session = { idle = "soon" }\n', 4, "a time is written like"),
         (TABLE.format("a") + 'session = { share = "all" }\n', 4, "share"),
