@@ -20,6 +20,7 @@ from supervisor.proxy.meter import Meter
 _CLIENT_LINE = 16 << 20
 _MAX_PENDING = 4096
 _TOLD = 100
+_MUTE = "it closed its standard output"
 
 
 class Relay:
@@ -188,7 +189,7 @@ class Relay:
     def mute(self) -> None:
         """It closed its output and lives."""
         if not self.ended.done() and not self.stopping:
-            self.failed = "it closed its standard output"
+            self.failed = _MUTE
             self.stop()
 
     def silent(self) -> None:
@@ -206,12 +207,14 @@ class Relay:
 
     def reason(self, ended: Exited | None) -> str:
         """Why it ended, in words."""
-        return self.failed or (ended.reason if ended else "the supervisor's monitor ended")
+        told = ended.reason if ended else "the supervisor's monitor ended"
+        # of a server that somebody is just ending, that is the reason
+        return told if not self.failed or (self.failed == _MUTE and told not in ("", "closed")) else self.failed
 
     def status(self, ended: Exited | None) -> int:
         """The command's own status; 0 when the client ended it; 1 when we did."""
         if self.failed:
-            pump.note(f"the session was ended: {self.failed}")
+            pump.note(f"the session was ended: {self.reason(ended)}")
             return 1
         if self.interrupted:
             return 128 + self.interrupted
