@@ -62,7 +62,7 @@ class Peer:
 
     def next(self) -> wire.Message | None:
         try:
-            received = wire.receive(self.socket, max_fds=4)
+            received = wire.receive(self.socket, max_fds=5)
         except ConnectionError:
             return None
         for fd in received[1] if received else []:

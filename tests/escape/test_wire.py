@@ -258,7 +258,7 @@ def test_a_reload_while_sessions_are_being_opened_loses_none(host: Daemon) -> No
             wire.send(each.socket, OPEN)
         wire.send(admin.socket, {"id": 2, "req": "reload"})
         for each in peers:
-            received = wire.receive(each.socket, max_fds=4)
+            received = wire.receive(each.socket, max_fds=5)
             assert received
             assert len(received[1]) == 4
             for fd in received[1]:

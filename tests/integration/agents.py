@@ -95,7 +95,7 @@ class Agent:
         self.pidfd = fds[3]
 
     def _receive(self) -> tuple[wire.Message, list[int]]:
-        received = wire.receive(self.connection, max_fds=4)
+        received = wire.receive(self.connection, max_fds=5)
         assert received, "the daemon hung up"
         return received
 

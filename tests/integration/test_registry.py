@@ -53,7 +53,7 @@ class Proxy:
         self.ask("hello", version=1)
 
     def message(self) -> wire.Message:
-        received = wire.receive(self.socket, max_fds=4)
+        received = wire.receive(self.socket, max_fds=5)
         assert received
         for fd in received[1]:
             os.close(fd)
