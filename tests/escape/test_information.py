@@ -170,6 +170,9 @@ def learn_where_the_kernel_is(bait: Bait) -> str:
         time.sleep(5)
         os._exit(0)
     try:
+        # one that has not got to waiting yet has none
+        while slurp(f"/proc/{child}/stat").rpartition(b") ")[2][:1] == b"R":
+            time.sleep(0.01)
         return taken(lines := slurp(f"/proc/{child}/stack"), f"{lines[:60]!r}", "empty")
     finally:
         os.kill(child, signal.SIGKILL)

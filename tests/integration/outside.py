@@ -75,7 +75,7 @@ class World:
         self.arena = arena
         self.log: list[str] = []
         token = secrets.token_hex(3)
-        self.inner, self.outer = f"svi{token}", f"svo{token}"
+        self.inner, self.outer = f"svtest-i{token}", f"svtest-o{token}"
         self.folder = arena.base / f"outside-{token}"
         self.folder.mkdir()
         self._cable(stack)
