@@ -208,6 +208,6 @@ def _park(root: int) -> None:
 
 
 def unpark(root: int) -> None:
-    """Detach a template with its place, and close it."""
-    sc.umount2(f"/proc/self/fd/{root}/..".encode(), sc.MNT_DETACH)
+    """Detach a template, and close it. Its empty place stays: the places of later ones are attached over it."""
+    sc.umount2(f"/proc/self/fd/{root}".encode(), sc.MNT_DETACH)
     os.close(root)
