@@ -156,6 +156,15 @@ def test_a_new_manifest_is_handed_out_as_it_is(host: Host) -> None:
         assert told["manifest"] == digest != ""
 
 
+def test_a_server_may_be_changed_again_and_again(host: Host) -> None:
+    with proxy(host) as gateway:
+        for word in ("one", "two", "three", "four"):
+            put(host.folder / "servers.d" / "new.toml", CAT.format("new") + f'env = {{ WORD = "{word}" }}\n')
+            gateway.reloaded()
+            opened = gateway.ask("open", server="new")
+            assert "ok" in opened, opened
+
+
 def test_a_broken_file_is_told_once_and_the_old_configuration_stays(host: Host) -> None:
     more = host.folder / "servers.d" / "more.toml"
     with proxy(host) as gateway:
