@@ -10,6 +10,9 @@ from typing import Literal
 
 from supervisor.model import AbsPath, Frozen, Plan, ServerRules
 
+# what a person may ask for; a spec has the one that was taken
+Wanted = Literal["auto", "native", "podman", "docker", "gvisor"]
+
 
 class ServerEntry(ServerRules):
     """A registered server, as its owner wrote it.
@@ -27,7 +30,7 @@ class ServerEntry(ServerRules):
     allow: tuple[str, ...] = ()
     cwd: AbsPath = "/"
     image: str = ""
-    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    runtime: Wanted = "auto"
     store: str = ""
     lock: str = ""
     search_path: str = "/usr/local/bin:/usr/bin:/bin"

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from supervisor.errors import ConfigError
 from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
-from supervisor.profile.entry import ServerEntry
+from supervisor.profile.entry import ServerEntry, Wanted
 
 # what fits into one answer of the monitor's
 SERVERS = 200
@@ -80,7 +80,7 @@ class ServerText(Frozen):
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
     image: str = ""
-    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    runtime: Wanted = "auto"
     store: Literal[""] | AbsPath = ""
     lock: Literal[""] | AbsPath = ""
     allow: tuple[str, ...] = Field(default=(), strict=False)
