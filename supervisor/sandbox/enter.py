@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from supervisor import wire
 from supervisor.errors import WireError
 from supervisor.sandbox import mounts, network
 from supervisor.sandbox import syscalls as sc
@@ -99,7 +100,7 @@ def attach_mounts(ctx: Context, specs: list[mounts.MountSpec]) -> None:
     """What is made anew for each session comes when there is one."""
     if not specs:
         return
-    data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 64)
+    data, trees, flags = wire.take(ctx.go, 16, 64)
     if data != b"mounts" or flags & socket.MSG_CTRUNC:
         os._exit(1)
     for spec, tree in zip(specs, trees, strict=True):
