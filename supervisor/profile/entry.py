@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from supervisor.model import AbsPath, Frozen, Plan, ServerRules
 
+# what a person may ask for; a spec has the one that was taken
+Wanted = Literal["auto", "native", "podman", "docker", "gvisor"]
 _Text = Annotated[str, Field(min_length=1, max_length=4096)]
 SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 SOURCES = ("file", "env", "credential", "keyring", "command")
@@ -68,7 +70,7 @@ class ServerEntry(ServerRules):
     secrets: dict[SecretName, Secret] = {}
     cwd: AbsPath = "/"
     image: str = ""
-    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    runtime: Wanted = "auto"
     store: str = ""
     lock: str = ""
     search_path: str = "/usr/local/bin:/usr/bin:/bin"

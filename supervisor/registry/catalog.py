@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from supervisor.errors import ConfigError
 from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
-from supervisor.profile.entry import Secret, SecretName, SecretText, ServerEntry
+from supervisor.profile.entry import Secret, SecretName, SecretText, ServerEntry, Wanted
 from supervisor.registry import grants
 
 # what fits into one answer of the monitor's
@@ -99,7 +99,7 @@ class ServerText(Frozen):
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
     image: str = ""
-    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    runtime: Wanted = "auto"
     store: Literal[""] | AbsPath = ""
     lock: Literal[""] | AbsPath = ""
     secrets: dict[SecretName, SecretText] = {}

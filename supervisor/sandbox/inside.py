@@ -14,6 +14,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+from supervisor import wire
 from supervisor.sandbox import mounts, network
 from supervisor.sandbox import syscalls as sc
 
@@ -32,7 +33,7 @@ def attach_mounts(ctx: Context, specs: list[mounts.MountSpec]) -> None:
     """What is made anew for each session comes when there is one."""
     if not specs:
         return
-    data, trees, flags, _ = socket.recv_fds(ctx.go, 16, 65)
+    data, trees, flags = wire.take(ctx.go, 16, 65)
     if data != b"mounts" or flags & socket.MSG_CTRUNC:
         os._exit(1)
     for spec, tree in zip(specs, trees, strict=True):
