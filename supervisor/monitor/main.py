@@ -92,7 +92,7 @@ def daemon(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     spawner = Spawner()
     loop = Loop()
-    monitor = Monitor(loop, spawner, os.path.abspath(config), secrets, Record(keeper))
+    monitor = Monitor(loop, spawner, os.path.abspath(config), secrets, Record(loop, keeper))
     try:
         spawner.greet()
         monitor.adopt(*planning.ask({"catalog": monitor.config}))

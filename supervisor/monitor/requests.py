@@ -63,7 +63,7 @@ class Monitor:
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
-        self.record = record or Record(None)
+        self.record = record or Record(loop, None)
         self.sessions = Sessions(loop, spawner, Secrets(loop, secrets), self.record)
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
@@ -149,7 +149,7 @@ class Monitor:
         """A server that this peer may open; Refused with the rule otherwise."""
         verdict = self._verdict(peer, name)
         if verdict.outcome != "allow":
-            self.record.tell("session.refused", peer.uid, name, rule=verdict.rule, reason=verdict.reason)
+            self.record.refused(peer.uid, name, verdict.rule, verdict.reason)
             raise Refused(f"{verdict.source}: {verdict.reason}".removeprefix(": "))
         return self.servers[name]
 

@@ -26,6 +26,8 @@ _KEPT, _TRIES = 4096, 3
 Kept = tuple[bytes, int]
 # seconds: between two requests for a ledger, and how long the last outcomes may wait for room
 _FIRST, _LONGEST, _LAST = 0.05, 2.0, 2.0
+# and how long the first intents may wait for the first connection
+_EARLY = 20.0
 _LIMIT = re.compile(r"\(((?:limits|session|quota)\.[a-z_]+)")
 _REFUSED = (message.NOT_ALLOWED, message.DEGRADED, message.BUSY, message.NOT_RECORDED)
 _LOST = (envelope.SERVER_ENDED, envelope.SERVER_SILENT)
@@ -50,6 +52,8 @@ class Recording:
         self._gap: tuple[int, int] | None = None
         self._pause = _FIRST
         self._kept: deque[Kept] = deque(maxlen=_KEPT)
+        # what is said of intents before the keeper's first answer
+        self._early: list[tuple[bytes, Done, bool]] | None = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -61,13 +65,27 @@ class Recording:
             self._take(self._way.sock)
         else:
             self._ask()
+            asyncio.get_running_loop().call_later(_EARLY, self._too_late)
 
     def intent(self, written: bytes, done: Done, *, power: bool) -> None:
         """`done` hears that it is written, or why the call must not be made, for the caller to be told."""
-        if self._client is None:
-            done(self._refused(self._reason))
-        else:
+        if self._client:
             self._client.tell(b"intent", written, lambda why: done(why and self._refused(why)), power=power)
+        elif self._early is not None:
+            self._early.append((written, done, power))
+        else:
+            done(self._refused(self._reason))
+
+    def _too_late(self) -> None:
+        if self._early is not None:
+            self._reason = "who starts the ledger does not answer"
+            self._answered()
+
+    def _answered(self) -> None:
+        """The keeper has answered for the first time, or never will: those that waited for it go on."""
+        early, self._early = self._early or (), None
+        for written, done, power in early:
+            self.intent(written, done, power=power)
 
     def outcome(self, written: bytes, *, power: bool = False) -> None:
         """Not waited for. What a ledger has not acknowledged when it is ended, the next one gets."""
@@ -107,6 +125,7 @@ class Recording:
         kept, self._kept = self._kept, deque(maxlen=_KEPT)
         for each in kept:
             self._outcome(each)
+        self._answered()
 
     def _lost(self) -> None:
         if self._client:
@@ -122,6 +141,7 @@ class Recording:
             wire.send(self._way.keeper, {"req": "peer"})
         except OSError:
             self._reason = "who starts the ledger has ended; start this again"
+            self._answered()
 
     def _heard(self) -> None:
         try:
@@ -133,6 +153,7 @@ class Recording:
         if received is None:
             asyncio.get_running_loop().remove_reader(self._way.keeper.fileno())
             self._reason = "who starts the ledger has ended; start this again"
+            self._answered()
             return
         said, fds = received
         if fds:
@@ -141,6 +162,7 @@ class Recording:
             self._reason = ""
         else:
             self._reason = str(said.get("reason"))
+            self._answered()
             self._timer = asyncio.get_running_loop().call_later(self._pause, self._again)
             self._pause = min(self._pause * 2, _LONGEST)
 

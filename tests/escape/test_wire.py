@@ -65,10 +65,10 @@ def another(host: Daemon) -> Iterator[list[int]]:
     """Somebody's session that was there before, and answers afterwards; its payload. Then nothing is left."""
     with started("run", "-q", "mine", "--runtime-dir", host.folder) as process:
         send(process, b'{"id":1,"method":"before"}')
-        assert json.loads(receive(process))["result"] == {"method": "before"}
+        assert b'"result": {"method": "before"}' in receive(process)
         yield sandboxes(host)
         send(process, b'{"id":2,"method":"after"}')
-        assert json.loads(receive(process))["result"] == {"method": "after"}
+        assert b'"result": {"method": "after"}' in receive(process)
         assert host.process.poll() is None
     host.until_idle()
 
@@ -260,7 +260,7 @@ def test_a_reload_while_sessions_are_being_opened_loses_none(host: Daemon) -> No
         for each in peers:
             received = wire.receive(each.socket, max_fds=5)
             assert received
-            assert len(received[1]) == 4
+            assert len(received[1]) == 5
             for fd in received[1]:
                 os.close(fd)
         answer = admin.next()

@@ -163,6 +163,8 @@ def test_the_difference_is_named(step: str, says: str, marker: Path) -> None:
         ("socket.AF_INET6", "socket.SOCK_STREAM", "::1", "tcp sockets are [('::1', 4711)], not []"),
         ("socket.AF_INET", "socket.SOCK_DGRAM", "127.0.0.1", "udp sockets are [('127.0.0.1', 4711)], not []"),
         ("socket.AF_INET6", "socket.SOCK_DGRAM", "::1", "udp sockets are [('::1', 4711)], not []"),
+        ("socket.AF_INET", "socket.SOCK_RAW, socket.IPPROTO_ICMP", "127.0.0.1", "there are raw sockets"),
+        ("socket.AF_INET6", "socket.SOCK_RAW, socket.IPPROTO_ICMPV6", "::1", "there are raw sockets"),
     ],
 )
 def test_a_socket_that_was_left_in_its_network_is_noticed(
