@@ -294,7 +294,12 @@ class Processes:
         self.monitor = next(pid for pid in self.all if "monitor.main" in commands[pid])
         spawners = [pid for pid in self.all if "sandbox.spawner" in commands[pid]]
         self.spawner, self.init = spawners
-        self.payloads = [pid for pid in self.all if pid not in (proxy, self.monitor, *spawners)]
+        # only for root: there is one where the kernel lets files be watched
+        self.watcher = next((pid for pid in self.all if "touch.watch" in commands[pid]), 0)
+        self.keeper, self.ledger = (pid for pid in self.all if "audit.keeper" in commands[pid])
+        self.signer = next(pid for pid in self.all if "audit.signer" in commands[pid])
+        ours = {self.monitor, *spawners, self.watcher, self.keeper, self.ledger, self.signer}
+        self.payloads = [pid for pid in self.all if pid != proxy and pid not in ours]
 
     def role(self, name: str) -> int:
         """The number of the process with that role; `server` is the payload itself."""
@@ -303,6 +308,7 @@ class Processes:
             "monitor": self.monitor,
             "spawner": self.spawner,
             "init": self.init,
+            "watcher": self.watcher,
             "server": self.payloads[0],
         }[name]
 

@@ -198,7 +198,7 @@ def test_sockets_of_a_daemon_that_was_killed_are_replaced(tmp_path: Path) -> Non
     with adversary.daemon(tmp_path, "") as host:
         host.process.kill()
         host.process.wait(10)
-    assert len(list(host.folder.iterdir())) == 2
+    assert len(list(host.folder.iterdir())) == 3
     with adversary.daemon(tmp_path, "") as host:
         assert host.inspect()["servers"] == []
 

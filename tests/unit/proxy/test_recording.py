@@ -21,9 +21,9 @@ class Keeping:
     """A recording without a connection yet, and its keeper, which answers when it is told to."""
 
     def __init__(self) -> None:
-        ours, self.keeper = wire.pair()
+        self.ours, self.keeper = wire.pair()
         self.keeper.settimeout(5)
-        self.made = Recording(Way(None, ours, "the log"), CONTEXT)
+        self.made = Recording(Way(None, self.ours, "the log"), CONTEXT)
         self.said: asyncio.Queue[str] = asyncio.Queue()
 
     def ledger(self) -> socket.socket:
@@ -43,6 +43,7 @@ def going(scenario: Callable[[Keeping], Awaitable[None]]) -> None:
         await scenario(keeping)
         await keeping.made.close()
         keeping.keeper.close()
+        keeping.ours.close()
 
     asyncio.run(run())
 
