@@ -38,7 +38,7 @@ class Peer:
         self.sessions: set[int] = set()
 
     def send(self, message: wire.Message, fds: list[int] | None = None) -> None:
-        """Send without waiting, nothing to who has hung up. Who does not read, or is gone, is marked for closing."""
+        """Send without waiting, to nobody who has hung up; who does not read, or is gone, is marked for closing."""
         if self.closed:
             return
         try:
