@@ -149,7 +149,8 @@ def _shape(recipe: Recipe, root: Path) -> None:
         (root / name).unlink(missing_ok=True)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(target)
-    for each in ("dev", "proc", "tmp", "etc"):
+    # the working folder too, which has nothing in it where the server is a package
+    for each in ("dev", "proc", "tmp", "etc", recipe.text.folder.lstrip("/")):
         (root / each).mkdir(parents=True, exist_ok=True)
     for folder in ("usr/bin", "usr/sbin", "usr/local/bin"):
         if tools := sorted(TOOLS & {path.name for path in (root / folder).glob("*")}):

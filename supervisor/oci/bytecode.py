@@ -45,8 +45,9 @@ def add(root: Path, program: str, folders: list[str], answer: Path, sandbox: San
 
 def _importable(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*.py")):
+        # not only identifiers: sysconfig imports a module with a hyphen in its name
         names = path.relative_to(folder).with_suffix("").parts
-        if path.is_file() and not path.is_symlink() and all(name.isidentifier() for name in names):
+        if path.is_file() and not path.is_symlink() and "." not in "".join(names):
             yield path
 
 
