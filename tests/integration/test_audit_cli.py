@@ -204,7 +204,7 @@ def test_an_ordinary_user_has_a_log_of_its_own(arena: Arena) -> None:
     plot.reset()
 
     def user(*argv: str) -> str:
-        done = arena.finish(arena.start(argv, "user"))
+        done = arena.finish(arena.start(("/usr/bin/env", "-u", "XDG_STATE_HOME", *argv), "user"))
         assert done.returncode == 0, done.stderr
         return done.stdout
 
