@@ -321,34 +321,6 @@ def test_others_are_served_at_once_while_some_flood_read_slowly_or_not_at_all(ho
             assert time.monotonic() < deadline
 
 
-def test_a_server_that_is_edited_while_its_secrets_are_read_is_not_started(arena: Arena) -> None:
-    folder = arena.base / "edited"
-    folder.mkdir()
-    folder.chmod(0o711)
-    os.mkfifo(folder / "fifo")
-    (folder / "fifo").chmod(0o644)
-    config = f"""
-[server.mine]
-profile = "none"
-command = {json.dumps(server("deaf"))}
-[server.mine.secrets]
-SLOW = {{ command = ["/bin/cat", "{folder}/fifo"], to = "env" }}
-"""
-    with adversary.daemon(folder, config) as made, Peer(made).hello() as peer:
-        wire.send(peer.socket, OPEN)
-        # opened as soon as the command reads it
-        with (folder / "fifo").open("wb") as fifo:
-            made.config.write_text(config + '[server.mine.env]\nA = "b"\n')
-            with Peer(made, name="admin.sock").hello() as admin:
-                assert "ok" in (admin.ask({"id": 2, "req": "reload"}) or {})
-            fifo.write(b"secret")
-        answer = peer.next() or {}
-        while "event" in answer:
-            answer = peer.next() or {}
-        assert "configuration has changed" in str(answer["error"])
-        assert "ok" in (peer.ask({"id": 3, "req": "list"}) or {})
-
-
 @relaxed
 @given(data=datagrams, count=st.integers(0, 12), allowed=st.integers(0, 8))
 def test_any_bytes_are_one_object_or_refused_and_no_descriptor_stays(data: bytes, count: int, allowed: int) -> None:

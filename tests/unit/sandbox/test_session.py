@@ -12,8 +12,7 @@ import pytest
 from supervisor import wire
 from supervisor.sandbox import session
 from supervisor.sandbox.cgroup import Group
-from supervisor.sandbox.session import Child, StepError
-from supervisor.sandbox.session import Loaded
+from supervisor.sandbox.session import Child, Loaded, StepError
 
 HIGH = 1500
 
