@@ -35,6 +35,8 @@ _DURING, _HOSTS = 100, 1000
 _CONTEXTS = 64
 # seconds, at the end, for what the last calls touched to be told
 _LAST = 5.0
+# and the longest that an outcome waits to be written
+_SOON = 0.002
 _ARGUMENTS = ("tools/call", "prompts/get")
 _READING = ("prompts/get", "resources/read", "completion/complete", "tasks/get", "tasks/result", "tasks/list")
 _ALLOW = Decision()
@@ -53,6 +55,10 @@ class Mark:
         self.seen: record.Seen = "none"
         self.window: Window | None = None
         self.instance: Instance | None = None
+
+
+# a call, its mark, microseconds, how it went, and the line that its client was answered
+Ended = tuple["Call", Mark, int, str, bytes]
 
 
 class Traits:
@@ -82,6 +88,9 @@ class Audit:
         self._number = itertools.count(1)
         self._run = os.urandom(6).hex()
         self._lates: set[asyncio.Task[None]] = set()
+        # outcomes that are not written yet, and the timer that ends their wait
+        self._unwritten: list[Ended] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._traits: dict[tuple[Server, str, str], Traits] = {}
 
     def intend(self, call: Call, server: Server, then: Callable[[Call, Server], None] | None = None) -> None:
@@ -100,6 +109,9 @@ class Audit:
                 (then or conversation.dispatch)(call, server)
 
         self._recording.intent(record.intent(mark.call, _arguments(call), _ALLOW), done, power=mark.power)
+        if self._unwritten:
+            # while the ledger writes this one
+            asyncio.get_running_loop().call_soon(self._write_all)
 
     def refused(self, call: Call, server: Server | None, rule: str, reason: str) -> None:
         """Write down what was not let pass."""
@@ -184,29 +196,43 @@ class Audit:
         took = int((time.monotonic() - call.began) * 1_000_000)
         loop, instance = asyncio.get_running_loop(), mark.instance
         if instance is None:
-            loop.call_soon(self._write, call, mark, took, outcome, line)
+            self._soon(call, mark, took, outcome, line)
             return
         # its own context names the session, which was perhaps only started for it
         mark.call = mark.call._replace(context=self._context(call, call.server, instance))
         if mark.window is None and not instance.reaches:
-            loop.call_soon(self._write, call, mark, took, outcome, line)
+            self._soon(call, mark, took, outcome, line)
             return
         task = loop.create_task(self._late(mark, instance))
         self._lates.add(task)
         task.add_done_callback(self._lates.discard)
-        task.add_done_callback(lambda _: self._write(call, mark, took, outcome, line))
+        task.add_done_callback(lambda _: self._soon(call, mark, took, outcome, line))
 
     async def _late(self, mark: Mark, instance: Instance) -> None:
         """What is known after the answer: the kernel's word on files, and the broker's on hosts."""
         if mark.window is not None:
-            mark.files, complete = await mark.window.close()
+            mark.files, complete = await mark.window.close(hurry=instance.turn_mark is mark)
             mark.seen = "all" if complete else "part"
         if instance.reaches:
             await asyncio.sleep(PATIENCE)
 
-    def _write(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
+    def _soon(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
+        """Nobody waits for an outcome: it is written when the ledger has the next intent to write, or soon."""
         if mark.instance is not None:
             mark.instance.known(mark)
+        self._unwritten.append((call, mark, took, outcome, line))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SOON, self._write_all)
+
+    def _write_all(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        unwritten, self._unwritten = self._unwritten, []
+        for each in unwritten:
+            self._write(*each)
+
+    def _write(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
         said = "" if outcome in ("ok", "tool_error") else _error(line)
         first = call.server.settings.audit.first if call.server is not None else 0
         told = answer(outcome, line.rstrip(b"\n"), said, first)
@@ -220,6 +246,7 @@ class Audit:
             for task in (await asyncio.wait(late, timeout=_LAST))[1]:
                 task.cancel()
             await asyncio.wait(late)
+        self._write_all()
         await self._recording.close()
 
     def _touched(self, mark: Mark, hit: tuple[str, ...]) -> Touched:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 
 from supervisor import wire
 from supervisor.audit.record import Opened
@@ -19,6 +20,8 @@ _PARTS, _MOST = 512, 20_000
 _SECONDS = 10.0
 # seconds: what a session reached is told by the broker, over the monitor, after the server has answered
 PATIENCE = 0.1
+# seconds: a question costs more than a small call; so soon after one, calls that end together share the next
+_RECENT, _TOGETHER = 0.005, 0.001
 
 
 class Window:
@@ -34,10 +37,13 @@ class Window:
         self._files |= dict.fromkeys(files[: max(0, _MOST - len(self._files))])
         self._complete &= complete and len(self._files) < _MOST
 
-    async def close(self) -> tuple[list[Opened], bool]:
-        """Everything since it was opened, and whether that is all; when the answer to a call has been read."""
+    async def close(self, *, hurry: bool = False) -> tuple[list[Opened], bool]:
+        """Everything since it was opened, and whether that is all; when the answer to a call has been read.
+
+        `hurry`: somebody waits for it.
+        """
         try:
-            await self._watch.ask()
+            await self._watch.ask(hurry=hurry)
         finally:
             self._watch.windows.discard(self)
         return list(self._files), self._complete
@@ -49,6 +55,8 @@ class Watch:
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd) if fd >= 0 else None
         self._turn = asyncio.Lock()
+        self._coming: asyncio.Future[None] | None = None
+        self._asked = 0.0
         self._heard: asyncio.Future[wire.Message | None] | None = None
         # what a watcher says that ends with its session, of its own accord
         self._last: wire.Message | None = None
@@ -73,11 +81,23 @@ class Watch:
         """What was opened since the last question, and whether that is all of it."""
         return await self.window().close()
 
-    async def ask(self) -> None:
+    async def ask(self, *, hurry: bool = False) -> None:
         """Ask what was opened, for every window. It is asked to the end, whoever is cancelled meanwhile."""
-        await asyncio.shield(asyncio.ensure_future(self._ask()))
+        if hurry or (self._coming is None and time.monotonic() - self._asked > _RECENT):
+            await asyncio.shield(asyncio.ensure_future(self._ask()))
+            return
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(self._together())
+        await asyncio.shield(self._coming)
+
+    async def _together(self) -> None:
+        await asyncio.sleep(_TOGETHER)
+        # what comes from now on is another question
+        self._coming = None
+        await self._ask()
 
     async def _ask(self) -> None:
+        self._asked = time.monotonic()
         async with self._turn:
             # of a session that has ended everything is known when its watcher has said its last
             request, files, complete = "since", list[Opened](), self._over
