@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 AbsPath = Annotated[str, Field(pattern=r"^/")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 EtcFile = Annotated[str, Field(pattern=r"^/etc/[a-z.]+$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 # what a host may have merged into /usr
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # file systems that say at once, and truly, how much of them is in use
@@ -113,6 +114,26 @@ class Seccomp(Frozen):
     program: str
 
 
+class ImageRoot(Frozen):
+    """An image of the store: repository@sha256:..., its manifest, and its config, by which engines know it."""
+
+    name: str
+    digest: Digest
+    config: Digest
+
+
+class Engine(Frozen):
+    """What a container engine needs besides: where it listens, the pump's system call filter, the image's layers.
+
+    They are blobs of the store, each with the digest of what it unpacks to.
+    """
+
+    socket: AbsPath
+    pump: str
+    store: AbsPath
+    layers: tuple[tuple[Digest, Digest], ...]
+
+
 class SandboxSpec(Frozen):
     """A session's sandbox, fully resolved: nothing left to look up, no default left to apply.
 
@@ -135,6 +156,9 @@ class SandboxSpec(Frozen):
     session: SessionRules
     network: Network
     seccomp: Seccomp
+    image: ImageRoot | None = None
+    runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
+    engine: Engine | None = None
     accepted: tuple[str, ...] = ()
 
     @property
@@ -178,6 +202,7 @@ class Registered(Frozen):
 
     entry: ServerRules
     plan: Plan
+    others: tuple[Plan, ...] = ()
     gateway: str = Field(default="{}", max_length=1 << 15)
     manifest: str = ""
     digest: str = ""

@@ -17,7 +17,8 @@ import supervisor
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
-from supervisor.sandbox import network
+from supervisor.runtimes import base
+from supervisor.sandbox import cgroup, network
 
 # where what a fresh interpreter imports lies
 ROOT = str(Path(supervisor.__file__).resolve().parent.parent)
@@ -75,6 +76,7 @@ class Spawner:
     def __init__(self, code: str = _CODE) -> None:
         started = start(code)
         self.pid, self._socket = started.pid, started.socket
+        self.name = f"{cgroup.PREFIX}{started.pid}-{cgroup.start_time(started.pid)}"
         self._pending: dict[int, tuple[Verify, Spawned]] = {}
         self._exited: Exited = lambda *_: None
         self._gone: Callable[[], None] = lambda: None
@@ -91,7 +93,10 @@ class Spawner:
             raise Unenforceable({"namespaces": reason}, runtime="native", optional=set())
 
     def load(self, digest: str, document: dict[str, object]) -> None:
-        """Hand over a document and wait until its root is built; LaunchFailed names the step."""
+        """Hand over a document and wait until its root is built; LaunchFailed names the step.
+
+        Unenforceable names what an engine cannot hold.
+        """
         try:
             wire.send(self._socket, {"req": "load", "digest": digest, "document": document})
         except WireError as error:
@@ -103,6 +108,9 @@ class Spawner:
             if event.get("digest") == digest:
                 break
             self._dispatch(event, fds)
+        if isinstance(gaps := event.get("gaps"), dict):
+            found = {str(name): str(reason) for name, reason in gaps.items()}
+            raise Unenforceable(found, runtime=str(event["runtime"]), optional=set(base.OPTIONAL))
         if event["event"] != "loaded":
             raise _failure(event)
 

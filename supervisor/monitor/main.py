@@ -26,20 +26,23 @@ def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
     lost = []
 
     def gone() -> None:
-        # the kernel has killed every sandbox with it; only the empty groups are left
+        # the kernel has killed every sandbox with it, or a guard does; only the empty groups are left
         lost.append(True)
         print("supervisor: the spawner ended unexpectedly; its sessions were killed with it", file=sys.stderr)
         loop.stop()
 
-    if not monitor.failed:  # then it has told, or is about to, why it will not be needed
-        spawner.serve(loop, monitor.exited, gone)
+    monitor.gone = gone
+    for each in monitor.spawners.values() if not monitor.failed else []:
+        # of one that failed, its spawner has told, or is about to, why it will not be needed
+        each.serve(loop, monitor.exited, gone)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, loop.stop)
     loop.on_signal(signal.SIGHUP, monitor.reload_or_say if monitor.config else loop.stop)
     if monitor.config:
         monitor.watch()
     loop.run()
-    spawner.close()
+    for each in monitor.spawners.values():
+        each.close()
     monitor.sessions.egress.close()
     monitor.sessions.disk.close()
     if lost:
@@ -90,7 +93,8 @@ def daemon(config: str, everybody: socket.socket, owner: socket.socket) -> int:
         spawner.greet()
         monitor.adopt(planning.ask({"catalog": monitor.config}))
     except SupervisorError:
-        spawner.close()
+        for each in monitor.spawners.values():
+            each.close()
         raise
     _accept(monitor, everybody, admin=False)
     _accept(monitor, owner, admin=True)

@@ -10,18 +10,19 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
 from supervisor import wire
-from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
+from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, Unenforceable, WireError
 from supervisor.model import HELD_BY_PROXY, HostFacts, Plan, Planned, Registered, Verdict
 from supervisor.monitor import admit, dispatch, planning
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
-from supervisor.runtimes import native
+from supervisor.runtimes import base
 
 # of one user's, to proxy.sock
 MAX_CONNECTIONS = 256
@@ -40,13 +41,13 @@ class Server:
     document: dict[str, object]
 
 
-def check(registered: Registered, facts: HostFacts) -> Server:
+def check(registered: Registered, facts: HostFacts, plan: Plan | None = None) -> Server:
     """Check a plan against this host, and its mounts against the rules once more; raises what is wrong."""
-    entry, ready = registered.entry, registered.plan
+    entry, ready = registered.entry, plan or registered.plan
     for mount in ready.spec.mounts:
         granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
-    spec = native.check(ready, facts, entry.accept_missing)
-    return Server(registered, ready.model_copy(update={"spec": spec}), native.document(spec, facts))
+    spec = base.check(ready, facts, entry.accept_missing)
+    return Server(registered, ready.model_copy(update={"spec": spec}), base.document(spec, facts))
 
 
 class Monitor:
@@ -54,11 +55,12 @@ class Monitor:
 
     def __init__(self, loop: Loop, spawner: Spawner, config: str | None) -> None:
         self.loop = loop
-        self.spawner = spawner
+        self.spawners = {"native": spawner}
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
-        self.sessions = Sessions(loop, spawner)
+        self.sessions = Sessions(loop)
+        spawner.donated = self.sessions.egress.sockets
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -67,22 +69,47 @@ class Monitor:
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
         self.filter = ""
+        self.gone: Callable[[], None] | None = None
 
     def adopt(self, planned: Planned) -> None:
         """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
         self.watched = dict(planned.watched)
         self.filter = planned.proxy
         facts = self.facts.model_copy(update={"missing": self.facts.missing | planned.gaps})
-        ready = [check(each, facts) for each in planned.servers]
-        for server in ready:
-            self.spawner.load(server.plan.spec.digest, server.document)
-        self.spawner.keep([server.plan.spec.digest for server in ready])
+        ready = [self._loaded(each, facts) for each in planned.servers]
+        for spawner in self.spawners.values():
+            spawner.keep([server.plan.spec.digest for server in ready])
         self.servers = {server.registered.entry.name: server for server in ready}
         for session in self.sessions.by_number.values():
             now = self.servers.get(session.server)
             if now is None or now.plan.spec.digest != session.spec.digest:
                 self._end(session, "its configuration has changed")
         self._tell()
+
+    def _loaded(self, registered: Registered, facts: HostFacts) -> Server:
+        """Load the first of its plans that can be enforced here; Unenforceable says what each lacks."""
+        gaps: dict[str, str] = {}
+        for plan in (registered.plan, *registered.others):
+            try:
+                server = check(registered, facts, plan)
+                self.spawner(plan.spec.runtime).load(server.plan.spec.digest, server.document)
+            except Unenforceable as error:
+                if not registered.others:
+                    raise
+                gaps |= {f"{plan.spec.runtime}: {name}": reason for name, reason in error.gaps.items()}
+            else:
+                return server
+        raise Unenforceable(gaps, runtime="auto", optional=set())
+
+    def spawner(self, runtime: str) -> Spawner:
+        """What makes the sandboxes of a runtime; an engine's keeper is started when it is needed first."""
+        if runtime not in self.spawners:
+            made = self.spawners[runtime] = Spawner(base.KEEPERS[runtime])
+            made.donated = self.sessions.egress.sockets
+            made.greet()
+            if self.gone:
+                made.serve(self.loop, self.exited, self.gone)
+        return self.spawners[runtime]
 
     def _end(self, session: Session, reason: str) -> None:
         """End a session when its gateway has had the time to do it in order."""
@@ -145,7 +172,9 @@ class Monitor:
         def opened(session: Session, failure: LaunchFailed | None, fds: list[int]) -> None:
             self._opened(number, known.plan, session, failure, fds)
 
-        self.sessions.open(server, known.plan.spec, known.document, peer, opened)
+        self.sessions.open(
+            server, known.plan.spec, known.document, peer, opened, spawner=self.spawner(known.plan.spec.runtime)
+        )
 
     def describe(self, peer: Peer, number: int, server: str) -> None:
         """Pass on what is written of a server for its gateway, unread, and its manifest as a descriptor."""

@@ -17,6 +17,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
+from supervisor.monitor.contained import Contained
 from supervisor.monitor.disk import Disk
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
@@ -51,6 +52,7 @@ class Session:
     server: str
     spec: SandboxSpec
     peer: Peer
+    spawner: Spawner
     timers: list[Timer] = field(default_factory=list)
     reason: str = ""
     running: bool = False
@@ -58,26 +60,26 @@ class Session:
     since: float = field(default_factory=time.time)
 
 
+READERS = {"native": posture.Reader}
 Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 
 
 class Sessions:
     """All of them, by number."""
 
-    def __init__(self, loop: Loop, spawner: Spawner) -> None:
+    def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.spawner = spawner
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
         self.disk = Disk(loop, self.kill)
-        spawner.donated = self.egress.sockets
         self._next = 1
         self._hierarchy = cgroup.probe()
-        self._groups = f"{cgroup.PREFIX}{spawner.pid}-{cgroup.start_time(spawner.pid)}-"
 
-    def open(self, server: str, spec: SandboxSpec, document: Document, peer: Peer, opened: Opened) -> None:
+    def open(
+        self, server: str, spec: SandboxSpec, document: Document, peer: Peer, opened: Opened, *, spawner: Spawner
+    ) -> None:
         """Start one; `opened` hears of it. The descriptors are closed here once it has returned."""
-        session = Session(self._next, server, spec, peer)
+        session = Session(self._next, server, spec, peer, spawner)
         self._next += 1
         self.by_number[session.number] = session
         peer.sessions.add(session.number)
@@ -101,17 +103,17 @@ class Sessions:
                 os.close(fd)
 
         def verify(pid: int, group: str) -> list[str]:
-            if not group.startswith(self._groups):
+            if not group.startswith(f"{spawner.name}-"):
                 return [f"its cgroup is named {group}"]
             session.pid = pid
-            reader = posture.Reader(pid, spec, document)
+            reader = READERS.get(spec.runtime, Contained)(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
             try:
                 return wrong or self.disk.add(session.number, reader)
             except OSError as error:
                 return [f"limits.disk: {error}"]
 
-        self.spawner.spawn(session.number, spec.digest, verify, done)
+        spawner.spawn(session.number, spec.digest, verify, done)
 
     def close(self, number: int, reason: str = "closed") -> None:
         """End one, if it is still there: SIGTERM, and after its grace SIGKILL."""
@@ -121,7 +123,7 @@ class Sessions:
         first = not session.reason
         session.reason = session.reason or reason
         if session.running and first:
-            self.spawner.kill(number, signal.SIGTERM)
+            session.spawner.kill(number, signal.SIGTERM)
             grace = session.spec.session.grace
             session.timers.append(self.loop.later(grace, lambda: self.kill(number, session.reason)))
 
@@ -131,7 +133,7 @@ class Sessions:
         if session:
             session.reason = session.reason or reason
             if session.running:
-                self.spawner.kill(number, signal.SIGKILL)
+                session.spawner.kill(number, signal.SIGKILL)
 
     def exited(self, number: int, code: int | None, limits: list[str]) -> None:
         """The spawner has reaped one and removed what belonged to it."""

@@ -25,6 +25,8 @@ ROOT_CODE = (
     "sandbox",
     "runtimes/__init__.py",
     "runtimes/native.py",
+    "runtimes/base.py",
+    "runtimes/groups.py",
     "profile/__init__.py",
     "profile/host.py",
     "profile/granted.py",

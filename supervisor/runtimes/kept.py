@@ -1,0 +1,205 @@
+"""One session as the keeper has it: its container's first process, its pump, its pipes, its limits.
+
+Runs in the keeper. What it knows of a session it reads from the kernel, by the pid that the engine named and that a
+descriptor holds on to. Standard library only.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import time
+
+from supervisor.runtimes import gate, groups, held, pump
+from supervisor.runtimes.api import ApiError
+from supervisor.runtimes.document import engine
+from supervisor.runtimes.engine import Engine
+from supervisor.sandbox import enter, network
+from supervisor.sandbox import syscalls as sc
+from supervisor.sandbox.session import StepError
+
+_PATIENCE = 20.0
+_setns = sc.Call("setns", ctypes.c_int, ctypes.c_int)
+
+
+class Kept:
+    """A container whose gate waits, later its payload."""
+
+    def __init__(self, inside: Engine, name: str, number: int, document: enter.Document) -> None:
+        self.engine = inside
+        self.name = name
+        self.number = number
+        self.document = document
+        self.pid = self.pidfd = self.pump = -1
+        self.stream: socket.socket | None = None
+        self.pipes: list[int] = []
+        self.donated: list[int] = []
+        self.events: dict[str, tuple[str, str]] = {}
+        self.hit: list[str] = []
+        self.ended = 0.0
+        self.pumped = False
+
+    def watched(self) -> list[int]:
+        """What becomes readable when something of it ends."""
+        return [
+            fd for fd, done in ((self.pidfd, bool(self.ended)), (self.pump, self.pumped)) if fd >= 0 and not done
+        ]
+
+    def look(self) -> None:
+        """Something of it has ended: the counters of its limits go with its container, so they are read first."""
+        if not self.ended and _readable(self.pidfd):
+            self.hit = [name for name, (path, key) in self.events.items() if _acted(path, key)]
+            self.ended = time.monotonic()
+        if not self.pumped and self.pump >= 0 and _readable(self.pump):
+            self.pumped = True
+            if not self.ended:
+                self.kill(signal.SIGKILL)  # nobody carries its bytes any more
+
+    def over(self, patience: float) -> bool:
+        """Whether it has ended, and what it had said is read, or will not be."""
+        read = self.pumped or self.pump < 0
+        return bool(self.ended) and (read or time.monotonic() - self.ended > patience)
+
+    def kill(self, number: int) -> None:
+        """Signal its first process; SIGKILL ends everything in its pid namespace."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def go(self) -> None:
+        """Open the gate, and let a pump carry what follows."""
+        if self.stream is None:
+            raise OSError(errno.EALREADY, "it has been let go")
+        self.stream.sendall(gate.GO)
+        stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
+        theirs, self.pipes = [stdin[0], stdout[1], stderr[1]], [stdin[1], stdout[0], stderr[0]]
+        program = base64.b64decode(str(engine(self.document)["pump"]))
+        try:
+            pid = pump.start(self.stream, theirs, program)
+            self.pump = os.pidfd_open(pid)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+            self.stream.close()
+            self.stream = None
+
+    def release(self) -> None:
+        """Close what was handed over."""
+        for fd in self.pipes:
+            os.close(fd)
+        self.pipes = []
+
+    def forget_donated(self) -> None:
+        """Close its sockets: one that stayed here would keep its network namespace."""
+        for fd in self.donated:
+            os.close(fd)
+        self.donated = []
+
+    def code(self) -> int | None:
+        """What the engine says its first process has ended with; None when it does not know."""
+        deadline = time.monotonic() + _PATIENCE
+        with contextlib.suppress(ApiError):
+            while (state := self.engine.state(self.name)).get("Running") and time.monotonic() < deadline:
+                time.sleep(0.01)
+            code = state.get("ExitCode")
+            return code if isinstance(code, int) and not state.get("Running") else None
+        return None
+
+    def close(self) -> None:
+        """Close everything, end the pump."""
+        self.release()
+        self.forget_donated()
+        if self.stream:
+            self.stream.close()
+        if self.pump >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pump, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self.pump, os.WEXITED)
+        for fd in (self.pump, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.pump = self.pidfd = -1
+
+
+def fresh(inside: Engine, name: str, number: int, document: enter.Document) -> Kept:
+    """A container whose gate waits. StepError names what failed; then nothing of it is open here."""
+    kept = Kept(inside, name, number, document)
+    step = "create its container"
+    try:
+        inside.create(name, document)
+        step = "attach to its container"
+        kept.stream = inside.attach(name)
+        step = "start its container"
+        inside.start(name)
+        step = "find its first process"
+        _find(kept)
+        step = "make its addresses and the sockets for the egress broker"
+        kept.donated = _donated(kept)
+    except OSError as error:
+        kept.kill(signal.SIGKILL)
+        kept.close()
+        raise StepError(error, f"{step} in {inside.name}") from None
+    return kept
+
+
+def _find(kept: Kept) -> None:
+    """Hold on to the first process, when it has become the gate."""
+    pid = kept.engine.state(kept.name).get("Pid")
+    if not isinstance(pid, int) or pid <= 1:
+        raise OSError(errno.ESRCH, "it has ended at once")
+    kept.pid, kept.pidfd = pid, os.pidfd_open(pid)
+    if kept.engine.state(kept.name).get("Pid") != pid:
+        raise OSError(errno.ESRCH, "it has ended at once")
+    ours = os.stat(held.gate_of(kept.engine, kept.document))
+    deadline = time.monotonic() + _PATIENCE
+    # until its execve it is the engine's own runtime
+    while (found := os.stat(f"/proc/{pid}/exe")).st_ino != ours.st_ino or found.st_dev != ours.st_dev:
+        if _readable(kept.pidfd) or time.monotonic() > deadline:
+            raise OSError(errno.ESRCH, "it does not execute the gate")
+        time.sleep(0.001)
+    kept.events = groups.counters(pid)
+
+
+def _acted(path: str, key: str) -> bool:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+        return any(line.split()[0] == key and line.split()[1] != "0" for line in file if " " in line)
+    return False
+
+
+def _donated(kept: Kept) -> list[int]:
+    """Sockets for the egress broker, born in the container's network namespace: a fork makes them there."""
+    udp, tcp = enter.places(kept.document, "udp"), enter.places(kept.document, "tcp")
+    if not udp and not tcp:
+        return []
+    addresses = [str(each) for each in enter.items(kept.document, "addresses")]
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _setns(os.open(f"/proc/{kept.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC), sc.CLONE_NEWNET)
+            network.up()
+            network.add(addresses)
+            network.donate(network.sockets(udp, tcp), there)
+            status = 0
+        finally:
+            os._exit(status)
+    there.close()
+    _, code = os.waitpid(pid, 0)
+    with here:
+        if code:
+            raise OSError(errno.EPROTO, "its network namespace could not be entered")
+        fds: list[int] = []
+        network.donated(here, len(udp) + len(tcp), fds)
+    return fds
+
+
+def _readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
