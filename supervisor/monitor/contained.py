@@ -74,17 +74,24 @@ class Contained(Reader):
         wanted |= {path: {"ro"} for path in (*self.spec.files, *_FLAGLESS)}
         wanted["/tmp"] = {"nosuid", "nodev"} | ({"noexec"} if self.spec.tmp.noexec else set())
         seen = set()
-        null = os.stat("/dev/null").st_rdev
         for point, flags, _ in self._mounted():
             under = max((each for each in wanted if below(point, each)), key=len)
             if under != "/" and not wanted[under] <= flags:
                 yield f"mount {point} lacks {','.join(sorted(wanted[under] - flags))}"
-            hidden = below(point, "/proc") and os.stat(f"{self.base}/root{point}").st_rdev == null
-            if "rw" in flags and point not in _WRITABLE and not hidden:
+            if "rw" in flags and point not in _WRITABLE and not self._harmless(point):
                 yield f"mount {point} is writable"
             seen.add(point)
+        there = os.stat(f"{self.base}/root/tmp")
+        if there.st_mode & 0o1777 != 0o1777 and there.st_uid != self._outside("uid_map"):
+            yield f"mount /tmp has the mode {there.st_mode & 0o7777:o} that the image's has: make that 1777"
         for point in sorted(set(wanted) - seen - {"/etc/hostname"}):
             yield f"mount {point} is missing"
+
+    def _harmless(self, point: str) -> bool:
+        """Whether a file of the kernel's is hidden by /dev/null, or a control group is the host's root's own."""
+        there = os.stat(f"{self.base}/root{point}")
+        hidden = below(point, "/proc") and there.st_rdev == os.stat("/dev/null").st_rdev
+        return hidden or (below(point, "/sys/fs/cgroup") and there.st_uid == 0 and not there.st_mode & 0o022)
 
     def limits(self) -> Iterator[str]:
         """As told by /proc: prlimit(2) needs a capability over processes of the host's own user namespace."""

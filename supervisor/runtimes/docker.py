@@ -76,7 +76,8 @@ class Docker(Engine):
     def _host(self, name: str, document: enter.Document) -> Table:
         limits, tmp = enter.numbers(document, "cgroup"), enter.numbers(document, "tmp")
         exec_ = "noexec" if tmp["noexec"] else "exec"
-        private = f"rw,nosuid,nodev,{exec_},mode=1777,size={tmp['size']},nr_inodes={tmp['inodes']}"
+        owner = f"uid={document['uid']},gid={document['uid']}"  # its mode becomes what the image has there
+        private = f"rw,nosuid,nodev,{exec_},{owner},size={tmp['size']},nr_inodes={tmp['inodes']}"
         return {
             "NetworkMode": "none",
             "IpcMode": "private",

@@ -36,21 +36,26 @@ class Keeper:
         self.loaded: dict[str, enter.Document] = {}
         self.engines: dict[str, tuple[Engine, Guard]] = {}
         self.sessions: dict[int, Kept] = {}
+        # cgroup v1 tells nobody that a limit has acted
+        self.asked = cgroup.probe().version == "v1"
 
     def serve(self) -> None:
         """Until the monitor hangs up."""
         while True:
             poll = select.poll()
             poll.register(self.monitor.fileno(), select.POLLIN)
-            watched = {fd: kept for kept in self.sessions.values() for fd in kept.watched()}
+            watched = [fd for kept in self.sessions.values() for fd in kept.watched()]
             guards = {guard.pidfd: engine for engine, guard in self.engines.values()}
             for fd in (*watched, *guards):
                 poll.register(fd, select.POLLIN)
-            draining = any(kept.ended for kept in self.sessions.values())
-            ready = [fd for fd, _ in poll.poll(_LOOK * 1000 if draining else None)]
+            for kept in self.sessions.values():
+                for fd in kept.acting():
+                    poll.register(fd, select.POLLPRI)
+            often = self.asked or any(kept.ended for kept in self.sessions.values())
+            ready = [fd for fd, _ in poll.poll(_LOOK * 1000 if often and self.sessions else None)]
             for engine in (guards[fd] for fd in ready if fd in guards):
                 self._guard(engine)
-            for kept in {watched[fd].number: watched[fd] for fd in ready if fd in watched}.values():
+            for kept in self.sessions.values():
                 kept.look()
             for kept in [each for each in self.sessions.values() if each.over(_DRAIN)]:
                 self._ended(kept)

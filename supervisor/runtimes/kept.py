@@ -40,7 +40,7 @@ class Kept:
         self.stream: socket.socket | None = None
         self.pipes: list[int] = []
         self.donated: list[int] = []
-        self.events: dict[str, tuple[str, str]] = {}
+        self.counters: dict[int, tuple[str, str]] = {}
         self.hit: list[str] = []
         self.ended = 0.0
         self.pumped = False
@@ -51,11 +51,21 @@ class Kept:
             fd for fd, done in ((self.pidfd, bool(self.ended)), (self.pump, self.pumped)) if fd >= 0 and not done
         ]
 
+    def acting(self) -> list[int]:
+        """What is readable, urgently, when a limit acts for the first time."""
+        return [fd for fd, (name, _) in self.counters.items() if name not in self.hit and not self.ended]
+
     def look(self) -> None:
-        """Something of it has ended: the counters of its limits go with its container, so they are read first."""
+        """Something of it has ended, or a limit has acted: the counters go with its container."""
+        for fd, (name, key) in self.counters.items():
+            if name not in self.hit and _acted(fd, key):
+                self.hit.append(name)
         if not self.ended and _readable(self.pidfd):
-            self.hit = [name for name, (path, key) in self.events.items() if _acted(path, key)]
             self.ended = time.monotonic()
+            if self.stream:
+                # an engine waits for the end of the input, too
+                with contextlib.suppress(OSError):
+                    self.stream.shutdown(socket.SHUT_WR)
         if not self.pumped and self.pump >= 0 and _readable(self.pump):
             self.pumped = True
             if not self.ended:
@@ -74,7 +84,7 @@ class Kept:
 
     def go(self) -> None:
         """Open the gate, and let a pump carry what follows."""
-        if self.stream is None:
+        if self.stream is None or self.pump >= 0:
             raise OSError(errno.EALREADY, "it has been let go")
         self.stream.sendall(gate.GO)
         stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
@@ -86,8 +96,6 @@ class Kept:
         finally:
             for fd in theirs:
                 os.close(fd)
-            self.stream.close()
-            self.stream = None
 
     def release(self) -> None:
         """Close what was handed over."""
@@ -107,6 +115,8 @@ class Kept:
         with contextlib.suppress(ApiError):
             while (state := self.engine.state(self.name)).get("Running") and time.monotonic() < deadline:
                 time.sleep(0.01)
+            if state.get("OOMKilled") is True and "memory" not in self.hit:
+                self.hit.append("memory")
             code = state.get("ExitCode")
             return code if isinstance(code, int) and not state.get("Running") else None
         return None
@@ -117,6 +127,10 @@ class Kept:
         self.forget_donated()
         if self.stream:
             self.stream.close()
+            self.stream = None
+        for fd in self.counters:
+            os.close(fd)
+        self.counters = {}
         if self.pump >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pump, signal.SIGKILL)
@@ -164,12 +178,15 @@ def _find(kept: Kept) -> None:
         if _readable(kept.pidfd) or time.monotonic() > deadline:
             raise OSError(errno.ESRCH, "it does not execute the gate")
         time.sleep(0.001)
-    kept.events = groups.counters(pid)
+    for name, (path, key) in groups.counters(pid).items():
+        kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
 
 
-def _acted(path: str, key: str) -> bool:
-    with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
-        return any(line.split()[0] == key and line.split()[1] != "0" for line in file if " " in line)
+def _acted(fd: int, key: str) -> bool:
+    """Whether a counter is not zero; one whose group is gone says nothing more."""
+    with contextlib.suppress(OSError):
+        lines = [line.split() for line in os.pread(fd, 4096, 0).decode().splitlines()]
+        return any(line[0] == key and line[1] != "0" for line in lines if len(line) == 2)
     return False
 
 

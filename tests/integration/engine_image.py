@@ -46,7 +46,7 @@ def image() -> making.Image:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for folder in ("tmp", "proc", "dev", "sys", "etc", "run"):
-            archive.addfile(making.info(folder, tarfile.DIRTYPE, mode=0o755))
+            archive.addfile(making.info(folder, tarfile.DIRTYPE, mode=0o1777 if folder == "tmp" else 0o755))
         for name in ("bin", "lib", "lib64"):
             archive.addfile(making.info(name, tarfile.SYMTYPE, linkname=f"usr/{name}"))
         archive.addfile(making.info("usr/bin/sh", tarfile.SYMTYPE, linkname="dash"))
@@ -56,4 +56,4 @@ def image() -> making.Image:
             data = path.read_bytes()
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return making.image([out.getvalue()], run={"Entrypoint": ["/bin/sh"], "Env": ["FROM_IMAGE=1"]})
+    return making.image([out.getvalue()], run={"Entrypoint": ["/bin/sh"], "Env": ["FROM_IMAGE=1"]}, level=1)
