@@ -212,13 +212,15 @@ class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
     `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
-    call filter for whoever speaks on proxy.sock; `gaps` is what this kernel lacks, as in HostFacts.
+    call filter for whoever speaks on proxy.sock; `gaps` is what this kernel lacks, as in HostFacts;
+    `sealed` whose memory files come with it.
     """
 
     servers: tuple[Registered, ...] = ()
     watched: tuple[tuple[str, int], ...] = ()
     proxy: str = ""
     gaps: dict[str, str] = {}
+    sealed: tuple[Digest, ...] = ()
     error: str = ""
     status: int = 0
 

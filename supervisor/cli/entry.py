@@ -53,7 +53,18 @@ def _is_utf8(text: str) -> bool:
 
 def _check_text(options: argparse.Namespace, command: list[str]) -> None:
     """Everything goes through JSON and into a digest: only UTF-8 can. A mount of the folder above helps."""
-    written = [options.profile or "", *options.param, *options.ro, *options.rw, *options.env, *command]
+    written = [
+        options.profile or "",
+        options.image or "",
+        options.store or "",
+        options.engine or "",
+        options.lock or "",
+        *options.param,
+        *options.ro,
+        *options.rw,
+        *options.env,
+        *command,
+    ]
     for each in [*written, *_environment(options.env).values()]:
         if not _is_utf8(each):
             raise ConfigError(f"{each!r} is not UTF-8, and cannot be passed on")
@@ -82,6 +93,11 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "rw": options.rw,
         "env": _environment(options.env),
         "allow": options.allow,
+        "image": options.image or "",
+        "runtime": options.runtime or "auto",
+        "engine": os.path.abspath(options.engine) if options.engine else "",
+        "store": os.path.abspath(options.store) if options.store else store(),
+        "lock": os.path.abspath(options.lock) if options.lock else "",
         "cwd": cwd,
         "home": home(),
         "search_path": os.environ.get("PATH", os.defpath),
@@ -89,6 +105,14 @@ def build(options: argparse.Namespace, command: list[str]) -> dict[str, object]:
         "accept_missing": [name for each in options.accept_missing for name in each.split(",")],
         "origin": "command line",
     }
+
+
+def store() -> str:
+    """Where `supervisor image add` puts images for this user."""
+    if os.geteuid() == 0:
+        return "/var/lib/supervisor/images"
+    own = os.environ.get("XDG_DATA_HOME") or os.path.join(home(), ".local/share")
+    return f"{own}/supervisor/images"
 
 
 def catalog(options: argparse.Namespace) -> str:

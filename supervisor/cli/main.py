@@ -22,7 +22,7 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     server = getattr(options, "server", None)
     if server is not None and (tail or options.profile):
         raise ConfigError(f'"{server}" is a registered server: --profile and a command do not go with it')
-    if options.command == "exec" and not tail:
+    if options.command == "exec" and not tail and not options.image:
         raise ConfigError("exec: name a command after --, as in: supervisor exec --profile ci-runner -- make test")
     if server is not None and options.command == "run":
         from supervisor.cli import gateway

@@ -33,6 +33,15 @@ def _sandbox_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="let it reach a host; *.HOST:PORT, http:HOST:PORT, tcp:HOST:PORT and ADDRESS:PORT as in profiles",
     )
+    parser.add_argument("--image", metavar="NAME@DIGEST", help="start it from an image of the store, not from /usr")
+    parser.add_argument("--lock", metavar="FILE", help="an images.lock that must list the image")
+    parser.add_argument("--store", metavar="DIR", help="where images are, if not in your own place")
+    parser.add_argument(
+        "--runtime", choices=["auto", "native", "podman", "docker", "gvisor"], help="what makes the sandbox"
+    )
+    parser.add_argument(
+        "--engine", metavar="SOCKET", help="where podman or docker listens, if not in its own place"
+    )
     _accept_missing(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
 

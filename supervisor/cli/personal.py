@@ -26,6 +26,8 @@ from supervisor.monitor.children import Spawner; spawner = Spawner()
 from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4))"""
 _PLANNER = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
 from supervisor.registry.planner import main; main()"""
+_IMAGES = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
+from supervisor.registry.images import find; from supervisor.registry.planner import main; main(find)"""
 _PASSED = ("LANG", "LC_ALL", "TZ")
 # no package that lies beside it gets to change what pydantic accepts
 _SET = {"PYDANTIC_DISABLE_PLUGINS": "1"}
@@ -69,9 +71,11 @@ def start_catalog(path: str) -> Tree:
 
 def start(entry: dict[str, object]) -> Tree:
     """Start planner, monitor and spawner for `entry` (a ServerEntry as a table); does not wait for them."""
-    (asked, question), (answered, answer) = os.pipe(), os.pipe()
+    import socket
+
+    (asked, question), (answered, answer) = os.pipe(), (each.detach() for each in socket.socketpair())
     # what takes longest goes first, even before imports
-    planner = _spawn(_PLANNER, [asked, answer])
+    planner = _spawn(_IMAGES if entry.get("image") or "catalog" in entry else _PLANNER, [asked, answer])
     import json
 
     from supervisor import wire

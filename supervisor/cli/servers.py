@@ -70,7 +70,9 @@ def with_tables(path: str, text: str, tables: dict[str, written.Fields], *, comm
 
 def try_out(path: str, text: str, name: str) -> None:
     """Plan one server of a registry that is to have this text; raises what would be wrong with it."""
-    planned = planning.ask({"catalog": path, "text": text, "only": name})
+    planned, sealed = planning.ask({"catalog": path, "text": text, "only": name})
+    for fd in sealed.values():
+        os.close(fd)
     facts = machine.probe()
     for each in planned.servers:
         native.check(each.plan, facts, each.entry.accept_missing)
@@ -95,6 +97,11 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
         "rw": [_absolute(each, here) for each in options.rw],
         "env": built["env"],
         "allow": options.allow,
+        "image": built["image"],
+        "runtime": options.runtime,
+        "engine": built["engine"],
+        "store": built["store"] if options.image else None,
+        "lock": built["lock"],
         "users": options.user,
         "accept_missing": built["accept_missing"],
     }

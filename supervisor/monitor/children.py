@@ -92,13 +92,13 @@ class Spawner:
             )
             raise Unenforceable({"namespaces": reason}, runtime="native", optional=set())
 
-    def load(self, digest: str, document: dict[str, object]) -> None:
-        """Hand over a document and wait until its root is built; LaunchFailed names the step.
+    def load(self, digest: str, document: dict[str, object], image: list[int] | None = None) -> None:
+        """Hand over a document, with its image if that is new, and wait until its root is built.
 
-        Unenforceable names what an engine cannot hold.
+        LaunchFailed names the step, Unenforceable what an engine cannot hold.
         """
         try:
-            wire.send(self._socket, {"req": "load", "digest": digest, "document": document})
+            wire.send(self._socket, {"req": "load", "digest": digest, "document": document}, image)
         except WireError as error:
             raise ConfigError(
                 f"the command with its environment and mounts is too long ({error}): put what is long in a file"

@@ -74,7 +74,7 @@ class Contained(Reader):
         wanted |= {path: {"ro"} for path in (*self.spec.files, *_FLAGLESS)}
         wanted["/tmp"] = {"nosuid", "nodev"} | ({"noexec"} if self.spec.tmp.noexec else set())
         seen = set()
-        for point, flags, _ in self._mounted():
+        for point, flags, _, _ in self._mounted():
             under = max((each for each in wanted if below(point, each)), key=len)
             if under != "/" and not wanted[under] <= flags:
                 yield f"mount {point} lacks {','.join(sorted(wanted[under] - flags))}"

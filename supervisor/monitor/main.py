@@ -65,13 +65,11 @@ def personal(spawner: Spawner, proxy: int, config: int) -> int:
     loop = Loop()
     monitor = Monitor(loop, spawner, None)
     try:
-        with open(config, "rb") as file:
-            answer = file.read()
+        planned, sealed = planning.read(socket.socket(fileno=config))
         spawner.greet()
-        planned = planning.read(answer)
         # of a registry, its file comes first
         monitor.config = next(iter(dict(planned.watched)), None)
-        monitor.adopt(planned)
+        monitor.adopt(planned, sealed)
     except SupervisorError as error:
         monitor.failed = error
     monitor.accept(socket.socket(fileno=proxy), admin=False)
@@ -91,7 +89,7 @@ def daemon(config: str, everybody: socket.socket, owner: socket.socket) -> int:
     monitor = Monitor(loop, spawner, os.path.abspath(config))
     try:
         spawner.greet()
-        monitor.adopt(planning.ask({"catalog": monitor.config}))
+        monitor.adopt(*planning.ask({"catalog": monitor.config}))
     except SupervisorError:
         for each in monitor.spawners.values():
             each.close()

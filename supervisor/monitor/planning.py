@@ -5,44 +5,56 @@ Runs as root; the planner does not.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
 import subprocess
 import sys
 
-from pydantic import ValidationError
-
+from supervisor import wire
 from supervisor.errors import SupervisorError
 from supervisor.model import Planned
 from supervisor.monitor import children
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import main; main()"
+_CODE = """import sys; sys.path.insert(0, sys.argv[1])
+from supervisor.registry.images import find; from supervisor.registry.planner import main; main(find)"""
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_PART = 1 << 16
+Sealed = dict[str, int]
 
 
-def read(data: bytes) -> Planned:
-    """The planner's answer; SupervisorError with its message and exit status."""
+def read(sock: socket.socket) -> tuple[Planned, Sealed]:
+    """The planner's answer, and images by digest; SupervisorError with its message and exit status."""
+    data, more = b"", True
+    fds: list[int] = []
     try:
+        while more:
+            part, found, _ = wire.take(sock, _PART, wire.MAX_FDS)
+            more, data, fds = bool(part), data + part, fds + found
         planned = Planned.model_validate_json(data, strict=False)
-    except ValidationError:
+        if any(fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _SEALS for fd in fds):
+            raise SupervisorError("the planner handed over an image that can be changed")
+        sealed = dict(zip(planned.sealed, fds, strict=True))
+    except (OSError, ValueError):
         raise SupervisorError("the planner ended without a plan; its own message is above") from None
     if planned.error:
         error = SupervisorError(planned.error)
         error.exit_status = planned.status
         raise error
-    return planned
+    return planned, sealed
 
 
-def ask(question: dict[str, object]) -> Planned:
+def ask(question: dict[str, object]) -> tuple[Planned, Sealed]:
     """Run a planner to its end. Blocks the monitor meanwhile (start and reload only; 60 s at most)."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _CODE, children.ROOT],
-            input=json.dumps(question).encode(),
-            stdout=subprocess.PIPE,
-            # no package that lies beside it gets to change what pydantic accepts
-            env={"LC_ALL": "C.UTF-8", "PYDANTIC_DISABLE_PLUGINS": "1"},
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SupervisorError(f"the planner could not be run: {error}") from None
-    return read(done.stdout)
+    ours, theirs = socket.socketpair()
+    argv = [sys.executable, "-I", "-c", _CODE, children.ROOT]
+    # no package that lies beside it gets to change what pydantic accepts
+    env = {"LC_ALL": "C.UTF-8", "PYDANTIC_DISABLE_PLUGINS": "1"}
+    with ours, theirs, subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=theirs.fileno(), env=env) as planner:
+        theirs.close()
+        ours.settimeout(60)
+        try:
+            planner.communicate(json.dumps(question).encode())
+            return read(ours)
+        finally:
+            planner.kill()

@@ -8,10 +8,12 @@ Reads /proc of the session's init, which is ours and cannot have been influenced
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import resource
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 
@@ -21,6 +23,7 @@ from supervisor.sandbox import cgroup
 from supervisor.sandbox.mounts import DEVICES
 from supervisor.sandbox.syscalls import FIRST_UID
 
+_LOOP_GET_STATUS64 = 0x4C05
 _NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 Document = dict[str, object]
@@ -90,9 +93,16 @@ class Reader:
         """Every mount is one that was asked for, restricted as it was asked for, and none is missing."""
         wanted = dict(self._wanted())
         seen = set()
-        for point, flags, kind in self._mounted():
+        for point, flags, kind, source in self._mounted():
             under = max((each for each in wanted if below(point, each)), key=len)
             expected, kinds = wanted[under]
+            if (
+                kind == "squashfs"
+                and {"ro", "nosuid", "nodev"} <= flags
+                and self.spec.image
+                and self._sealed(source)
+            ):
+                continue
             if point not in wanted and under in ("/", "/proc", "/tmp"):
                 yield f"mount {point} was not asked for"
             elif not expected <= flags:
@@ -108,14 +118,21 @@ class Reader:
         granted = [each.target for each in self.spec.mounts if each.mode == "rw"]
         return {
             point: kind
-            for point, flags, kind in self._mounted()
+            for point, flags, kind, _ in self._mounted()
             if "rw" in flags and any(below(point, each) for each in granted)
         }
 
-    def _mounted(self) -> Iterator[tuple[str, set[str], str]]:
+    def _mounted(self) -> Iterator[tuple[str, set[str], str, str]]:
         for line in self.text("mountinfo").splitlines():
             fields = line.split(" ")
-            yield _unescape(fields[4]), set(fields[5].split(",")), fields[fields.index("-") + 1]
+            kind, source = fields[fields.index("-") + 1 :][:2]
+            yield _unescape(fields[4]), set(fields[5].split(",")), kind, source
+
+    def _sealed(self, device: str) -> bool:
+        """Whether what is behind a loop device is the memory file that was handed over for the spec's image."""
+        with open(device, "rb", buffering=0) as file:
+            device_and_inode = struct.unpack_from("=QQ", fcntl.ioctl(file, _LOOP_GET_STATUS64, bytes(232)))
+        return [list(device_and_inode)] == self.document["sealed"]
 
     def _wanted(self) -> Iterator[tuple[str, tuple[set[str], tuple[str, ...]]]]:
         base = {"nosuid", "nodev"}

@@ -70,16 +70,23 @@ class Monitor:
         self.settling: dict[str, int] = {}
         self.filter = ""
         self.gone: Callable[[], None] | None = None
+        self.sealed: planning.Sealed = {}
 
-    def adopt(self, planned: Planned) -> None:
-        """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end."""
+    def adopt(self, planned: Planned, sealed: planning.Sealed) -> None:
+        """Make these the servers, all or nothing. Sessions of those that are gone or changed come to their end.
+
+        A sealed image stays open here as long as one of them uses it: then the planner need not seal it again.
+        """
         self.watched = dict(planned.watched)
         self.filter = planned.proxy
+        self.sealed |= sealed
         facts = self.facts.model_copy(update={"missing": self.facts.missing | planned.gaps})
         ready = [self._loaded(each, facts) for each in planned.servers]
         for spawner in self.spawners.values():
             spawner.keep([server.plan.spec.digest for server in ready])
         self.servers = {server.registered.entry.name: server for server in ready}
+        for digest in set(self.sealed) - {server.document["image"] for server in ready}:
+            os.close(self.sealed.pop(digest))
         for session in self.sessions.by_number.values():
             now = self.servers.get(session.server)
             if now is None or now.plan.spec.digest != session.spec.digest:
@@ -92,7 +99,10 @@ class Monitor:
         for plan in (registered.plan, *registered.others):
             try:
                 server = check(registered, facts, plan)
-                self.spawner(plan.spec.runtime).load(server.plan.spec.digest, server.document)
+                own = plan.spec.runtime == "native"
+                fds = [self.sealed[each] for each in self.sealed if own and each == server.document["image"]]
+                server.document["sealed"] = [[file.st_dev, file.st_ino] for file in map(os.fstat, fds)]
+                self.spawner(plan.spec.runtime).load(server.plan.spec.digest, server.document, fds)
             except Unenforceable as error:
                 if not registered.others:
                     raise
@@ -239,7 +249,7 @@ class Monitor:
         """Read the registry again, all or nothing; running sessions live on."""
         if self.config is None:
             raise ConfigError("there is no configuration file in personal mode")
-        self.adopt(planning.ask({"catalog": self.config}))
+        self.adopt(*planning.ask({"catalog": self.config, "have": list(self.sealed)}))
         return {"ok": {"servers": sorted(self.servers)}}
 
     def reload_or_say(self) -> None:

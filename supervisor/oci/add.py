@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from supervisor.errors import Refused, SupervisorError
-from supervisor.oci import seal, settings, worker
+from supervisor.oci import rules, seal, settings, worker
 from supervisor.oci.client import Endpoint
 from supervisor.oci.document import Reader, Table, Value
 from supervisor.oci.manifest import MAX_DOCUMENT
@@ -56,6 +56,10 @@ class Policy:
         """As the verifier is told of it."""
         return {"path": self.path, "text": self.text, "trusted_root": self.trusted_root}
 
+    def basis(self, name: str) -> str:
+        """What a verdict about a repository's images stands on."""
+        return rules.basis(self.path, self.text.encode(), name, self.trusted_root)
+
 
 def this_platform() -> str:
     """What images are chosen for here."""
@@ -87,7 +91,7 @@ def add(
         layers = tuple(Layer.model_validate(each.table) for each in verdict.each("layers", most=1000))
         _bring(store, staging, question, layers, wanted=wanted, digest=digest, progress=progress)
         sealed, size, made = _unpack(store, staging, layers, progress)
-        record = asked.record(verdict, layers, sealed, size, made)
+        record = asked.record(verdict, policy, layers, sealed=sealed, size=size, made=made)
         store.commit(staging, record)
         return record
 
@@ -196,7 +200,9 @@ class _Asked:
             "trust": policy.table(),
         }
 
-    def record(self, verdict: Reader, layers: tuple[Layer, ...], sealed: str, size: int, made: Contents) -> Record:
+    def record(
+        self, verdict: Reader, policy: Policy, layers: tuple[Layer, ...], *, sealed: str, size: int, made: Contents
+    ) -> Record:
         return Record(
             name=str(self.wanted.reference.repository),
             digest=self.digest,
@@ -211,6 +217,8 @@ class _Asked:
             signers=tuple(verdict.texts("signers")),
             predicates=tuple(verdict.texts("predicates")),
             rule=verdict.text("rule"),
+            policy=policy.path,
+            basis=policy.basis(str(self.wanted.reference.repository)),
             run=Run.model_validate(verdict.one("run").table),
             sealed=sealed,
             sealed_size=size,
@@ -222,7 +230,7 @@ class _Asked:
 def verify(store: Store, record: Record, policy: Policy, progress: worker.Progress) -> tuple[str, ...]:
     """Judge a stored image again, by the policy of now, from what is in the store now; who signed it.
 
-    Refused when the verdict has changed, or a blob has.
+    Refused when the verdict has changed, or a blob has. A good verdict is written down.
     """
     contents = {}
     for digest in record.documents:
@@ -245,4 +253,7 @@ def verify(store: Store, record: Record, policy: Policy, progress: worker.Progre
                 raise Refused(f"{record.reference}: {digest} in {store.path} is {found} now; add it again")
         finally:
             os.close(fd)
-    return tuple(verdict.texts("signers"))
+    signers, basis = tuple(verdict.texts("signers")), policy.basis(record.name)
+    judged = {"signers": signers, "predicates": tuple(verdict.texts("predicates")), "rule": verdict.text("rule")}
+    store.update(record.model_copy(update=judged | {"policy": policy.path, "basis": basis}))
+    return signers

@@ -68,7 +68,10 @@ class Contents(Frozen):
 
 
 class Record(Frozen):
-    """One image: everything that is needed to run it, and to verify it again without a registry."""
+    """One image: everything that is needed to run it, and to verify it again without a registry.
+
+    `basis` is what the verdict stands on, in the file `policy`: see supervisor.oci.rules.
+    """
 
     name: str
     digest: Digest
@@ -83,6 +86,8 @@ class Record(Frozen):
     signers: Texts
     predicates: Texts
     rule: str
+    policy: str = ""
+    basis: str = ""
     run: Run
     sealed: Digest
     sealed_size: int
@@ -132,19 +137,23 @@ class Staging:
 
 
 class Store:
-    """A folder of this shape: `blobs/sha256/<hex>`, `images/<hex of name@digest>.json`, `incoming/`, `lock`."""
+    """A folder of this shape: `blobs/sha256/<hex>`, `images/<hex of name@digest>.json`, `incoming/`, `lock`.
 
-    def __init__(self, path: Path) -> None:
+    With `owners` it is one of theirs, which is only looked at.
+    """
+
+    def __init__(self, path: Path, owners: frozenset[int] | None = None) -> None:
         self.path = path
+        folders = (path, path / "blobs", path / "blobs/sha256", path / "images", path / "incoming")
         try:
-            for each in (path, path / "blobs", path / "blobs/sha256", path / "images", path / "incoming"):
+            for each in folders if owners is None else ():
                 each.mkdir(mode=0o700, parents=True, exist_ok=True)
             info = path.stat()
         except OSError as error:
             raise SupervisorError(
                 f"{error.filename or path}: {error.strerror}; name another store with --store"
             ) from None
-        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        if info.st_uid not in (owners or {os.geteuid()}) or info.st_mode & 0o022:
             raise Refused(f"{path}: must belong to the user who runs this, and be writable by nobody else")
 
     @contextlib.contextmanager
@@ -193,14 +202,21 @@ class Store:
                 if not self.has(digest):
                     self._adopt(staging, digest)
             _sync(self.path / "blobs/sha256")
-            data = record.model_dump_json(indent=1).encode()
-            fd, name = tempfile.mkstemp(dir=staging.path)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            os.rename(name, self._record(record.reference))
-            _sync(self.path / "images")
+            self._write(staging, record)
+
+    def update(self, record: Record) -> None:
+        """Put a record in place of the one of the same image; its blobs stay."""
+        with self.staging() as staging, self.locked():
+            self._write(staging, record)
+
+    def _write(self, staging: Staging, record: Record) -> None:
+        fd, name = tempfile.mkstemp(dir=staging.path)
+        with os.fdopen(fd, "wb") as file:
+            file.write(record.model_dump_json(indent=1).encode())
+            file.flush()
+            os.fsync(fd)
+        os.rename(name, self._record(record.reference))
+        _sync(self.path / "images")
 
     def _adopt(self, staging: Staging, digest: str) -> None:
         fd = staging.open(digest)

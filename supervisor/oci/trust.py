@@ -8,54 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from pydantic import Field
-
-from supervisor.errors import ConfigError, Refused
-from supervisor.model import Frozen, Name
-from supervisor.oci import keys
+from supervisor.errors import ConfigError
+from supervisor.oci import keys, rules
 from supervisor.oci.reference import repository
+from supervisor.oci.rules import RuleText, TrustText, matches
 from supervisor.profile import toml
 
 _PATTERN = re.compile(r"[a-z0-9.\[\]:_-]+(?:/[a-z0-9._-]+)*(?:/\*)?")
-Names = Annotated[tuple[Name, ...], Field(strict=False)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class KeyText(Frozen):
-    """`[keys.NAME]`: PEM; `repository` is the one whose images it signs, if it signs for one alone."""
-
-    public: str
-    repository: str = ""
-
-
-class IdentityText(Frozen):
-    """`[identities.NAME]`: who a certificate must name, and who must have vouched for it."""
-
-    subject: str = Field(min_length=1)
-    issuer: str = Field(min_length=1)
-    repository: str = ""
-
-
-class RuleText(Frozen):
-    """`[[repository]]`: the images, and who must have signed them."""
-
-    pattern: str
-    keys: Names = ()
-    identities: Names = ()
-    threshold: int = Field(default=1, ge=1)
-    predicates: Texts = ()
-    builders: Texts = ()
-
-
-class TrustText(Frozen):
-    """The whole file."""
-
-    trust: Literal[1]
-    keys: dict[Name, KeyText] = {}
-    identities: dict[Name, IdentityText] = {}
-    repository: Annotated[tuple[RuleText, ...], Field(strict=False)] = ()
 
 
 @dataclass(frozen=True)
@@ -90,17 +50,7 @@ class Trust:
 
     def rule(self, name: str) -> Rule:
         """The rule for a repository; Refused where there is none."""
-        found = [each for each in self.rules if matches(each.pattern, name)]
-        if not found:
-            raise Refused(
-                f"{name}: no pattern in {self.path} matches it; add a [[repository]] with a pattern and signers"
-            )
-        return max(found, key=lambda each: (len(each.pattern.removesuffix("*")), not each.pattern.endswith("*")))
-
-
-def matches(pattern: str, name: str) -> bool:
-    """`host/path` matches itself, `host/path/*` everything below."""
-    return name.startswith(pattern[:-1]) if pattern.endswith("/*") else name == pattern
+        return rules.chosen(self.path, self.rules, name)
 
 
 def parse(path: str, data: bytes) -> Trust:
@@ -120,11 +70,11 @@ def parse(path: str, data: bytes) -> Trust:
     for name, who in written.identities.items():
         bound = _bound(source, who.repository, "identities", name)
         signers[f"identities.{name}"] = Signer(name, bound, None, who.subject, who.issuer)
-    rules = tuple(_rule(source, number, text, signers) for number, text in enumerate(written.repository))
-    for number, rule in enumerate(rules):
-        if any(rule.pattern == other.pattern for other in rules[:number]):
+    found = tuple(_rule(source, number, text, signers) for number, text in enumerate(written.repository))
+    for number, rule in enumerate(found):
+        if any(rule.pattern == other.pattern for other in found[:number]):
             raise source.error(f'the pattern "{rule.pattern}" is there twice', "repository", number)
-    return Trust(path, rules)
+    return Trust(path, found)
 
 
 def _bound(source: toml.Source, name: str, *key: str) -> str:

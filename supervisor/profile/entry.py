@@ -6,13 +6,16 @@ supervisor.model.ServerRules and supervisor.model.Plan.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from supervisor.model import AbsPath, Frozen, Plan, ServerRules
 
 
 class ServerEntry(ServerRules):
     """A registered server, as its owner wrote it.
 
-    Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only.
+    Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only. `image` is the
+    name@sha256:... of one in `store`; `lock` a file that must list it; `engine` the socket of a container engine.
     """
 
     profile: str
@@ -23,6 +26,11 @@ class ServerEntry(ServerRules):
     env: dict[str, str] = {}
     allow: tuple[str, ...] = ()
     cwd: AbsPath = "/"
+    image: str = ""
+    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    engine: str = ""
+    store: str = ""
+    lock: str = ""
     search_path: str = "/usr/local/bin:/usr/bin:/bin"
 
 

@@ -19,9 +19,9 @@ def summary(spec: SandboxSpec) -> str:
         for each in people
         if not any(each.target.startswith(folder) for folder in folders)
     ]
-    limits = spec.limits
+    limits, root = spec.limits, f"{spec.image.name} read-only" if spec.image else "/usr read-only"
     return (
-        f"files: {'; '.join(shown) or 'none of yours'}; /usr read-only; private /tmp of {spec.tmp.size >> 20} MiB\n"
+        f"files: {'; '.join(shown) or 'none of yours'}; {root}; private /tmp of {spec.tmp.size >> 20} MiB\n"
         f"network: {', '.join(spec.network.allow) or spec.network.mode}; limits: {limits.memory >> 20} MiB memory, "
         f"{limits.millicpus / 1000:g} CPU, {limits.pids} processes"
     )
@@ -30,7 +30,7 @@ def summary(spec: SandboxSpec) -> str:
 def steps(document: enter.Document) -> list[str]:
     """What each step does, in the order in which they are taken, a line each."""
     texts = _texts(document)
-    return [texts[step.name] for step in enter.plan(document)]
+    return [texts[step.name] for step in enter.plan(document, enter.specs(document, "trees"))]
 
 
 def _texts(document: enter.Document) -> dict[str, str]:
@@ -41,7 +41,8 @@ def _texts(document: enter.Document) -> dict[str, str]:
         f"{each.source} at {each.target} {each.mode}{',noexec' if each.noexec else ''}"
         for each in enter.specs(document, "mounts")
     )
-    trees = ", ".join(each.target for each in enter.specs(document, "trees"))
+    own = ["the image's whole tree"] if document["image"] else []
+    trees = ", ".join([*own, *(each.target for each in enter.specs(document, "trees"))])
     return {
         "cgroup": _cgroup(enter.numbers(document, "cgroup")),
         "descriptors": "new session; pipes as standard input, output and error; every other descriptor closed",

@@ -107,6 +107,7 @@ class Process(Frozen):
     hostname: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,30}$")] | None = None
     cwd: _Text | None = None
     write_execute: bool | None = None
+    image_env: tuple[_Text, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
 
 

@@ -22,6 +22,18 @@ def missing() -> dict[str, str]:
     return found if _filters() else found | {"seccomp": seccomp.MISSING}
 
 
+def no_image() -> dict[str, str]:
+    """Why this user's sessions cannot have an image as their root, and what to do."""
+    if os.geteuid() != 0:
+        return {
+            "image": "an ordinary user cannot mount it: use the host's daemon (supervisor daemon, started by "
+            'root), or runtime = "podman"'
+        }
+    if not os.path.exists("/dev/loop-control"):
+        return {"image": "there is no /dev/loop-control: load the module loop, or give the container its devices"}
+    return {}
+
+
 def probe() -> HostFacts:
     """Everything that is known of this host."""
     facts = host.probe()

@@ -28,6 +28,7 @@ from supervisor.profile import (
     writable,
 )
 from supervisor.profile.entry import Account, Grant, ServerEntry
+from supervisor.profile.image import Image
 
 UID = 1000
 # the sandbox gets its mounts in one message
@@ -55,10 +56,11 @@ def _set(value: Value | None) -> Value:
 class Planner:
     """Collects mounts and their grants for one server; the order of its calls is the order of authority."""
 
-    def __init__(self, chain: load.Chain, entry: ServerEntry) -> None:
+    def __init__(self, chain: load.Chain, entry: ServerEntry, image: Image | None) -> None:
         self.chain = chain
         self.profile = chain.profile
         self.entry = entry
+        self.image = image
         self.params = self._params()
         self.mounts: list[Mount] = []
         self.grants: list[Grant] = []
@@ -66,13 +68,16 @@ class Planner:
     def plan(self) -> Account:
         """Everything."""
         profile = self.profile
+        if bool(self.entry.image) != (self.image is not None):
+            raise ConfigError(f"{self.entry.origin}: image {self.entry.image!r} was not looked up")
         self._profile_mounts()
         self._operator_mounts()
         self._keep()
         found = self._program()
         reach, grants = network.plan(self.chain, self.entry)
         self.grants += grants
-        for each in network.authorities() if reach.mode != "none" else []:
+        # an image has its own
+        for each in network.authorities() if reach.mode != "none" and not self.image else []:
             self._add(each, "certificate authorities, for TLS", "network")
         if len(self.mounts) > MAX_MOUNTS:
             raise ConfigError(
@@ -83,12 +88,12 @@ class Planner:
         spec = SandboxSpec(
             profile=profile.name,
             argv=found.argv,
-            cwd=self._cwd(),
+            cwd=(cwd := self._cwd()),
             env=env,
             hostname=hostname,
             uid=UID,
             mounts=tuple(sorted(self.mounts, key=lambda each: each.target)),
-            links=root.links(),
+            links={} if self.image else root.links(),
             files=root.etc(uid=UID, hostname=hostname, home=env["HOME"], network=reach),
             tmp=Tmp(size=_set(profile.tmp.size), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
             limits=(limits := self._limits()),
@@ -96,10 +101,17 @@ class Planner:
             session=self._session(),
             network=reach,
             seccomp=self._seccomp(),
+            image=self.image.root if self.image else None,
+            runtime="native" if self.entry.runtime == "auto" else self.entry.runtime,
         )
-        return Account(
-            spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=writable.gaps(spec.mounts)
-        )
+        if self.image:
+            origin = self.chain.origin("process", "image_env")
+            self.grants += self.image.grants(self._taken(), cwd, origin)
+        gaps = writable.gaps(spec.mounts) | root.gaps(spec)
+        return Account(spec=spec, grants=tuple(self.grants), summary=explain.summary(spec), gaps=gaps)
+
+    def _taken(self) -> dict[str, str]:
+        return self.image.variables(self.profile.process.image_env) if self.image else {}
 
     def fill(self, text: str, origin: str) -> str:
         """`text` with its `${param}` holes filled."""
@@ -184,6 +196,8 @@ class Planner:
 
     def _program(self) -> program.Program:
         entry = self.entry
+        if self.image:
+            return self.image.program(entry.command)
         command = entry.command or self._default_command()
         found = program.resolve(command, cwd=entry.cwd, search_path=entry.search_path, home=entry.home)
         people = {entry.home, *granted.homes()} - {"/nonexistent"}
@@ -227,13 +241,21 @@ class Planner:
         shown = [each for each in self.mounts if each.per_session and each.source == each.target]
         if cwd == "/tmp" and any(granted.below(here, each.target) for each in shown):
             return here
-        return cwd
+        own = self.image.folder if self.image else ""
+        return own if own.startswith("/") and self._of_floor("process", "cwd") else cwd
+
+    def _of_floor(self, *key: str) -> bool:
+        """Whether no profile above the floor has set it."""
+        return self.chain.origin(*key) == self.chain.sources[0].at(*key)
 
     def _env(self, found: program.Program) -> dict[str, str]:
         env = {
             key: self.fill(value, self.chain.origin("process", "env", key))
             for key, value in self.profile.process.env.items()
         }
+        # the floor's own stand where the image has none
+        written = {key for key in env if not self._of_floor("process", "env", key)}
+        env |= {key: value for key, value in self._taken().items() if key not in {*written, "HOME", "TMPDIR"}}
         env["PATH"] = ":".join([*found.path, env["PATH"]])
         env |= dict(found.env)
         env |= self.entry.env
@@ -288,6 +310,9 @@ class Planner:
         return Seccomp(groups=names, program=b64encode(code).decode())
 
 
-def plan(chain: load.Chain, entry: ServerEntry) -> Account:
-    """Plan one server. ConfigError or Refused name what is wrong, where it is written, and the next step."""
-    return Planner(chain, entry).plan()
+def plan(chain: load.Chain, entry: ServerEntry, image: Image | None = None) -> Account:
+    """Plan one server. ConfigError or Refused name what is wrong, where it is written, and the next step.
+
+    `image` is what was found of the one that the entry names.
+    """
+    return Planner(chain, entry, image).plan()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from supervisor.model import SYSTEM, Limits, Network
+from supervisor.model import SYSTEM, Limits, Network, SandboxSpec
 
 
 def links() -> dict[str, str]:
@@ -28,6 +28,15 @@ def etc(*, uid: int, hostname: str, home: str, network: Network) -> dict[str, st
         "/etc/resolv.conf": "".join(f"nameserver {address}\n" for address, _ in network.udp),
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }
+
+
+def gaps(spec: SandboxSpec) -> dict[str, str]:
+    """What a runtime cannot do at all."""
+    if spec.runtime == "gvisor":
+        return {"runtime": 'gvisor cannot be used yet: runtime = "native", "podman" or "docker"'}
+    if spec.runtime != "native" and not spec.image:
+        return {"image": f"{spec.runtime} runs images: name one that was added (--image, image = ...)"}
+    return {}
 
 
 def rlimits(limits: Limits) -> dict[str, int]:

@@ -11,12 +11,12 @@ import json
 import os
 import pwd
 import re
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen, Share
+from supervisor.model import AbsPath, Frozen, Share
 from supervisor.profile import load, toml
 from supervisor.profile.entry import ServerEntry
 
@@ -79,6 +79,11 @@ class ServerText(Frozen):
     ro: tuple[str, ...] = Field(default=(), strict=False)
     rw: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = {}
+    image: str = ""
+    runtime: Literal["auto", "native", "podman", "docker", "gvisor"] = "auto"
+    engine: Literal[""] | AbsPath = ""
+    store: Literal[""] | AbsPath = ""
+    lock: Literal[""] | AbsPath = ""
     allow: tuple[str, ...] = Field(default=(), strict=False)
     users: tuple[str, ...] = Field(default=(), strict=False)
     accept_missing: tuple[str, ...] = Field(default=(), strict=False)
@@ -95,7 +100,22 @@ class ServerText(Frozen):
 
 _PATTERNS = ("tools", "prompts", "resources")
 _RULES = ("session", "health", "restart", "quota")
-_ENTRY = ("profile", "command", "params", "ro", "rw", "env", "allow", "users", "accept_missing")
+_ENTRY = (
+    "profile",
+    "command",
+    "params",
+    "ro",
+    "rw",
+    "env",
+    "image",
+    "runtime",
+    "engine",
+    "store",
+    "lock",
+    "allow",
+    "users",
+    "accept_missing",
+)
 
 
 class CatalogText(Frozen):
@@ -162,6 +182,8 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
     entry = ServerEntry(
         name=name, origin=origin, cwd=folder, home=_home(), **{key: getattr(text, key) for key in _ENTRY}
     )
+    if text.image and not text.store:
+        entry = entry.model_copy(update={"store": _store(source.path)})
     settings: dict[str, object] = {"origin": origin, "summary": text.summary}
     for kind in _PATTERNS:
         patterns: PatternsText = getattr(text, kind)
@@ -189,6 +211,16 @@ def _home() -> str:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:
         return "/nonexistent"
+
+
+def _store(path: str) -> str:
+    """Where the images of the owner of a registry are: see supervisor.cli.entry.store."""
+    try:
+        owner = os.stat(path).st_uid
+        home = pwd.getpwuid(owner).pw_dir
+    except (OSError, KeyError):
+        owner = 0
+    return "/var/lib/supervisor/images" if owner == 0 else f"{home}/.local/share/supervisor/images"
 
 
 def _digest(path: str) -> str:

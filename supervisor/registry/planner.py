@@ -10,17 +10,36 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+from collections.abc import Callable
+from typing import Protocol
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.model import Planned, Registered
+from supervisor.model import Plan, Planned, Registered
 from supervisor.profile import host, load, offers, plan, seccomp
-from supervisor.profile.entry import ServerEntry
-from supervisor.registry import catalog
+from supervisor.profile.entry import Account, ServerEntry
+from supervisor.profile.image import Image
+from supervisor.registry import catalog, engines
 from supervisor.sandbox import syscalls
 
 NOBODY = 65534
 _CAP_DAC_READ_SEARCH = 2
+
+
+class Found(Protocol):
+    """An image of the store; `sealed()` is its file system in a sealed memory file."""
+
+    @property
+    def image(self) -> Image: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def layers(self) -> tuple[tuple[str, str], ...]: ...
+    def sealed(self) -> int: ...
+
+
+Find = Callable[[ServerEntry], Found | None]
 
 
 def _drop() -> None:
@@ -35,28 +54,60 @@ def _drop() -> None:
     syscalls.keep_capabilities(1 << _CAP_DAC_READ_SEARCH)
 
 
+class Planning:
+    """One question on its way to its answer. `sealed`: memory files of images by digest, for who asked."""
+
+    def __init__(
+        self, find: Find = lambda _: None, lacking: dict[str, str] | None = None, have: frozenset[str] = frozenset()
+    ) -> None:
+        self.find, self.lacking, self.have = find, lacking or {}, have
+        self.sealed: dict[str, int] = {}
+
+    def plan(self, chain: load.Chain, entry: ServerEntry) -> tuple[Account, tuple[Plan, ...]]:
+        """Plan one entry, and what else may be tried; an image is sealed as soon as it can be used."""
+        found = self.find(entry)
+        made = plan.plan(chain, entry, found.image if found else None)
+        if found is None:
+            return made, ()
+        if made.spec.runtime == "gvisor":
+            return made, ()
+        if made.spec.runtime != "native":
+            return engines.fitted(made, made.spec.runtime, entry, found), ()
+        others = engines.others(made, entry, found)
+        if self.lacking:
+            return made.model_copy(update={"gaps": made.gaps | self.lacking}), others
+        digest = found.image.root.digest
+        if digest not in self.have and digest not in self.sealed:
+            self.sealed[digest] = found.sealed()
+        return made, others
+
+    def catalog(self, path: str, text: str | None, only: str | None) -> Planned:
+        """Every server of a registry, or one, and what was read for it."""
+        found = catalog.load_catalog(path, text)
+        read = dict.fromkeys(found.files)
+        servers = []
+        for each in found.servers.values():
+            if only not in (None, each.entry.name):
+                continue
+            chain = _chain(each.entry, path)
+            read |= dict.fromkeys(source.path for source in chain.sources)
+            made, others = self.plan(chain, each.entry)
+            servers.append(
+                Registered(
+                    entry=each.entry,
+                    plan=made,
+                    others=others,
+                    gateway=each.gateway,
+                    manifest=each.manifest,
+                    digest=each.digest,
+                )
+            )
+        return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
+
+
 def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]:
     """Plan every entry, or raise what is wrong with the first that cannot be."""
     return [Registered(entry=entry, plan=plan.plan(_chain(entry, beside), entry)) for entry in entries]
-
-
-def _catalog(path: str, text: str | None, only: str | None) -> Planned:
-    """Every server of a registry, or one, and what was read for it."""
-    found = catalog.load_catalog(path, text)
-    read = dict.fromkeys(found.files)
-    servers = []
-    for each in found.servers.values():
-        if only not in (None, each.entry.name):
-            continue
-        chain = _chain(each.entry, path)
-        read |= dict.fromkeys(source.path for source in chain.sources)
-        planned = plan.plan(chain, each.entry)
-        servers.append(
-            Registered(
-                entry=each.entry, plan=planned, gateway=each.gateway, manifest=each.manifest, digest=each.digest
-            )
-        )
-    return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
 
 
 def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
@@ -69,23 +120,27 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
         raise ConfigError(f"{entry.origin}: {error}") from None
 
 
-def answer(question: dict[str, object]) -> Planned:
+def answer(question: dict[str, object], planning: Planning) -> Planned:
     """`{"entry": {...}}` or `{"catalog": path}`, perhaps with "text" and "only" -> what standard output gets."""
     try:
         if "entry" in question:
             entry = ServerEntry.model_validate(question["entry"], strict=False)
-            planned = Planned(servers=tuple(register([entry], None)))
+            made, others = planning.plan(_chain(entry, None), entry)
+            planned = Planned(servers=(Registered(entry=entry, plan=made, others=others),))
         else:
             text, only = (str(question[key]) if key in question else None for key in ("text", "only"))
-            planned = _catalog(str(question["catalog"]), text, only)
-        return planned.model_copy(update={"proxy": seccomp.own("proxy")})
+            planned = planning.catalog(str(question["catalog"]), text, only)
+        return planned.model_copy(update={"proxy": seccomp.own("proxy"), "sealed": tuple(planning.sealed)})
     except SupervisorError as error:
         return Planned(error=str(error), status=error.exit_status)
 
 
-def main() -> None:
-    """Answer one question, and end at once: the monitor waits for the end of standard output."""
-    gaps = offers.missing()
+def main(find: Find = lambda _: None) -> None:
+    """Answer one question, and end at once: the monitor waits for the end of standard output.
+
+    `find` is supervisor.registry.images.find where there may be images.
+    """
+    gaps, lacking = offers.missing(), offers.no_image()
     try:
         _drop()
     except OSError as error:
@@ -94,10 +149,16 @@ def main() -> None:
         )
         sys.stdout.write(Planned(error=reason, status=1).model_dump_json())
         return
-    question = sys.stdin.read()
-    if not question:
+    asked = sys.stdin.read()
+    if not asked:
         return  # whoever asked is gone
-    answered = answer(json.loads(question)).model_copy(update={"gaps": gaps})
+    question = json.loads(asked)
+    planning = Planning(find, lacking, frozenset(question.get("have", ())))
+    answered = answer(question, planning).model_copy(update={"gaps": gaps})
+    for each in answered.sealed:
+        # blanks before the answer, each with a memory file
+        with socket.socket(fileno=os.dup(1)) as out:
+            socket.send_fds(out, [b" "], [planning.sealed[each]])
     sys.stdout.write(answered.model_dump_json())
     sys.stdout.flush()
     os._exit(0)

@@ -6,6 +6,7 @@ protocol; an engine's, the keeper, refuses a document with every field that it c
 
 from __future__ import annotations
 
+from supervisor.errors import Unenforceable
 from supervisor.model import HostFacts, Plan, SandboxSpec
 from supervisor.runtimes import native
 
@@ -25,7 +26,10 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
     if plan.spec.runtime == "native":
         return native.check(plan, host, own)
     kernel = {name: host.missing[name] for name in ("landlock", "seccomp") if name in host.missing}
-    spec = native.check(plan, host.model_copy(update={"missing": kernel}), own)
+    try:
+        spec = native.check(plan, host.model_copy(update={"missing": kernel}), own)
+    except Unenforceable as error:
+        raise Unenforceable(error.gaps, runtime=plan.spec.runtime, optional=set(OPTIONAL)) from None
     return spec.model_copy(update={"accepted": tuple(sorted({*spec.accepted, *accept}))})
 
 

@@ -25,6 +25,8 @@ from supervisor.sandbox import cgroup, enter
 
 LABEL = "io.supervisor.keeper"
 _PART = 1 << 20
+# a folder that an engine can show from
+_RUN = "/run"
 # how often and how long a busy engine is asked again to remove something
 _TRIES, _PAUSE = 40, 0.05
 
@@ -100,7 +102,7 @@ class Engine:
         self.api = Api(path, self.prefix)
         self.keeper = keeper
         self.known: Table = {}
-        self.folder = f"{_run()}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        self.folder = f"{_RUN}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
     # what differs
 
@@ -129,7 +131,12 @@ class Engine:
     def check(self, document: enter.Document) -> None:
         """Gaps, with every field that it cannot hold and that was not accepted by name."""
         accepted = enter.items(described.engine(document), "accepted")
-        self.known = self.facts()
+        try:
+            self.known = self.facts()
+        except ApiError as error:
+            raise Gaps(
+                {"runtime": f"{self.name} cannot be asked: {error.strerror}; start it, or --engine"}
+            ) from None
         found = self.gaps(document, self.known)
         if not gate.here():
             found["runtime"] = gate.MISSING
@@ -239,10 +246,10 @@ class Engine:
                 if _whose(each, keeper):
                     count += 1
                     self._gone(f"/volumes/{each.get('Name')}")
-        for name in os.listdir(_run()) if not keeper else []:
+        for name in os.listdir(_RUN) if not keeper else []:
             parts = name.split("-")
             if name.startswith(cgroup.PREFIX) and len(parts) == 4 and not _lives("-".join(parts[:3])):
-                shutil.rmtree(f"{_run()}/{name}", ignore_errors=True)
+                shutil.rmtree(f"{_RUN}/{name}", ignore_errors=True)
         return count
 
 
@@ -257,11 +264,3 @@ def _whose(made: Table, keeper: str) -> bool:
 def _lives(keeper: str) -> bool:
     parts = keeper.split("-")
     return len(parts) == 3 and parts[1].isdigit() and cgroup.start_time(int(parts[1])) == parts[2]
-
-
-def _run() -> str:
-    """A folder that an engine can show from: root's, or the user's own."""
-    if os.geteuid() == 0:
-        return "/run"
-    own = f"/run/user/{os.geteuid()}"
-    return own if os.access(own, os.W_OK) else "/tmp"

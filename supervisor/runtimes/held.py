@@ -5,6 +5,7 @@ Runs in the keeper, and as the user in `explain`. Standard library only.
 
 from __future__ import annotations
 
+import os
 import resource
 from typing import NamedTuple, Protocol
 
@@ -38,6 +39,8 @@ class Shown(NamedTuple):
 def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
     """What no engine holds, and what this one says that it does not."""
     found: dict[str, str] = {}
+    if os.geteuid() != 0:
+        found["runtime"] = f'what {engine} has made is read back by root alone, so far: runtime = "native"'
     if not engine_part(document).get("image"):
         found["image"] = f"{engine} runs images: name one that was added (--image, image = ...)"
     for each in _specs(document):
@@ -50,7 +53,7 @@ def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
     for name in ("memory", "cpus", "pids"):
         if name not in entries(facts["limits"]):
             found[f"limits.{name}"] = (
-                f"this {engine} has no control group for it: use root's engine, or cgroup v2 with delegation"
+                f"this {engine} has no control group for it: mount the controller for it, and start it again"
             )
     return found
 

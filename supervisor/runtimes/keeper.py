@@ -107,7 +107,6 @@ class Keeper:
         """The engine behind a socket, swept of what keepers that are gone have left in it."""
         if path not in self.engines:
             engine = self.kind(path, self.name)
-            engine.facts()
             engine.sweep("")
             engine.prepare()
             self.engines[path] = engine, Guard(engine, self.name)

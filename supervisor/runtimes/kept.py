@@ -179,7 +179,9 @@ def _find(kept: Kept) -> None:
             raise OSError(errno.ESRCH, "it does not execute the gate")
         time.sleep(0.001)
     for name, (path, key) in groups.counters(pid).items():
-        kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
+        # a user's engine may have put it where there are no limits
+        with contextlib.suppress(FileNotFoundError):
+            kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
 
 
 def _acted(fd: int, key: str) -> bool:

@@ -37,7 +37,11 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     """What the spawner takes: plain lists, tables, strings and numbers."""
     # where the host's /usr is not merged, /bin and its like are folders of their own
-    folders = ["/usr", *(f"/{name}" for name in SYSTEM if name not in spec.links and os.path.isdir(f"/{name}"))]
+    folders = (
+        []
+        if spec.image
+        else ["/usr", *(f"/{name}" for name in SYSTEM if name not in spec.links and os.path.isdir(f"/{name}"))]
+    )
     system = [Mount(source=each, target=each, noexec=False) for each in folders]
     # people's trees are mounted anew for each session, as its own user; so is what lies in its /tmp
     own = [each for each in spec.mounts if each.per_session or each.map_owner or each.target.startswith("/tmp/")]
@@ -46,6 +50,7 @@ def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     cgroup = {"memory": limits.memory, "cpu": limits.millicpus, "pids": limits.pids}
     copied = spec.model_dump(mode="json", include=_COPIED) | spec.network.model_dump(mode="json", include=_REACHED)
     return copied | {
+        "image": spec.image.digest if spec.image else "",
         "trees": [each.model_dump(mode="json") for each in (*system, *shared)],
         "mounts": [each.model_dump(mode="json") for each in own],
         "tmp": spec.tmp.model_dump() | {"noexec": int(spec.tmp.noexec)},

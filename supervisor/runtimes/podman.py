@@ -1,8 +1,7 @@
 """podman: what its own API (libpod) is told so that a container is what the spec says.
 
-Runs in the keeper, as root for root's engine, or as a user for that user's own. Each of root's containers has a
-range of host ids of its own; a user's have what the user was given in /etc/subuid. /tmp is a volume, because its
-tmpfs mounts cannot bound the number of files. Standard library only.
+Runs in the keeper. Each container has a range of host ids of its own, above those of the other runtimes. /tmp is a
+volume, because podman's tmpfs mounts cannot bound the number of files. Standard library only.
 """
 
 from __future__ import annotations
@@ -39,17 +38,15 @@ class Podman(Engine):
             "version": table(said.get("version")).get("Version"),
             "rootless": rootless,
             "cgroup": host.get("cgroupVersion"),
-            # without cgroup v2 a user's engine ignores limits and says nothing
-            "limits": [
-                each
-                for each, name in names.items()
-                if (host.get("cgroupVersion") == "v2" or not rootless) and name in controllers
-            ],
+            "limits": [each for each, name in names.items() if name in controllers],
         }
 
     def gaps(self, document: enter.Document, facts: Table) -> dict[str, str]:
         """See supervisor.runtimes.held."""
-        return held.gaps(document, self.name, facts)
+        found = held.gaps(document, self.name, facts)
+        if facts["rootless"]:
+            found["runtime"] = "a user's own podman cannot be used yet: name root's with --engine"
+        return found
 
     def volumes(self) -> list[Table]:
         """Every volume of keepers."""
@@ -111,9 +108,7 @@ class Podman(Engine):
         return {"Name": f"{name}.tmp", "Dest": "/tmp", "Options": [*flags, "nocopy"]}
 
     def _identity(self, name: str) -> Table:
-        """Who it is on the host: ids that no other session has, or the user's own range."""
-        if os.geteuid() != 0:
-            return {"userns": {"nsmode": "auto"}}
+        """Who it is on the host: ids that no other session has."""
         first = sc.FIRST_UID + (1 << 24) + int(name.rpartition("-")[2]) % (1 << 13) * _IDS
         ids = [{"container_id": 0, "host_id": first, "size": _IDS}]
         mapped = {"HostUIDMapping": False, "HostGIDMapping": False, "UIDMap": ids, "GIDMap": ids}
@@ -121,17 +116,16 @@ class Podman(Engine):
 
     def _limits(self, document: enter.Document) -> Table:
         limits = enter.numbers(document, "cgroup")
-        held_here = set(entries(self.known["limits"]))
-        # where swap is not counted, this is what keeps it out
-        no_swap = {"swappiness": 0} if self.known["cgroup"] == "v1" else {}
-        found: Table = {}
-        if "memory" in held_here:
-            found["memory"] = {"limit": limits["memory"], "swap": limits["memory"], **no_swap}
-        if "cpus" in held_here:
-            found["cpu"] = {"period": held.PERIOD, "quota": limits["cpu"] * held.PERIOD // 1000}
-        if "pids" in held_here:
-            found["pids"] = {"limit": limits["pids"]}
-        return {"resource_limits": found} if found else {}
+        memory = {"limit": limits["memory"], "swap": limits["memory"]}
+        if self.known["cgroup"] == "v1":
+            memory["swappiness"] = 0  # where swap is not counted, this is what keeps it out
+        return {
+            "resource_limits": {
+                "memory": memory,
+                "cpu": {"period": held.PERIOD, "quota": limits["cpu"] * held.PERIOD // 1000},
+                "pids": {"limit": limits["pids"]},
+            }
+        }
 
 
 def _mount(shown: held.Shown) -> Table:

@@ -209,9 +209,9 @@ def landlock_rights(abi: int, rule: Rule) -> int:
     return bits & (~FS_EXECUTE if noexec else -1) & (_FILE_RIGHTS if is_file else -1)
 
 
-def _allowed(document: Document, abi: int) -> list[tuple[str, int]]:
+def _allowed(document: Document, trees: list[mounts.MountSpec], abi: int) -> list[tuple[str, int]]:
     """Landlock's rules: (path, access rights)."""
-    seen = specs(document, "trees") + specs(document, "mounts")
+    seen = trees + specs(document, "mounts")
     rules: list[Rule] = [(spec.target, spec.mode, spec.noexec, spec.is_file) for spec in seen]
     rules += [(f"/dev/{name}", "dev", True, True) for name in mounts.DEVICES]
     noexec = bool(numbers(document, "tmp")["noexec"])
@@ -220,8 +220,8 @@ def _allowed(document: Document, abi: int) -> list[tuple[str, int]]:
     return [("/", FS_READ_DIR), *((rule[0], landlock_rights(abi, rule)) for rule in rules)]
 
 
-def plan(document: Document) -> list[Step]:
-    """The steps, in the order in which they are executed.
+def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
+    """The steps, in the order in which they are executed. `trees` are what its root shows from the beginning.
 
     Whatever they need is made here, in the spawner: what the child does first, it pays for with copied pages.
     """
@@ -234,7 +234,7 @@ def plan(document: Document) -> list[Step]:
     ]
     last, allowed, program = (
         sc.last_capability(),
-        _allowed(document, abi),
+        _allowed(document, trees, abi),
         base64.b64decode(str(document["seccomp"])),
     )
     return [

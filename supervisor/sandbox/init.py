@@ -35,11 +35,15 @@ def _run(plan: Loaded, ctx: enter.Context) -> None:
         return
     # not earlier: a monitor without root could not have read it; from now on nobody inside can
     sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    program = plan.argv[0]
+    if "/" not in program:  # of an image: its own PATH says where
+        found = (f"{folder}/{program}" for folder in plan.env["PATH"].split(":"))
+        program = next((each for each in found if os.access(each, os.X_OK)), program)
     try:
         os.chdir(plan.cwd)
-        pid = os.posix_spawn(plan.argv[0], plan.argv, plan.env, setsigmask=[], setsigdef=plan.signals)
+        pid = os.posix_spawn(program, plan.argv, plan.env, setsigmask=[], setsigdef=plan.signals)
     except OSError as error:
-        _fail(ctx.status, error, f"execute {plan.argv[0]} in {plan.cwd}")
+        _fail(ctx.status, error, f"execute {program} in {plan.cwd}")
     os.write(ctx.status, b"R")
     sc.close_range(0, ctx.status - 1, 0)
     sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)

@@ -6,9 +6,12 @@ other than the spawner's own; detached trees are handed to the sandbox, which at
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import stat
+import struct
 
 from supervisor.errors import WireError
 from supervisor.sandbox import syscalls as sc
@@ -22,19 +25,21 @@ DEVICE_LINKS = {
     # POSIX shared memory shares the one bounded tmpfs
     "dev/shm": "/tmp",
 }
+FOLDERS = ("dev", "proc", "tmp")
 CANARY = "/.sealed"
+_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE, _READ_ONLY_AUTOCLEAR = 0x4C82, 0x4C0A, 1 | 4
 _PARKING = (b"/sys/kernel", b"/dev/shm", b"/dev/pts")
 
 
 class MountSpec:
     """One mount as the spawner got it. See supervisor.model.Mount for the meaning of the fields."""
 
-    __slots__ = ("is_file", "map_owner", "mode", "noexec", "source", "target")
+    __slots__ = ("directory", "is_file", "map_owner", "mode", "noexec", "source", "target")
 
-    def __init__(self, raw: object) -> None:
+    def __init__(self, raw: object, directory: int = sc.AT_FDCWD) -> None:
         if not isinstance(raw, dict):
             raise WireError("document: a mount is not a table")
-        self.source = str(raw["source"])
+        self.directory, self.source = directory, str(raw["source"])
         self.target = str(raw["target"])
         self.mode = str(raw["mode"])
         self.noexec = raw["noexec"] is True
@@ -66,7 +71,7 @@ def open_source(spec: MountSpec) -> int:
     A link that was put there since (ELOOP) or another kind of file (ENOTDIR, EINVAL) is refused.
     """
     flags = os.O_PATH | (0 if spec.is_file else os.O_DIRECTORY)
-    fd = sc.openat2(spec.source, flags)
+    fd = sc.openat2(spec.source, flags, spec.directory)
     if spec.is_file and not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(22, "not a regular file")
@@ -160,6 +165,54 @@ def write_file(root: int, path: str, text: str) -> None:
     write(f"/proc/self/fd/{root}{path}", text)
 
 
+def image(memory: int) -> int:
+    """Mount a sealed squashfs read-only, where no source of a mount can lie; returns its root's descriptor.
+
+    The loop device goes with its last mount, whoever is killed before.
+    """
+    while True:
+        with open("/dev/loop-control", "rb", buffering=0) as control:
+            name = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+        with open(name, "rb", buffering=0) as device:
+            try:
+                # struct loop_config: the file, and of its loop_info64 the flags
+                fcntl.ioctl(device, _LOOP_CONFIGURE, struct.pack("=II52xI240x", memory, 0, _READ_ONLY_AUTOCLEAR))
+            except OSError as error:
+                if error.errno == errno.EBUSY:  # somebody else was faster
+                    continue
+                raise
+            bits = sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
+            root = filesystem("squashfs", {"source": name, "ro": ""}, bits)
+        _park(root)
+        return root
+
+
+def shown(root: int, points: dict[str, bool], folder: str = "") -> tuple[list[MountSpec], dict[str, str]]:
+    """What of an image's folder is shown around the mount points (path -> is it a file): trees, and links.
+
+    A folder in which a mount point lies is made anew, because an image cannot be written: what is in it is mounted.
+    No link of the image is followed; OSError names what lies where a folder has to be.
+    """
+    trees: list[MountSpec] = []
+    links: dict[str, str] = {}
+    here = sc.openat2(folder[1:] or ".", os.O_RDONLY | os.O_DIRECTORY, root)
+    for name in os.listdir(here):
+        path, kind = f"{folder}/{name}", stat.S_IFMT(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
+        inner = any(point.startswith(f"{path}/") for point in points)
+        if kind != stat.S_IFDIR and (inner or points.get(path) is False):
+            raise OSError(errno.ENOTDIR, f"the image has no folder at {path}, where something is mounted")
+        if inner:
+            more, named = shown(root, points, path)
+            trees, links = trees + more, links | named
+        elif kind == stat.S_IFLNK and path not in points:
+            links[path[1:]] = os.readlink(name, dir_fd=here)
+        elif path not in points:
+            raw = {"source": path[1:], "target": path, "mode": "ro", "is_file": kind != stat.S_IFDIR}
+            trees.append(MountSpec(raw | {"noexec": False, "map_owner": False}, root))
+    os.close(here)
+    return trees, links
+
+
 def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, str], files: dict[str, str]) -> int:
     """Build the part of a root that all sessions of a spec share; returns its descriptor.
 
@@ -170,15 +223,13 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
     bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV
     root = filesystem("tmpfs", {"mode": "0755", "size": "1m", "nr_inodes": "4096"}, bits)
     _park(root)
-    for folder in ("dev", "proc", "tmp", "etc"):
+    for folder in (*FOLDERS, "etc"):
         os.mkdir(folder, 0o755, dir_fd=root)
     for path in (f"/dev/{name}" for name in DEVICES):
         make_mount_point(root, path, is_file=True)
         device = sc.open_tree(sc.AT_FDCWD, path.encode(), sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
         sc.mount_setattr(device, attributes=sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC)
         attach(device, root, path)
-    for name, target in (DEVICE_LINKS | links).items():
-        os.symlink(target, name, dir_fd=root)
     for path, text in [(CANARY, ""), *files.items()]:
         write_file(root, path, text)
     for spec in sorted(trees + points, key=lambda each: each.target):
@@ -186,6 +237,10 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
             make_mount_point(root, spec.target, is_file=spec.is_file)
             if spec in trees:
                 attach(detached(spec, None), root, spec.target)
+    for name, target in (DEVICE_LINKS | links).items():
+        if "/" in name:
+            make_mount_point(root, os.path.dirname(name), is_file=False)
+        os.symlink(target, name, dir_fd=root)
     sc.mount_setattr(root, attributes=sc.MOUNT_ATTR_RDONLY | bits, recursive=False)
     return root
 

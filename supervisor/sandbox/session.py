@@ -21,10 +21,9 @@ _PATIENCE = 20  # seconds
 class Loaded:
     """A document that is ready to be spawned: its root template, its steps, perhaps a sandbox made ahead."""
 
-    def __init__(self, document: enter.Document) -> None:
+    def __init__(self, document: enter.Document, image: int | None) -> None:
         self.document = document
         self.parked: Child | None = None
-        self.steps = enter.plan(document)
         self.argv = [str(each) for each in enter.items(document, "argv")]
         self.cwd, self.env = str(document["cwd"]), enter.texts(document, "env")
         # what its init waits for, and makes default again for the payload
@@ -32,12 +31,18 @@ class Loaded:
         self.mounts = enter.specs(document, "mounts")
         self.limits = enter.numbers(document, "cgroup")
         self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
-        self.template = mounts.template(
+        trees, links, files = (
             enter.specs(document, "trees"),
-            self.mounts,
             enter.texts(document, "links"),
             enter.texts(document, "files"),
         )
+        if image is not None:
+            points = {f"/{name}": False for name in mounts.FOLDERS} | dict.fromkeys((mounts.CANARY, *files), True)
+            points |= {each.target: each.is_file for each in (*trees, *self.mounts)}
+            shown, named = mounts.shown(image, points)
+            trees, links = trees + shown, links | named
+        self.steps = enter.plan(document, trees)
+        self.template = mounts.template(trees, self.mounts, links, files)
 
 
 class Child:

@@ -41,6 +41,7 @@ class Spawner:
         self.wanted: list[Loaded] = []
         self.pause = 0
         self.loaded: dict[str, Loaded] = {}
+        self.images: dict[str, int] = {}
         self.children: dict[int, Child] = {}
 
     def serve(self) -> None:
@@ -91,13 +92,13 @@ class Spawner:
         return self._fork(plan)
 
     def _request(self) -> bool:
-        received = wire.receive(self.monitor)
+        received = wire.receive(self.monitor, max_fds=1)
         if received is None:
             return False
-        message, _ = received
+        message, fds = received
         kind = message.get("req")
         if kind == "load":
-            self._load(str(message["digest"]), message["document"])
+            self._load(str(message["digest"]), message["document"], fds)
         elif kind == "spawn":
             self._spawn(int(str(message["id"])), str(message["digest"]))
         elif kind == "keep":
@@ -110,6 +111,8 @@ class Spawner:
                 child.kill(int(str(message["signal"])))
         else:
             raise WireError(f"unknown request {kind!r}")
+        for fd in fds:
+            os.close(fd)
         return True
 
     def _keep(self, digests: list[object]) -> None:
@@ -120,13 +123,19 @@ class Spawner:
             if plan.parked:
                 plan.parked.end()
             mounts.unpark(plan.template)
+        used = [plan.document["image"] for plan in self.loaded.values()]
+        for image in [each for each in self.images if each not in used]:
+            mounts.unpark(self.images.pop(image))
 
-    def _load(self, digest: str, document: object) -> None:
+    def _load(self, digest: str, document: object, fds: list[int]) -> None:
         if not isinstance(document, dict):
             raise WireError("a document is an object")
         if digest not in self.loaded:
             try:
-                self.loaded[digest] = plan = Loaded(document)
+                image = str(document["image"])
+                if fds and image not in self.images:
+                    self.images[image] = mounts.image(*fds)
+                self.loaded[digest] = plan = Loaded(document, self.images.get(image))
             except OSError as error:
                 self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
                 return

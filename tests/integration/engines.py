@@ -1,6 +1,6 @@
 """The engines of the runtimes' tests: each started by the tests, with a socket and storage of its own, and stopped.
 
-Runs as root. docker's daemon maps its containers' users; of podman there is root's and one of an ordinary user's.
+Runs as root. docker's daemon maps its containers' users.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ SECONDS = 30
 
 @dataclass(frozen=True)
 class Started:
-    """A running engine: which runtime it is, where it listens, whose it is."""
+    """A running engine: which runtime it is, where it listens."""
 
     runtime: str
     socket: str
     kind: type[Engine]
-    uid: int = 0
 
     def left(self) -> list[str]:
         """What keepers have in it, and in the folder that it shows from."""
@@ -65,9 +64,6 @@ def _process(
             stdout=log,
             stderr=log,
             env=env | {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-            user=user,
-            group=user,
-            extra_groups=[] if user else None,
             cwd=folder,
             start_new_session=True,
         )
@@ -107,34 +103,23 @@ def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
 
 
 @contextmanager
-def podman(arena: Arena, kind: type[Engine], *, rootless: bool) -> Iterator[Started]:
-    """podman's service, as root or as the ordinary user."""
-    plot = arena.plots["user"]
-    base = arena.base / ("podman-user" if rootless else "podman")
+def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
+    """podman's service, as root."""
+    base = arena.base / "podman"
     base.mkdir()
     config = base / "containers.conf"
     config.write_text(CONTAINERS)
     argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run", "--storage-driver", "overlay"]
     argv += ["system", "service", "-t", "0", f"unix://{base}/podman.sock"]
     env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": str(base), "TMPDIR": str(base)}
-    with contextlib.ExitStack() as stack:
-        if rootless:
-            stack.enter_context(_subordinate(arena))
-            for path in (base, config):
-                os.chown(path, plot.uid, plot.gid)
-        process = _process(argv, base, env, plot.uid if rootless else None)
-        stack.callback(_unmounted, base, argv[:7], env, plot.uid if rootless else None)
-        stack.enter_context(_listening(process, base / "podman.sock"))
-        yield Started("podman", f"{base}/podman.sock", kind, plot.uid if rootless else 0)
-
-
-def _unmounted(base: Path, argv: list[str], env: dict[str, str], user: int | None) -> None:
-    """What podman mounts for its storage, and the process that keeps a user's namespace."""
-    if user:
-        _process(["podman", *argv[1:7], "system", "migrate"], base, env, user).wait(SECONDS)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines()[::-1]:
-        if (where := line.split()[4]).startswith(f"{base}/"):
-            subprocess.run(["umount", "-l", where], check=True)
+    process = _process(argv, base, env)
+    try:
+        with _listening(process, base / "podman.sock"):
+            yield Started("podman", f"{base}/podman.sock", kind)
+    finally:
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()[::-1]:
+            if (where := line.split()[4]).startswith(f"{base}/"):
+                subprocess.run(["umount", "-l", where], check=True)
 
 
 @contextmanager

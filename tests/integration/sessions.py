@@ -28,7 +28,6 @@ from tests.integration.engines import Started
 from tests.unit.profile.test_plan import entry
 
 SECONDS = 30.0
-BECOME = "import os; os.setgroups([]); os.setresgid({0}, {0}, {0}); os.setresuid({0}, {0}, {0})\n"
 MEMORY, PIDS = 100 << 20, 24
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8"}
 
@@ -83,8 +82,6 @@ class Bench:
     def start(self) -> Spawner:
         """Its process, greeted and served."""
         code = base.KEEPERS[self.engine.runtime] if self.engine else None
-        if code and self.engine and self.engine.uid:
-            code = BECOME.format(self.engine.uid) + code
         made = Spawner(code) if code else Spawner()
         made.greet()
         made.donated = lambda _, fds: self.donated.extend(fds)
@@ -128,15 +125,8 @@ class Bench:
                 "links": {},
                 "image": ImageRoot(name=name, digest=config, config=config),
                 "engine": Parts(socket=self.engine.socket, pump=seccomp.own("pump"), store=folder, layers=layers),
-                "accepted": self.accepted,
             }
         return made.model_copy(update=changed)
-
-    @property
-    def accepted(self) -> tuple[str, ...]:
-        """What a user's engine cannot hold on cgroup v1."""
-        limited = not (self.engine and self.engine.uid) or cgroup.probe().version == "v2"
-        return () if limited else ("limits.cpus", "limits.memory", "limits.pids")
 
     def reader(self, pid: int, spec: SandboxSpec, document: dict[str, object]) -> posture.Reader:
         """The monitor's own."""

@@ -189,7 +189,7 @@ def test_a_mistake_in_a_registry_is_named(folder: Path, text: str, status: int, 
     config = folder / "servers.toml"
     config.write_text(text)
     config.chmod(0o644)
-    planned = planner.answer({"catalog": str(config)})
+    planned = planner.answer({"catalog": str(config)}, planner.Planning())
     assert planned.status == status
     assert re.search(says, planned.error), planned.error
 

@@ -24,7 +24,7 @@ from tests.unit.profile.test_plan import entry
 WITHOUT = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import enter, spawner
 whole = enter.plan
-enter.plan = lambda document: [step for step in whole(document) if step.name != "{step}"]
+enter.plan = lambda *given: [step for step in whole(*given) if step.name != "{step}"]
 spawner.main(3)"""
 # a step that leaves a socket behind, after all those that close or make some
 LEAK = """import socket, sys; sys.path.insert(0, sys.argv[1])
@@ -34,7 +34,7 @@ def leak(ctx):
     kept.append(socket.socket({family}, {kind}))
     kept[0].bind(({address!r}, 4711))
     if kept[0].type == socket.SOCK_STREAM: kept[0].listen()
-enter.plan = lambda document: [*whole(document)[:5], enter.Step("leak", "leak", leak), *whole(document)[5:]]
+enter.plan = lambda *given: [*whole(*given)[:5], enter.Step("leak", "leak", leak), *whole(*given)[5:]]
 spawner.main(3)"""
 ELSEWHERE = """import sys; sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import network, spawner
@@ -131,7 +131,7 @@ def test_the_whole_list_is_what_was_asked_for(marker: Path) -> None:
 def test_the_steps_tried_here_are_all_there_are() -> None:
     document = native.document(plan.plan(load.load("none"), entry(Path("/usr/share"))).spec, host.probe())
     # without a network there is nothing for Egress to do; with one, the spawner counts the sockets it is handed
-    names = [step.name for step in enter.plan(document)]
+    names = [step.name for step in enter.plan(document, [])]
     assert [name for name in names if name != "egress"] == [*STEPS, "proof"]
 
 

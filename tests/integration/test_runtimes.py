@@ -1,4 +1,4 @@
-"""One compliance test for every runtime: native from the host's /usr, podman of root and of a user, docker.
+"""One compliance test for every runtime: native from the host's /usr, podman, docker.
 
 The same promises, asked for in the same words, through the monitor's own end of the protocol and its own posture.
 """
@@ -25,7 +25,7 @@ from tests.integration import engines, sessions
 from tests.integration.sessions import Bench
 from tests.unit.oci import making
 
-RUNTIMES = ("native", "podman", "podman-user", "docker")
+RUNTIMES = ("native", "podman", "docker")
 ECHO = "import sys\nfor line in sys.stdin.buffer: sys.stdout.buffer.write(line); sys.stdout.flush()"
 WAITS = "import sys, time\nprint('here', flush=True)\nsys.stdin.read()\ntime.sleep(60)"
 PROBE = """import json, os, resource, socket
@@ -75,11 +75,7 @@ def bench(request: pytest.FixtureRequest, arena: Arena) -> Iterator[Bench]:
         yield made
         made.close()
         return
-    starts = {
-        "podman": lambda: engines.podman(arena, Podman, rootless=False),
-        "podman-user": lambda: engines.podman(arena, Podman, rootless=True),
-        "docker": lambda: engines.docker(arena, Docker),
-    }
+    starts = {"podman": lambda: engines.podman(arena, Podman), "docker": lambda: engines.docker(arena, Docker)}
     with starts[request.param]() as engine:
         made = Bench(request.param, engine, blobs)
         yield made
@@ -205,18 +201,12 @@ except OSError as error: print(error.strerror)"""
 
 
 def test_memory_beyond_the_limit_ends_the_session_by_name(bench: Bench) -> None:
-    if "limits.memory" in bench.accepted:
-        refused_without(bench, "limits.memory")
-        return
     _, _, code, limits = bench.result(bench.spec("held = b'x' * (300 << 20)"))
     assert code in (-9, 137)
     assert limits == ["memory"]
 
 
 def test_processes_beyond_the_limit_are_refused_by_name(bench: Bench) -> None:
-    if "limits.pids" in bench.accepted:
-        refused_without(bench, "limits.pids")
-        return
     code = """import os, time
 for number in range(100):
     try:
@@ -235,14 +225,6 @@ time.sleep(1)"""
     assert int(number) < sessions.PIDS
     assert said == "Resource temporarily unavailable"
     assert limits == ["pids"]
-
-
-def refused_without(bench: Bench, name: str) -> None:
-    """A user's engine cannot hold limits on cgroup v1: it is refused, and what is missing is named."""
-    spec = bench.spec(ECHO).model_copy(update={"accepted": tuple(set(bench.accepted) - {name})})
-    with pytest.raises(Unenforceable) as refused:
-        bench.run(spec)
-    assert set(refused.value.gaps) == {name}
 
 
 def test_open_files_and_sizes_are_bounded(bench: Bench) -> None:
@@ -313,8 +295,6 @@ def test_a_posture_that_is_not_what_was_asked_for_is_noticed(bench: Bench, what:
         "mount": {"mounts": (Mount(source="/usr/share", target="/share"),)},
         "file size": {"rlimits": spec.rlimits | {"FSIZE": 4096}},
     }
-    if what == "limit" and bench.accepted:
-        return  # then there is none
     with pytest.raises(SupervisorError, match="posture read back"):
         bench.run(spec, spec.model_copy(update=changes[what]))
 

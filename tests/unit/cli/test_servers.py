@@ -26,6 +26,7 @@ class Shelf:
     def add(self, name: str, *command: str, **more: object) -> int:
         lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
+        plain |= dict.fromkeys(("image", "runtime", "store", "lock"))
         options = lists | plain | {"accept_missing": self.missing} | more
         return servers.add(Namespace(**options), list(command))
 

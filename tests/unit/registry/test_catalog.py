@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.errors import ConfigError, Refused, SupervisorError
 from supervisor.registry import catalog
-from supervisor.registry.planner import answer
+from supervisor.registry.planner import Planning, answer
 
 TABLE = '[server.{}]\nprofile = "none"\ncommand = ["/usr/bin/cat"]\n'
 
@@ -184,16 +184,16 @@ def test_the_planner_tries_a_text_out_that_is_not_written_yet(registry: Registry
     registry.write('[server.broken]\nprofile = "no-such"\n')
     text = TABLE.format("a") + '[server.broken]\nprofile = "no-such"\n'
     question: dict[str, object] = {"catalog": registry.path, "text": text}
-    told = answer(question | {"only": "a"})
+    told = answer(question | {"only": "a"}, Planning())
     assert [each.entry.name for each in told.servers] == ["a"]
-    assert answer(question).error.startswith(f"{registry.path}:4: ")
+    assert answer(question, Planning()).error.startswith(f"{registry.path}:4: ")
 
 
 def test_the_planner_lists_what_it_read_with_its_time(registry: Registry) -> None:
     profile = 'profile = 1\nname = "mine"\nextends = "none"\nsummary = "x"\n'
     mine = registry.write(profile, "mine.toml")
     registry.write(TABLE.format("a").replace('"none"', '"mine"'))
-    watched = dict(answer({"catalog": registry.path}).watched)
+    watched = dict(answer({"catalog": registry.path}, Planning()).watched)
     assert next(iter(watched)) == registry.path
     for each in (Path(registry.path), mine):
         assert watched[str(each)] == each.stat().st_mtime_ns

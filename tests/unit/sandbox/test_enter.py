@@ -18,7 +18,7 @@ def document() -> enter.Document:
 
 
 def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
-    names = [step.name for step in enter.plan(document())]
+    names = [step.name for step in enter.plan(document(), [])]
     assert names == [
         "cgroup",
         "descriptors",
@@ -40,7 +40,7 @@ def test_the_steps_are_in_the_order_that_the_kernel_needs() -> None:
 
 
 def test_every_step_is_named_for_errors_and_told_by_explain_on_one_line() -> None:
-    taken = enter.plan(document())
+    taken = enter.plan(document(), [])
     told = explain.steps(document())
     assert len(taken) == len(told)
     for text in (*told, *(step.what for step in taken)):
