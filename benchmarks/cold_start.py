@@ -23,20 +23,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import own_image
 from supervisor.errors import LaunchFailed
-from supervisor.model import HostFacts, SandboxSpec
+from supervisor.model import HostFacts, Registered, SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.requests import check
-from supervisor.profile import host
+from supervisor.oci.store import Record
+from supervisor.profile import host, load, plan
 from supervisor.profile.entry import ServerEntry
-from supervisor.registry.planner import register
 from supervisor.runtimes import native
 from supervisor.sandbox import cgroup
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SERVER = str(REPOSITORY / "images" / "filesystem" / "server.py")
+OURS = str(Path(sys.executable).parent / "supervisor")
+SERVER_GROUP = "start to initialize reply of a Python SDK server"
 NOBODY = 65534
 ENV = {"LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"}
 INITIALIZE = (
@@ -152,19 +155,29 @@ class Warm:
     def _gone() -> None:
         raise AssertionError("the spawner ended")
 
-    def load(self, profile: str, command: tuple[str, ...] = (), **params: str) -> Ready:
-        """Plan, check and load, as the monitor does."""
+    def load(
+        self, profile: str, command: tuple[str, ...] = (), *, image: str = "", store: str = "", **params: str
+    ) -> Ready:
+        """Plan, check and load, as planner and monitor do."""
         entry = ServerEntry(
             name="bench",
             profile=profile,
             command=command,
             params=params,
+            image=image,
+            store=store,
             accept_missing=tuple(set(self.facts.missing) & set(native.OPTIONAL)),
             origin="cold_start",
         )
-        spec = check(register([entry], None)[0], self.facts).plan.spec
+        found = own_image.found(entry) if image else None
+        made = plan.plan(load.load(profile), entry, found.image if found else None)
+        spec = check(Registered(entry=entry, plan=made), self.facts).plan.spec
         ready = Ready(spec, native.document(spec, self.facts))
-        self.spawner.load(spec.digest, ready.document)
+        sealed = [found.sealed()] if found else []
+        ready.document["sealed"] = [[os.fstat(fd).st_dev, os.fstat(fd).st_ino] for fd in sealed]
+        self.spawner.load(spec.digest, ready.document, sealed)
+        for fd in sealed:
+            os.close(fd)
         return ready
 
     def open(self, ready: Ready) -> list[int]:
@@ -270,16 +283,26 @@ def true_cases(warm: Warm, who: str) -> list[Case]:
     ]
 
 
+def image_cases(warm: Warm, folder: str, record: Record, store: str) -> list[Case]:
+    """The server from its sealed image, which only root can mount."""
+    image = ("--image", record.reference, "--store", store)
+    run = (OURS, "run", "-q", *image, "--profile", "fs-readonly", "--param", f"root={folder}")
+    loaded = warm.load("fs-readonly", image=record.reference, store=store, root=folder)
+    return [
+        Case(SERVER_GROUP, "spawner, from its sealed image", warm.until_reply(loaded)),
+        Case(SERVER_GROUP, "supervisor run --image", reply(*run)),
+    ]
+
+
 def other_cases(warm: Warm, folder: str) -> list[Case]:
     """The server and the command line."""
     server = (sys.executable, "-I", SERVER)
     trees = {sys.prefix, sys.base_prefix, str(REPOSITORY / "images")}
     binds = [word for tree in sorted(trees) for word in ("--ro-bind", tree, tree)]
-    ours = str(Path(sys.executable).parent / "supervisor")
     gaps = ",".join(set(warm.facts.missing) & set(native.OPTIONAL))
     accept = ("--accept-missing", gaps) if gaps else ()
-    run = (ours, "run", "-q", *accept, "--profile", "fs-readonly", "--param", f"root={folder}")
-    group = "start to initialize reply of a Python SDK server"
+    run = (OURS, "run", "-q", *accept, "--profile", "fs-readonly", "--param", f"root={folder}")
+    group = SERVER_GROUP
     lines = "whole command line"
     return [
         Case(group, "plain", reply(*server, folder)),
@@ -289,7 +312,7 @@ def other_cases(warm: Warm, folder: str) -> list[Case]:
         Case(lines, "plain", whole("/bin/true")),
         Case(lines, "bwrap", whole(*BWRAP, "/bin/true")),
         Case(lines, "python -c pass", whole(sys.executable, "-c", "pass")),
-        Case(lines, "supervisor exec", whole(ours, "exec", "-q", *accept, "--profile", "none", "--", "/bin/true")),
+        Case(lines, "supervisor exec", whole(OURS, "exec", "-q", *accept, "--profile", "none", "--", "/bin/true")),
     ]
 
 
@@ -352,9 +375,11 @@ def main() -> None:
     facts = host.probe()
     nobody = as_nobody(options.runs, options.pause) if root else {}
     warm = Warm(facts)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as images:
         cases = true_cases(warm, "root" if root else "this user")
         cases += [] if options.only else other_cases(warm, folder)
+        if root and not options.only:
+            cases += image_cases(warm, folder, own_image.make(Path(images)), f"{images}/store")
         found = measure(cases, options.runs, options.pause) | nobody
         memory = warm.memory(warm.load("fs-readonly", root=folder))
     print(table(found))

@@ -105,11 +105,6 @@ class Planning:
         return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
 
 
-def register(entries: list[ServerEntry], beside: str | None) -> list[Registered]:
-    """Plan every entry, or raise what is wrong with the first that cannot be."""
-    return [Registered(entry=entry, plan=plan.plan(_chain(entry, beside), entry)) for entry in entries]
-
-
 def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
     """The entry's profile; what is wrong with it is told with the line that names it."""
     try:

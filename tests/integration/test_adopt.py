@@ -214,7 +214,9 @@ def started(path: Path, keys: tuple[str, ...]) -> list[str]:
     return [value["command"], *value.get("args", [])]
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
+@pytest.mark.parametrize(
+    ("file", "caller"), [(FILES[0], "root"), *((file, "user") for file in FILES)], indirect=["caller"], ids=str
+)
 def test_what_was_adopted_works_and_comes_back_as_it_was(file: File, desk: Desk, tmp_path: Path) -> None:
     path = desk.write(file)
     before = path.read_bytes()

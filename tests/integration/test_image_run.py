@@ -10,17 +10,24 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from supervisor.monitor.children import Spawner
 from supervisor.oci.store import Store
+from supervisor.profile import host, load, plan
+from supervisor.profile.entry import ServerEntry
+from supervisor.proxy.link import connect
+from supervisor.registry.images import find
+from supervisor.runtimes import native
 from tests.escape.arena import Arena, end
 from tests.integration import box
 from tests.integration.adversary import Processes
 from tests.integration.caller import Caller
 from tests.integration.imaging import Bench, bench
+from tests.integration.test_posture import Trial
 from tests.unit.oci import making
 from tests.unit.oci.making import NAME
 
@@ -168,6 +175,68 @@ def test_what_is_mounted_cannot_change_whatever_root_does_to_the_store(shelf: Sh
             shelf.blob.write_bytes(good)
             shelf.blob.chmod(0o400)
     assert devices() == []
+
+
+@pytest.mark.parametrize("other_file", [False, True])
+def test_a_root_that_is_not_the_sealed_file_is_noticed_before_anything_runs(shelf: Shelf, other_file: bool) -> None:
+    entry = ServerEntry(
+        name="x", profile="none", origin="test", image=shelf.record.reference, store=str(shelf.place.store)
+    )
+    found = find(entry)
+    assert found
+    spec, facts = plan.plan(load.load("none"), entry, found.image).spec, host.probe()
+    document, fd, spawner = native.document(spec, facts), found.sealed(), Spawner()
+    try:
+        document["sealed"] = [[os.fstat(fd).st_dev, os.fstat(fd).st_ino + other_file]]
+        made = Trial(spawner, spec, document, [fd])
+        os.close(fd)
+        made.run()
+    finally:
+        spawner.close()
+    assert made.started is not other_file
+    assert [each for each in made.seen if "/usr" in each] == (
+        ["mount /usr was not asked for"] if other_file else []
+    )
+    assert devices() == []
+
+
+CONFIG = """
+[server.{name}]
+profile = "none"
+image = "{image}"
+store = "{store}"
+command = ["echo ready; sleep 60"]
+"""
+
+
+def test_sessions_of_a_daemon_share_one_mount_which_goes_with_the_last_user(shelf: Shelf) -> None:
+    caller, config = shelf.place.caller, shelf.place.folder / "servers.toml"
+    text = "".join(
+        CONFIG.format(name=name, image=shelf.record.reference, store=shelf.place.store) for name in ("one", "two")
+    )
+    config.write_text(text)
+    where = ("--runtime-dir", shelf.place.folder / "run")
+    with ExitStack() as stack:
+        daemon = caller.process(caller.command("daemon", "--config", config, *where))
+        stack.callback(end, daemon)
+        assert daemon.stderr
+        assert b"2 servers, listening" in daemon.stderr.readline()
+        first = holding()
+        links = [connect(str(shelf.place.folder / "run/proxy.sock")) for _ in range(2)]
+        for link, name in zip(links, ("one", "two"), strict=True):
+            stack.callback(link.close)
+            link.hello()
+            assert os.read(link.open(name).stdout, 6) == b"ready\n"
+        assert len(first) == 1
+        config.write_text(text.replace("sleep 60", "sleep 61"))
+        assert caller.finish(caller.command("admin", "reload", *where)).returncode == 0
+        # not sealed again: it is the same file
+        assert holding() == first
+        config.write_text("")
+        assert caller.finish(caller.command("admin", "reload", *where)).returncode == 0
+        for link in links:
+            link.close()
+        assert devices() == []
 
 
 @pytest.mark.parametrize("role", ["proxy", "monitor", "spawner", "init", "server"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="reads back what only 
 class Trial:
     """One session under a spawner that may have been tampered with."""
 
-    def __init__(self, spawner: Spawner, spec: SandboxSpec, document: dict[str, object]) -> None:
+    def __init__(
+        self, spawner: Spawner, spec: SandboxSpec, document: dict[str, object], image: Sequence[int] = ()
+    ) -> None:
         self.spawner, self.spec, self.document = spawner, spec, document
         self.loop = Loop()
         self.failure: LaunchFailed | None = None
@@ -74,7 +77,7 @@ class Trial:
         self.disk = disk.Disk(self.loop, lambda *_: None)
         spawner.donated = lambda _, fds: self.donated.extend(fds)
         spawner.greet()
-        spawner.load(spec.digest, document)
+        spawner.load(spec.digest, document, list(image))
         spawner.serve(self.loop, lambda *_: self.loop.stop(), self.loop.stop)
 
     def verify(self, pid: int, group: str) -> list[str]:

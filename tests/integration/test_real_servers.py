@@ -65,7 +65,12 @@ def test_the_forbidden_call_succeeds_without_the_sandbox(server: Server, scene: 
     scene.caller.talk(scene.outside(server), scenario, cwd=scene.servers, log=log, mode="legacy")
 
 
-@ALL
+@pytest.mark.parametrize(
+    ("server", "caller"),
+    [(OWN, "root"), *((each, "user") for each in (*SERVERS, OWN))],
+    indirect=["caller"],
+    ids=str,
+)
 def test_the_inspector_calls_a_tool_of_a_real_server(server: Server, scene: Scene) -> None:
     arguments = json.dumps(scene.arguments(server.reads))
     request = ["--method", "tools/call", "--tool-name", server.reads.tool, "--tool-args-json", arguments]
