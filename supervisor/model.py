@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 AbsPath = Annotated[str, Field(pattern=r"^/")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -122,18 +122,6 @@ class ImageRoot(Frozen):
     config: Digest
 
 
-class Engine(Frozen):
-    """What a container engine needs besides: where it listens, the pump's system call filter, the image's layers.
-
-    They are blobs of the store, each with the digest of what it unpacks to.
-    """
-
-    socket: AbsPath
-    pump: str
-    store: AbsPath
-    layers: tuple[tuple[Digest, Digest], ...]
-
-
 class SandboxSpec(Frozen):
     """A session's sandbox, fully resolved: nothing left to look up, no default left to apply.
 
@@ -158,7 +146,7 @@ class SandboxSpec(Frozen):
     seccomp: Seccomp
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
-    engine: Engine | None = None
+    engine: dict[str, JsonValue] = {}
     accepted: tuple[str, ...] = ()
 
     @property

@@ -7,7 +7,7 @@ from supervisor.errors import Unenforceable
 from supervisor.model import HostFacts, Plan
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.registry import engines
-from supervisor.runtimes import base
+from supervisor.runtimes import base, native
 from supervisor.runtimes.api import ApiError
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.engine import Engine, Gaps
@@ -24,7 +24,7 @@ def chosen(
     problem: Unenforceable | None = None
     for plan in (made, *others):
         try:
-            spec = base.check(plan, facts, accept)
+            spec = native.check(plan, facts, accept)
             _asked(base.document(spec, facts), spec.runtime)
         except Unenforceable as error:
             problem = problem or error
@@ -44,7 +44,7 @@ def _asked(document: dict[str, object], runtime: str) -> None:
     try:
         KINDS[runtime](path, NAME).check(document)
     except Gaps as gaps:
-        raise Unenforceable(gaps.found, runtime=runtime, optional=set(base.OPTIONAL)) from None
+        raise Unenforceable(gaps.found, runtime=runtime, optional=set()) from None
 
 
 def there() -> list[tuple[str, str]]:

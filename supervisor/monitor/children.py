@@ -17,7 +17,6 @@ import supervisor
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
-from supervisor.runtimes import base
 from supervisor.sandbox import cgroup, network
 
 # where what a fresh interpreter imports lies
@@ -110,7 +109,7 @@ class Spawner:
             self._dispatch(event, fds)
         if isinstance(gaps := event.get("gaps"), dict):
             found = {str(name): str(reason) for name, reason in gaps.items()}
-            raise Unenforceable(found, runtime=str(event["runtime"]), optional=set(base.OPTIONAL))
+            raise Unenforceable(found, runtime=str(event["runtime"]), optional=set())
         if event["event"] != "loaded":
             raise _failure(event)
 

@@ -22,7 +22,7 @@ from supervisor.monitor.children import Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.sessions import Peer, Session, Sessions
 from supervisor.profile import granted, host
-from supervisor.runtimes import base
+from supervisor.runtimes import base, native
 
 # of one user's, to proxy.sock
 MAX_CONNECTIONS = 256
@@ -46,7 +46,7 @@ def check(registered: Registered, facts: HostFacts, plan: Plan | None = None) ->
     entry, ready = registered.entry, plan or registered.plan
     for mount in ready.spec.mounts:
         granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
-    spec = base.check(ready, facts, entry.accept_missing)
+    spec = native.check(ready, facts, entry.accept_missing)
     return Server(registered, ready.model_copy(update={"spec": spec}), base.document(spec, facts))
 
 
@@ -114,7 +114,7 @@ class Monitor:
     def spawner(self, runtime: str) -> Spawner:
         """What makes the sandboxes of a runtime; an engine's keeper is started when it is needed first."""
         if runtime not in self.spawners:
-            made = self.spawners[runtime] = Spawner(base.KEEPERS[runtime])
+            made = self.spawners[runtime] = Spawner(base.KEEPER.format(runtime))
             made.donated = self.sessions.egress.sockets
             made.greet()
             if self.gone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Protocol, TypeVar
 
-from supervisor.model import Engine, Plan
+from supervisor.model import Plan
 from supervisor.profile import seccomp
 from supervisor.profile.entry import ServerEntry
 from supervisor.profile.image import Image
@@ -42,7 +42,12 @@ def socket(runtime: str, entry: ServerEntry) -> str:
 
 def fitted(made: Planned, runtime: str, entry: ServerEntry, found: Stored) -> Planned:
     """The plan for this engine."""
-    engine = Engine(socket=socket(runtime, entry), pump=seccomp.own("pump"), store=found.place, layers=found.layers)
+    image = {
+        "store": found.place,
+        "config": found.image.root.config,
+        "layers": [list(each) for each in found.layers],
+    }
+    engine = {"socket": socket(runtime, entry), "pump": seccomp.own("pump"), "image": image}
     # all containers of docker are of one user, whose processes the kernel would count together
     rlimits = {name: value for name, value in made.spec.rlimits.items() if runtime != "docker" or name != "NPROC"}
     spec = made.spec.model_copy(update={"runtime": runtime, "engine": engine, "rlimits": rlimits})

@@ -30,7 +30,7 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
     missing = host.missing | plan.gaps
     refused = {name: reason for name, reason in missing.items() if name not in accept}
     if refused:
-        raise Unenforceable(refused, runtime="native", optional=set(OPTIONAL))
+        raise Unenforceable(refused, runtime=plan.spec.runtime, optional=set(OPTIONAL))
     return plan.spec.model_copy(update={"accepted": tuple(sorted(missing))})
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from supervisor.errors import SupervisorError
-from supervisor.model import Engine as Parts
 from supervisor.model import ImageRoot, Mount, Network, SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawner
@@ -81,7 +80,7 @@ class Bench:
 
     def start(self) -> Spawner:
         """Its process, greeted and served."""
-        code = base.KEEPERS[self.engine.runtime] if self.engine else None
+        code = base.KEEPER.format(self.engine.runtime) if self.engine else None
         made = Spawner(code) if code else Spawner()
         made.greet()
         made.donated = lambda _, fds: self.donated.extend(fds)
@@ -124,7 +123,11 @@ class Bench:
                 "runtime": self.engine.runtime,
                 "links": {},
                 "image": ImageRoot(name=name, digest=config, config=config),
-                "engine": Parts(socket=self.engine.socket, pump=seccomp.own("pump"), store=folder, layers=layers),
+                "engine": {
+                    "socket": self.engine.socket,
+                    "pump": seccomp.own("pump"),
+                    "image": {"store": folder, "config": config, "layers": [list(each) for each in layers]},
+                },
             }
         return made.model_copy(update=changed)
 

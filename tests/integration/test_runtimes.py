@@ -1,6 +1,6 @@
 """One compliance test for every runtime: native from the host's /usr, podman, docker.
 
-The same promises, asked for in the same words, through the monitor's own end of the protocol and its own posture.
+The same promises, in the same words, through the monitor's own end of the protocol and its own posture.
 """
 
 from __future__ import annotations
@@ -16,48 +16,27 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import SupervisorError, Unenforceable
-from supervisor.model import Mount, Network
+from supervisor.model import ImageRoot, Mount, Network, Registered
+from supervisor.monitor.children import Spawner
+from supervisor.monitor.requests import Monitor
+from supervisor.profile import load, seccomp
+from supervisor.profile.entry import ServerEntry
+from supervisor.registry import images
+from supervisor.registry.planner import Planning
+from supervisor.runtimes import gate
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 from supervisor.sandbox.syscalls import FIRST_UID
 from tests.escape.arena import Arena
-from tests.integration import engines, sessions
+from tests.integration import engines, imaging, sessions
+from tests.integration.asked import ECHO, PROBE, executed, held_by
+from tests.integration.caller import Caller
+from tests.integration.engine_image import image
 from tests.integration.sessions import Bench
 from tests.unit.oci import making
 
 RUNTIMES = ("native", "podman", "docker")
-ECHO = "import sys\nfor line in sys.stdin.buffer: sys.stdout.buffer.write(line); sys.stdout.flush()"
 WAITS = "import sys, time\nprint('here', flush=True)\nsys.stdin.read()\ntime.sleep(60)"
-PROBE = """import json, os, resource, socket
-def tried(action):
-    try: return str(action())
-    except OSError as error: return error.strerror
-def status():
-    return dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines())
-def program():
-    fd = os.open("/tmp/program", os.O_CREAT | os.O_WRONLY, 0o755)
-    os.write(fd, b"#!/bin/sh\\n"); os.close(fd)
-    os.execv("/tmp/program", ["program"])
-def reach():
-    sock = socket.socket(); sock.settimeout(2); return sock.connect(("10.0.0.1", 80))
-def namespace():
-    import ctypes
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(0x10000000): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-said = status()
-print(json.dumps({
-    "env": dict(os.environ), "uid": os.getuid(), "cwd": os.getcwd(), "pid1": os.readlink("/proc/self/exe"),
-    "capabilities": [said[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
-    "no_new_privs": said["NoNewPrivs"].strip(), "seccomp": said["Seccomp"].strip(),
-    "files": resource.getrlimit(resource.RLIMIT_NOFILE), "core": resource.getrlimit(resource.RLIMIT_CORE),
-    "devices": sorted(os.listdir("/sys/class/net")) if os.path.isdir("/sys/class/net") else ["lo"],
-    "root": tried(lambda: open("/usr/written", "w")), "etc": tried(lambda: open("/etc/passwd", "a")),
-    "tmp": tried(lambda: open("/tmp/some", "w").close()), "program": tried(program),
-    "network": tried(reach), "namespace": tried(namespace),
-    "init": tried(lambda: open("/proc/1/environ", "rb").read()), "hostname": os.uname().nodename,
-    "passwd": open("/etc/passwd").read().split("\\n")[0],
-}))"""
-
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="starts engines of its own"),
     pytest.mark.xdist_group("engines"),
@@ -267,8 +246,6 @@ try: socket.create_connection(("198.18.0.3", 443), 5)
 except OSError as error: print(error.strerror)"""
     spec = bench.spec(code, network=reach)
     groups = (*spec.seccomp.groups, "network")
-    from supervisor.profile import load, seccomp
-
     found = seccomp.load_groups(load.share_folder("profiles") / "syscalls", groups)
     program = sessions.encoded(seccomp.compile_filter(found, write_execute=True))
     spec = spec.model_copy(update={"seccomp": spec.seccomp.model_copy(update={"program": program})})
@@ -313,16 +290,15 @@ def test_an_image_that_is_not_what_was_verified_is_refused(bench: Bench, arena: 
     if bench.engine is None:
         return
     spec = bench.spec(ECHO)
-    assert spec.engine
-    assert spec.image
     other = making.image([making.files({"other": b"of somebody\n"})])
     folder, config, layers = engines.store(arena.base / "other", other)
     for path in (Path(folder), *Path(folder).rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     blob = Path(folder) / "blobs/sha256" / layers[0][0][7:]
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
-    parts = spec.engine.model_copy(update={"store": folder, "layers": layers})
-    root = spec.image.model_copy(update={"config": config})
+    image = {"store": folder, "config": config, "layers": [list(each) for each in layers]}
+    parts = spec.engine | {"image": image}
+    root = ImageRoot(name="example.org/other", digest=config, config=config)
     with pytest.raises(SupervisorError, match="its content has the digest"):
         bench.run(spec.model_copy(update={"engine": parts, "image": root}))
     assert config not in bench.engine.images()
@@ -353,10 +329,72 @@ def test_whichever_of_our_processes_is_killed_nothing_is_left(bench: Bench, vict
 
 
 def test_the_gate_is_what_its_text_makes(tmp_path: Path) -> None:
-    from supervisor.runtimes import gate
-
     text = Path(gate.__file__).with_name("gate.s")
     subprocess.run(["as", "-o", tmp_path / "gate.o", text], check=True)
     place = ["--oformat", "binary", "-Ttext", "0x400000", "-e", "_start"]
     subprocess.run(["ld", *place, "-o", tmp_path / "gate", tmp_path / "gate.o"], check=True)
     assert (tmp_path / "gate").read_bytes() == gate.PROGRAM
+
+
+@pytest.fixture
+def added(bench: Bench, arena: Arena) -> tuple[Bench, imaging.Bench]:
+    """The image in a store, signed and added by root's own command line."""
+    place = imaging.Bench(Caller(arena, "root"), arena.base / "added")
+    if not place.folder.exists():
+        place.folder.mkdir()
+        imaging.signed_layout(place, image(), making.key())
+        assert place.image("add", f"oci:{place.folder}/layout:1.0", "--as", making.NAME).returncode == 0
+    return bench, place
+
+
+def test_the_command_line_starts_an_image_in_it_and_leaves_nothing(added: tuple[Bench, imaging.Bench]) -> None:
+    bench, _ = added
+    before = bench.engine.left() if bench.engine else []
+    done = executed(added, "--runtime", bench.engine.runtime if bench.engine else "native")
+    assert (done.stdout, done.returncode) == ("got it\n/tmp\n", 3), done.stderr
+    assert f"{making.NAME}@{image().digest} read-only" in done.stderr
+    assert (bench.engine.left() if bench.engine else []) == before
+
+
+def test_auto_takes_the_native_runtime_first_and_an_engine_when_that_cannot(
+    added: tuple[Bench, imaging.Bench],
+) -> None:
+    bench, place = added
+    entry = ServerEntry(
+        name="any",
+        profile="none",
+        image=f"{making.NAME}@{image().digest}",
+        store=str(place.store),
+        engine=bench.engine.socket if bench.engine else "",
+        command=("-c", "true"),
+        origin="test",
+    )
+    planning = Planning(images.find)
+    made, others = planning.plan(load.load("none"), entry)
+    assert made.spec.runtime == "native"
+    if bench.engine is None:
+        assert others == ()
+        return
+    # both are asked at the one socket that there is: the other engine does not answer there as it should
+    lacking = made.model_copy(update={"gaps": {"image": "no loop devices"}})
+    there = tuple(each for each in others if each.spec.runtime == bench.engine.runtime)
+    monitor = Monitor(bench.loop, Spawner(), None)
+    try:
+        monitor.spawners["native"].greet()
+        server = monitor._loaded(Registered(entry=entry, plan=lacking, others=there), monitor.facts)
+        assert server.plan.spec.runtime == bench.engine.runtime
+        with pytest.raises(Unenforceable, match="native: image: no loop devices"):
+            monitor._loaded(Registered(entry=entry, plan=lacking, others=(lacking,)), monitor.facts)
+    finally:
+        for each in monitor.spawners.values():
+            each.close()
+        for fd in planning.sealed.values():
+            os.close(fd)
+
+
+def test_the_table_in_the_readme_says_what_is_held(bench: Bench) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.split("| field | native | podman | docker |\n", 1)[1].split("\n\n", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    column = {"native": 1, "podman": 2, "docker": 3}[bench.name]
+    assert {row[0]: row[column].split(":")[0].split(",")[0] for row in rows} == held_by(bench)
