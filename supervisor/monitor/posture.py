@@ -129,11 +129,15 @@ class Reader:
         yield "/tmp", (_BASE | ({"noexec"} if self.spec.tmp.noexec else set()), ("tmpfs",))
         for name in DEVICES:
             yield f"/dev/{name}", ({"nosuid", "noexec"}, ())
+        for target, flags in self.asked():
+            yield target, (flags, ())
+
+    def asked(self) -> Iterator[tuple[str, set[str]]]:
+        """Each mount of the document, and the flags that it has at least."""
         for key in ("trees", "mounts"):
             listed = self.document[key]
             for each in listed if isinstance(listed, list) else []:
-                flags = _BASE | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
-                yield str(each["target"]), (flags, ())
+                yield str(each["target"]), _BASE | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
 
     def limits(self) -> Iterator[str]:
         """Resource limits at most as high as asked for."""

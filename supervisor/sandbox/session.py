@@ -32,11 +32,8 @@ class Loaded:
         self.mounts = enter.specs(document, "mounts")
         self.limits = enter.numbers(document, "cgroup")
         self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
-        trees, links, files = (
-            enter.specs(document, "trees"),
-            enter.texts(document, "links"),
-            enter.texts(document, "files"),
-        )
+        trees, files = enter.specs(document, "trees"), enter.texts(document, "files")
+        links = enter.texts(document, "links")
         if image is not None:
             points = {f"/{name}": False for name in mounts.FOLDERS} | dict.fromkeys((mounts.CANARY, *files), True)
             points |= {each.target: each.is_file for each in (*trees, *self.mounts)}

@@ -22,7 +22,7 @@ class Told:
         self.record = Record(self.loop, self.ours)
 
     def heard(self) -> list[wire.Message]:
-        found = []
+        found: list[wire.Message] = []
         while True:
             try:
                 received = wire.receive(self.keeper)

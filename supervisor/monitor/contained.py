@@ -1,0 +1,75 @@
+"""Posture of a session that an engine has made: what the kernel shows of it, where engines build as we do not.
+
+Runs as root, in the monitor, while the gate waits: not one instruction of the stranger's runs before this. What an
+engine shows beyond what was asked for is read-only, or stands in a list here, or ends the session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from supervisor.monitor.posture import Reader
+from supervisor.profile.granted import below
+from supervisor.sandbox import cgroup
+
+# what an engine makes writable: most of it by the container's own root, which nobody is
+_WRITABLE = {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/tty", "/tmp", "/sys/fs/cgroup"}
+_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+
+
+class Contained(Reader):
+    """The files of the gate in /proc, and what they should say."""
+
+    def identity(self) -> Iterator[str]:
+        """One user, who is the spec's inside and nobody's outside; its place in the pid namespace."""
+        status = self.fields()
+        for name, table in (("Uid", "uid_map"), ("Gid", "gid_map")):
+            maps = [[int(word) for word in line.split()] for line in self.text(table).splitlines()]
+            own = [
+                str(first + self.spec.uid - inside) for inside, first, n in maps if 0 <= self.spec.uid - inside < n
+            ]
+            # where ids of the host's own are mapped, its root is too
+            if status[name].split() != own * 4 or any(first == 0 for _, first, _ in maps):
+                yield f"{name} is {status[name]}, by the map {maps}"
+        if not set(status["Groups"].split()) <= set(status["Gid"].split()):
+            yield f"Groups are {status['Groups']}"
+        if status["NSpid"].split()[-1] != "1":
+            yield "it is not process 1 of its pid namespace"
+
+    def namespaces(self) -> Iterator[str]:
+        """Every namespace that engines make is another than ours; only `lo`."""
+        for name in ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup"):
+            if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
+                yield f"the {name} namespace is the host's"
+        if (devices := [line.split(":")[0].strip() for line in self.text("net/dev").splitlines()[2:]]) != ["lo"]:
+            yield f"network devices are {devices}, not lo alone"
+
+    def mounts(self) -> Iterator[str]:
+        """What was asked for is there, restricted so; of what an engine adds, nothing else is writable."""
+        wanted = {path: {"ro"} for path in ("/", "/.supervisor", *self.spec.files)} | dict(self.asked())
+        wanted["/tmp"] = {"nosuid", "nodev"} | ({"noexec"} if self.spec.tmp.noexec else set())
+        seen = {point: flags for point, flags, _, _ in self.mounted(["/"])}
+        for point, flags in wanted.items():
+            if lacking := flags - seen.get(point, set()):
+                yield f"mount {point} lacks {','.join(sorted(lacking))}"
+        for point, flags in seen.items():
+            if "rw" in flags and point not in _WRITABLE | _DEVICES and not self._harmless(point):
+                yield f"mount {point} is writable"
+
+    def _harmless(self, point: str) -> bool:
+        """Whether a file of the kernel's is hidden by /dev/null, or a control group is the host's root's own."""
+        there = os.stat(f"{self.base}/root{point}")
+        hidden = below(point, "/proc") and there.st_rdev == os.stat("/dev/null").st_rdev
+        return hidden or (below(point, "/sys/fs/cgroup") and there.st_uid == 0 and not there.st_mode & 0o022)
+
+    def groups(self, hierarchy: cgroup.Hierarchy, name: str) -> Iterator[str]:
+        """Its groups, wherever the engine has made them, have the limits asked for."""
+        places, joined = cgroup.mount_points(), cgroup.joined(self.text("cgroup"))
+        asked = self.document["cgroup"]
+        for controller, value in asked.items() if isinstance(asked, dict) else []:
+            key = controller if hierarchy.version == "v1" else ""
+            folder = cgroup.join(*places[key], joined[key])
+            for file, said in cgroup.settings(hierarchy.version, controller, folder, value).items():
+                if self.text(file, folder).strip() != said:
+                    yield f"{file} is {self.text(file, folder).strip()}, not {said}"
