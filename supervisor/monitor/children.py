@@ -21,7 +21,7 @@ from supervisor.sandbox import cgroup
 
 # where what a fresh interpreter imports lies
 ROOT = str(Path(supervisor.__file__).resolve().parent.parent)
-_CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
+CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
 from supervisor.{} import main; main(3); os._exit(0)"""
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
 _ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
@@ -72,8 +72,8 @@ class Spawner:
     `donated` gets each session's sockets for the egress broker, and closes them.
     """
 
-    def __init__(self, runtime: str = "native") -> None:
-        started = start(_CODE.format("sandbox.spawner" if runtime == "native" else f"runtimes.{runtime}"))
+    def __init__(self, code: str = CODE.format("sandbox.spawner")) -> None:
+        started = start(code)
         self.pid, self._socket = started.pid, started.socket
         self.name = f"{cgroup.PREFIX}{started.pid}-{cgroup.start_time(started.pid)}"
         self._pending: dict[int, tuple[Verify, Spawned]] = {}

@@ -19,7 +19,7 @@ from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, Unenforceable, WireError
 from supervisor.model import HostFacts, Plan, Planned, Registered, Verdict
 from supervisor.monitor import admit, approvals, dispatch, planning
-from supervisor.monitor.children import Spawner
+from supervisor.monitor.children import CODE, Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.record import Record
 from supervisor.monitor.secrets import Secrets
@@ -121,7 +121,7 @@ class Monitor:
     def spawner(self, runtime: str) -> Spawner:
         """What makes the sandboxes of a runtime; an engine's keeper is started when it is needed first."""
         if runtime not in self.spawners:
-            made = self.spawners[runtime] = Spawner(runtime)
+            made = self.spawners[runtime] = Spawner(CODE.format(f"runtimes.{runtime}"))
             made.donated = self.sessions.egress.sockets
             made.greet()
             if self.gone:

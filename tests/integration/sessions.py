@@ -16,7 +16,7 @@ from pathlib import Path
 from supervisor.errors import SupervisorError
 from supervisor.model import ImageRoot, Mount, Network, SandboxSpec
 from supervisor.monitor import posture
-from supervisor.monitor.children import Spawner
+from supervisor.monitor.children import CODE, Spawner
 from supervisor.monitor.contained import Contained
 from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan, seccomp
@@ -80,7 +80,7 @@ class Bench:
 
     def start(self) -> Spawner:
         """Its process, greeted and served."""
-        made = Spawner(self.engine.runtime if self.engine else "native")
+        made = Spawner(CODE.format(f"runtimes.{self.engine.runtime}")) if self.engine else Spawner()
         made.greet()
         made.donated = lambda _, fds: self.donated.extend(fds)
         made.serve(self.loop, self._exited, self._gone)
