@@ -70,12 +70,14 @@ class _Keys:
     def __init__(self, patterns: Iterable[str]) -> None:
         lowered = [each.lower() for each in patterns]
         self._whole = frozenset(each for each in lowered if "*" not in each)
-        self._inside = tuple(each.strip("*") for each in lowered if "*" in each)
+        inside = [re.escape(each.strip("*")) for each in lowered if "*" in each]
+        # an empty pattern would match everything
+        self._inside = re.compile("|".join(inside) or r"(?!)")
 
     def match(self, key: str) -> bool:
         """Whether this is one of them."""
         key = key.lower()
-        return key in self._whole or any(word in key for word in self._inside)
+        return key in self._whole or self._inside.search(key) is not None
 
 
 class Redactor:
@@ -86,7 +88,7 @@ class Redactor:
     ) -> None:
         self._keys, self._numbers, self._rules = _Keys(keys), _Keys(NUMBERS), tuple(rules)
         # by their values first: a secret may stand inside of something that a rule would take
-        self._secrets = secrets or Marks()
+        self._secrets = secrets or None
 
     def clean(self, value: object, deep: int = 0) -> object:
         """The value without its secrets."""
