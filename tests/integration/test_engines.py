@@ -27,8 +27,8 @@ from supervisor.monitor.loop import Loop
 from supervisor.monitor.requests import Monitor
 from supervisor.profile import load
 from supervisor.profile.entry import ServerEntry
-from supervisor.registry import images
-from supervisor.registry.planner import Planning
+from supervisor.registry import images, policies
+from supervisor.registry.planner import Planning, answer
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 from tests.escape.arena import Arena, end
@@ -145,6 +145,43 @@ def test_auto_takes_the_native_runtime_first_and_an_engine_when_that_cannot(plac
         answers.close()
 
 
+def test_an_approval_is_of_one_runtime(place: Place) -> None:
+    numbers, engine = {}, place.engine
+    for runtime in ("auto", "native", engine.runtime):
+        text = f"""[approvals]
+required = true
+[server.any]
+profile = "none"
+image = "{REFERENCE}"
+store = "{place.bench.store}"
+engine = "{engine.socket}"
+runtime = "{runtime}"
+"""
+        planning = Planning(images.find)
+        config = place.bench.write("servers.toml", text)
+        planned = answer({"catalog": str(config)}, policies.govern, planning)
+        for fd in planning.sealed.values():
+            os.close(fd)
+        [server] = planned.servers or pytest.fail(planned.error)
+        assert server.held
+        assert server.others == (), "another runtime was not approved"
+        numbers[runtime] = server.approval
+        touches = json.loads(server.bound)["touches"]
+        assert any(each.startswith(f"be run by {runtime} at /") for each in touches) == (runtime == engine.runtime)
+    assert numbers["auto"] == numbers["native"] != numbers[engine.runtime]
+
+
+def test_only_the_hosts_that_it_may_reach_have_a_name_there(place: Place) -> None:
+    code = "import socket\\nfor name in ('yes.example', 'no.example'):\\n"
+    code += " try: print(socket.gethostbyname(name))\\n except OSError: print('none')"
+    options = ("--allow", "yes.example:443", "--", "-c", f'exec python3 -I -S -c "$(printf "{code}")"')
+    done = place.caller.finish(place.argv("exec", *options, profile="net-allowlist"))
+    found, other = done.stdout.splitlines() or pytest.fail(done.stderr)
+    assert found.startswith(("198.18.", "198.19."))
+    assert other == "none"
+    assert "egress: no.example" in done.stderr
+
+
 def test_secrets_are_files_and_variables_of_its_own_and_nowhere_in_the_engine(place: Place) -> None:
     values = {name: f"canary-{name}-{os.urandom(12).hex()}" for name in ("file", "env")}
     for name, value in values.items():
@@ -162,6 +199,7 @@ def test_secrets_are_files_and_variables_of_its_own_and_nowhere_in_the_engine(pl
         files = (path for path in place.engine.folder.rglob("*.json") if path.is_file() and not path.is_symlink())
         written = b"".join(path.read_bytes() for path in files)
         lines = b"".join(of(pid, file) for pid in descendants(process.pid) for file in ("cmdline", "environ"))
+        assert b"/run/supervisor-" in written, "the control: what an engine writes down is found"
         for value in values.values():
             assert value.encode() not in told.encode() + written + lines
         assert REFERENCE.encode() not in written, "an engine is given ids, never a name"
