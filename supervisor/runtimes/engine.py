@@ -212,13 +212,16 @@ class Engine:
         self.api.post("/volumes/create", body)
         return name
 
-    def remove(self, name: str) -> None:
-        """Remove a session's container and volumes; what cannot be removed now is swept later."""
-        with contextlib.suppress(ApiError):
+    def remove(self, name: str) -> bool:
+        """Remove a session's container and volumes; False when the engine cannot now."""
+        try:
             self._gone(f"/containers/{name}", force=True, v=True)
             for each in self.volumes():
                 if str(each.get("Name")).startswith(f"{name}."):
                     self._gone(f"/volumes/{each.get('Name')}")
+        except ApiError:
+            return False
+        return True
 
     def _gone(self, path: str, **query: object) -> None:
         for _ in range(_TRIES):

@@ -24,6 +24,8 @@ from supervisor.sandbox import cgroup, enter
 
 # seconds: for what a session has said last to be read, and between looks at whether it was
 _DRAIN, _LOOK = 10.0, 0.25
+# seconds, until what an engine could not remove is tried again: it may have been killed, and come back
+_AGAIN = 2.0
 
 
 class Keeper:
@@ -36,6 +38,7 @@ class Keeper:
         self.loaded: dict[str, enter.Document] = {}
         self.engines: dict[str, tuple[Engine, Guard]] = {}
         self.sessions: dict[int, Kept] = {}
+        self.left: dict[str, Engine] = {}
         # cgroup v1 tells nobody that a limit has acted
         self.asked = cgroup.probe().version == "v1"
 
@@ -52,7 +55,10 @@ class Keeper:
                 for fd in kept.acting():
                     poll.register(fd, select.POLLPRI)
             often = self.asked or any(kept.ended for kept in self.sessions.values())
-            ready = [fd for fd, _ in poll.poll(_LOOK * 1000 if often and self.sessions else None)]
+            pause = _LOOK if often and self.sessions else _AGAIN if self.left else None
+            ready = [fd for fd, _ in poll.poll(pause and pause * 1000)]
+            if not ready and self.left:
+                self.left = {name: engine for name, engine in self.left.items() if not engine.remove(name)}
             for engine in (guards[fd] for fd in ready if fd in guards):
                 self._guard(engine)
             for kept in self.sessions.values():
@@ -144,7 +150,7 @@ class Keeper:
         try:
             kept = fresh(Kept(engine, name, number, document, secrets.pop() if secrets else -1))
         except OSError as error:
-            engine.remove(name)
+            self._removed(name, engine)
             self._failed({"event": "failed", "id": number}, error, f"create a container in {self.kind.name}")
             return
         self.sessions[number] = kept
@@ -152,6 +158,11 @@ class Keeper:
             wire.send(self.monitor, {"event": "sockets", "id": number}, kept.donated[start : start + wire.CHUNK])
         kept.forget_donated()
         wire.send(self.monitor, {"event": "ready", "id": number, "pid": kept.pid, "group": name})
+
+    def _removed(self, name: str, engine: Engine) -> None:
+        """Leave nothing of a session in its engine, now or as soon as that can."""
+        if not engine.remove(name):
+            self.left[name] = engine
 
     def _go(self, kept: Kept) -> None:
         """Let the payload be started: the monitor has read back what the kernel applied."""
@@ -169,7 +180,7 @@ class Keeper:
         """Leave nothing of it in the engine, and then say so."""
         code = kept.code()
         kept.close()
-        kept.engine.remove(kept.name)
+        self._removed(kept.name, kept.engine)
         del self.sessions[kept.number]
         event: wire.Message = {"event": "exited", "id": kept.number, "code": code, "limits": kept.hit}
         wire.send(self.monitor, event)

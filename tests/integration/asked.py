@@ -48,6 +48,8 @@ EVERYWHERE = (
     "open files, file size, core",
     "/tmp: size, files, noexec",
     "exact environment",
+    "secrets, as files and variables",
+    "record of the files that it opens",
     "no network; egress by name",
 )
 

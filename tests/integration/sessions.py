@@ -134,10 +134,14 @@ class Bench:
         """The monitor's own."""
         return (Contained if self.engine else posture.Reader)(pid, spec, document)
 
-    def run(self, spec: SandboxSpec, expected: SandboxSpec | None = None) -> Running:
+    def load(self, spec: SandboxSpec) -> None:
+        """Hand a spec over, as when a registry is read."""
+        self.spawner.load(spec.digest, native.document(spec, host.probe()))
+
+    def run(self, spec: SandboxSpec, expected: SandboxSpec | None = None, *, loaded: bool = False) -> Running:
         """Start one; posture is read back as the monitor does, perhaps against another spec."""
-        document = native.document(spec, host.probe())
-        self.spawner.load(spec.digest, document)
+        if not loaded:
+            self.load(spec)
         self.count += 1
         number, opened, failed, pids = self.count, list[list[int]](), list[SupervisorError](), [0]
         wanted = expected or spec

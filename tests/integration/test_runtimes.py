@@ -321,6 +321,23 @@ def test_whichever_of_our_processes_is_killed_nothing_is_left(bench: Bench, vict
     running.close()
 
 
+def test_what_an_engine_still_has_when_it_comes_back_is_removed(bench: Bench) -> None:
+    if bench.engine is None:
+        return
+    running = bench.run(bench.spec(WAITS))
+    assert os.read(running.stdout, 100) == b"here\n"
+    engine = bench.engine
+    engine.process.kill()
+    engine.process.wait(sessions.SECONDS)
+    bench.ends(running)
+    assert not os.path.exists(f"/proc/{running.pid}")
+    running.close()
+    engine.start()
+    # its containers and their volumes; the keeper's own folder stays
+    bench.until(lambda: not any(each[0] == "[" or "." in each for each in engine.left()))
+    assert bench.result(bench.spec("print('again')"))[0] == b"again\n"
+
+
 def test_the_gate_is_what_its_text_makes(tmp_path: Path) -> None:
     text = Path(gate.__file__).with_name("gate.s")
     subprocess.run(["as", "-o", tmp_path / "gate.o", text], check=True)
