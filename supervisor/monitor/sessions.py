@@ -39,7 +39,9 @@ class Peer:
         self.sessions: set[int] = set()
 
     def send(self, message: wire.Message, fds: list[int] | None = None) -> None:
-        """Send without waiting; a peer that does not read, or is gone, is marked for closing."""
+        """Send without waiting, to nobody who has hung up; who does not read, or is gone, is marked for closing."""
+        if self.closed:
+            return
         try:
             wire.send(self.socket, message, fds)
         except (BlockingIOError, ConnectionError):
@@ -162,8 +164,7 @@ class Sessions:
         hit = {name: getattr(session.spec.limits, name) for name in limits}
         event: wire.Message = {"event": "exited", "session": number, "code": code}
         self.record.tell("session.ended", *session.about, code=code, limits=hit, reason=session.reason)
-        if not session.peer.closed:
-            session.peer.send(event | {"limits": hit, "reason": session.reason})
+        session.peer.send(event | {"limits": hit, "reason": session.reason})
 
     def _tell(self, number: int, event: wire.Message) -> None:
         session = self.by_number[number]

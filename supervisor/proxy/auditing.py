@@ -189,6 +189,9 @@ class Audit:
             return
         # its own context names the session, which was perhaps only started for it
         mark.call = mark.call._replace(context=self._context(call, call.server, instance))
+        if mark.window is None and not instance.reaches:
+            loop.call_soon(self._write, call, mark, took, outcome, line)
+            return
         task = loop.create_task(self._late(mark, instance))
         self._lates.add(task)
         task.add_done_callback(self._lates.discard)
@@ -201,9 +204,10 @@ class Audit:
             mark.seen = "all" if complete else "part"
         if instance.reaches:
             await asyncio.sleep(PATIENCE)
-        instance.known(mark)
 
     def _write(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
+        if mark.instance is not None:
+            mark.instance.known(mark)
         said = "" if outcome in ("ok", "tool_error") else _error(line)
         first = call.server.settings.audit.first if call.server is not None else 0
         told = answer(outcome, line.rstrip(b"\n"), said, first)

@@ -133,8 +133,9 @@ class Relay:
             self.to_server.write(line)
 
     def unrecorded(self, key: bytes, reason: str) -> None:
-        """A call that could not be written down is not made."""
-        self.to_client.write(envelope.error(self.pending.pop(key, key), message.NOT_RECORDED, reason))
+        """A call that could not be written down is not made. At the end all that wait are told so at once."""
+        if not self.ended.done():
+            self.to_client.write(envelope.error(self.pending.pop(key, key), message.NOT_RECORDED, reason))
 
     def client_too_long(self) -> None:
         """A message that is never forwarded, and whose id nobody knows."""

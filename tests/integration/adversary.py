@@ -296,11 +296,9 @@ class Processes:
         self.spawner, self.init = spawners
         # only for root: there is one where the kernel lets files be watched
         self.watcher = next((pid for pid in self.all if "touch.watch" in commands[pid]), 0)
-        # a command that carries no calls has none of these
-        self.keeper, self.ledger = [pid for pid in self.all if "audit.keeper" in commands[pid]] or (0, 0)
-        self.signer = next((pid for pid in self.all if "audit.signer" in commands[pid]), 0)
-        ours = {self.monitor, *spawners, self.watcher, self.keeper, self.ledger, self.signer}
-        self.payloads = [pid for pid in self.all if pid != proxy and pid not in ours]
+        audit = [pid for pid in self.all if "supervisor.audit." in commands[pid]]
+        ours = {proxy, self.monitor, *spawners, self.watcher, *audit}
+        self.payloads = [pid for pid in self.all if pid not in ours]
 
     def role(self, name: str) -> int:
         """The number of the process with that role; `server` is the payload itself."""

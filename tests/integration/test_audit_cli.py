@@ -209,7 +209,7 @@ def test_an_ordinary_user_has_a_log_of_its_own(arena: Arena) -> None:
         return done.stdout
 
     user(python, "-c", USER)
-    folder = plot.home / ".local/state/supervisor/audit"
+    folder = arena.logs("user") / "supervisor/audit"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert "read_file" in user(command, "audit", "query")
     assert "signed up to record 3" in user(command, "audit", "verify")

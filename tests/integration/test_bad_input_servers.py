@@ -226,7 +226,9 @@ def test_too_many_requests_in_flight_are_refused_one_by_one() -> None:
         assert "4096 requests" in answer["error"]["message"]
         process.terminate()
         out, _ = process.communicate(timeout=20)
-    assert len(out.splitlines()) == 4096
+    ended = [json.loads(line) for line in out.splitlines()]
+    assert sorted(each["id"] for each in ended) == list(range(4096))
+    assert {each["error"]["message"] for each in ended} == {"the server's session has ended: closed"}
 
 
 def test_a_message_that_is_too_long_is_refused_and_the_connection_lives() -> None:
