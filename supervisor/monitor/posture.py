@@ -148,16 +148,20 @@ class Reader:
 
     def groups(self, hierarchy: cgroup.Hierarchy, name: str) -> Iterator[str]:
         """It is in its own cgroup of every controller, with the limits asked for."""
-        asked = self.document["cgroup"]
-        joined = cgroup.joined(self.text("cgroup"))
+        asked, joined = self.document["cgroup"], cgroup.joined(self.text("cgroup"))
         for controller, value in asked.items() if isinstance(asked, dict) else []:
-            path = joined.get(controller if hierarchy.version == "v1" else "", "")
-            if not path.endswith(f"/{name}"):
+            key = controller if hierarchy.version == "v1" else ""
+            folder = self.group(key, joined.get(key, ""), f"{hierarchy.bases[controller]}/{name}")
+            if not folder:
                 yield f"it is not in its own {controller} cgroup"
-            folder = f"{hierarchy.bases[controller]}/{name}"
+                continue
             for file, said in cgroup.settings(hierarchy.version, controller, folder, value).items():
                 if self.text(file, folder).strip() != said:
                     yield f"{file} is {self.text(file, folder).strip()}, not {said}"
+
+    def group(self, _controller: str, joined: str, own: str) -> str:
+        """The folder of the group that it has joined, or nothing when that is not its own."""
+        return own if joined.endswith(f"/{os.path.basename(own)}") else ""
 
     def sockets(self) -> Iterator[str]:
         """In its network namespace are the sockets of the egress broker, and no other.
