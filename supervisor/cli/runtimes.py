@@ -31,7 +31,8 @@ def chosen(
             missing = "; ".join(f"{name}: {reason}" for name, reason in sorted(error.gaps.items()))
             said.append(f"{plan.spec.runtime}: cannot: {missing}")
         else:
-            said.append(f"{spec.runtime}: can hold every field{'' if said else ', and is the tightest'}")
+            first = ", and is the tightest" if others and not said else ""
+            said.append(f"{spec.runtime}: can hold every field{first}")
             return made.model_copy(update={"spec": spec}), said, None
     return made, said, problem
 

@@ -27,7 +27,6 @@ from supervisor.sandbox.mounts import SECRETS
 from supervisor.sandbox.session import StepError, donated
 
 _PATIENCE = 20.0
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _setns = sc.Call("setns", ctypes.c_int, ctypes.c_int)
 
@@ -213,7 +212,7 @@ def _donated(kept: Kept) -> list[int]:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def make() -> None:
-        _setns(os.open(f"/proc/{kept.pid}/ns/net", _FLAGS), sc.CLONE_NEWNET)
+        _setns(_opened(kept, "ns/net"), sc.CLONE_NEWNET)
         network.up()
         network.add(reach.addresses)
         network.donate(network.sockets(reach.udp, reach.tcp), there)
@@ -231,10 +230,17 @@ def _show(kept: Kept) -> None:
     with open(f"/proc/{kept.pid}/status", encoding="ascii") as file:
         owner = next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
     tree = inside.secrets(kept.secrets, {}, owner)
-    root = os.open(f"/proc/{kept.pid}/root", os.O_PATH | os.O_CLOEXEC)
-    place = sc.openat2(SECRETS[1:], os.O_PATH | os.O_DIRECTORY, root)
-    _setns(os.open(f"/proc/{kept.pid}/ns/mnt", _FLAGS), sc.CLONE_NEWNS)
+    place = sc.openat2(SECRETS[1:], os.O_PATH | os.O_DIRECTORY, _opened(kept, "root"))
+    _setns(_opened(kept, "ns/mnt"), sc.CLONE_NEWNS)
     sc.move_mount(tree, b"", place, b"", sc.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def _opened(kept: Kept, name: str) -> int:
+    """A namespace or the root of its first process, and of no other that got its number."""
+    fd = os.open(f"/proc/{kept.pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    if _readable(kept.pidfd):
+        raise OSError(errno.ESRCH, "it has ended")
+    return fd
 
 
 def _forked(what: Callable[[], None]) -> None:

@@ -108,6 +108,7 @@ def test_the_command_line_starts_an_image_in_it_and_leaves_nothing(place: Place)
     done = place.runs("read line; echo got $line; echo $HOME; exit 3")
     assert (done.stdout, done.returncode) == ("got it\n/tmp\n", 3), done.stderr
     assert f"{REFERENCE} read-only" in done.stderr
+    assert f", in {place.engine.runtime}\n" in done.stderr
     assert place.engine.left() == []
 
 
