@@ -54,11 +54,10 @@ def session(bench: Bench) -> Run:
 def typed(engine: Started, config: str) -> Run:
     """The engine's own command line."""
     image = config.removeprefix("sha256:")
-    head = {
-        # its service's own options, without those of the service
-        "podman": [*engine.argv[: engine.argv.index("system")], "run", "--ulimit=nproc=1000:1000"],
-        "docker": ["docker", "-H", f"unix://{engine.socket}", "run"],
-    }[engine.runtime]
+    head = ["docker", "-H", f"unix://{engine.socket}", "run"]
+    if engine.runtime == "podman":
+        # the options of its service, without the service
+        head = [*engine.argv[: engine.argv.index("system")], "run", "--ulimit=nproc=1000:1000"]
     argv = [*head, *TIGHT, "--entrypoint", PYTHON, image, "-I", "-S", "-c", CODE]
     env = engine.env | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(engine.folder)}
 
