@@ -37,6 +37,10 @@ class Contained(Reader):
         if status["NSpid"].split()[-1] != "1":
             yield "it is not process 1 of its pid namespace"
 
+    def starter(self) -> str:
+        """A process of the engine's."""
+        return f"/proc/{self.fields()['PPid']}"
+
     def namespaces(self) -> Iterator[str]:
         """Every namespace that engines make is another than ours; only `lo`."""
         for name in ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup"):

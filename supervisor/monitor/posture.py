@@ -65,8 +65,8 @@ class Reader:
             yield "it is not the leader of a session of its own"
 
     def privileges(self) -> Iterator[str]:
-        """Capabilities, no_new_privs, filters (ours may be filtered too, and the session inherits that)."""
-        status, own = self.fields(), self.fields("/proc/self")
+        """Capabilities, no_new_privs, filters (its starter may be filtered too, and the session inherits that)."""
+        status, own = self.fields(), self.fields(self.starter())
         for name in _CAPABILITIES:
             if int(status[name], 16):
                 yield f"{name} is {status[name]}, not empty"
@@ -75,6 +75,10 @@ class Reader:
         filters = int(own.get("Seccomp_filters", "0")) + ("seccomp" not in self.spec.accepted)
         if int(status.get("Seccomp_filters", filters)) != filters or status["Seccomp"] != ("2" if filters else "0"):
             yield f"Seccomp is {status['Seccomp']} with {status.get('Seccomp_filters')} filters, not {filters}"
+
+    def starter(self) -> str:
+        """Where in /proc is what it has its filters from, but for its own."""
+        return "/proc/self"
 
     def namespaces(self) -> Iterator[str]:
         """Every namespace is another than ours; ids are mapped one to one; only `lo`, and it is up."""

@@ -33,10 +33,12 @@ from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 from tests.escape.arena import Arena, end
 from tests.integration import engines, imaging, remains
+from tests.integration.adversary import write_profile
 from tests.integration.audited import AuditLog, piped
 from tests.integration.caller import Caller, stop
 from tests.integration.engine_image import image
 from tests.integration.engines import SECONDS, Started
+from tests.integration.test_bad_input_host import WITHOUT_CALL
 from tests.integration.test_secrets import descendants, of
 from tests.unit.oci import making
 
@@ -45,6 +47,7 @@ pytestmark = [
     pytest.mark.xdist_group("engines"),
 ]
 REFERENCE = f"{making.NAME}@{image().digest}"
+FANOTIFY_INIT = 300  # on x86-64
 WAITS = "echo ready; read line"
 
 
@@ -221,6 +224,20 @@ def test_what_a_call_opens_is_recorded_with_the_runtime_and_the_image(place: Pla
     about = outcome["unmapped"]
     assert (about["runtime"], about["image"], about["files"]) == (place.engine.runtime, REFERENCE, "all")
     log.verified()
+
+
+def test_where_the_kernel_tells_of_no_files_that_is_said_or_refused(place: Place) -> None:
+    profile = write_profile(place.bench.folder, "needed", '[audit]\nfiles = "required"\n')
+    for name in ("none", str(profile)):
+        argv = place.argv("exec", "--", "-c", "echo it runs", profile=name)
+        done = place.caller.finish(["/usr/bin/python3", "-c", WITHOUT_CALL, str(FANOTIFY_INIT), *argv])
+        if name == "none":
+            assert done.stdout == "it runs\n", done.stderr
+            assert "not recorded: which files it opens" in done.stderr
+        else:
+            assert (done.returncode, done.stdout) == (4, "")
+            assert f"the {place.engine.runtime} runtime cannot enforce this profile" in done.stderr
+            assert "file-audit: fanotify" in done.stderr
 
 
 def test_whoever_is_killed_of_ours_leaves_nothing(place: Place) -> None:
