@@ -1,6 +1,6 @@
-"""Our own image of the filesystem server, built, signed with a new key, and added to a store: for cold_start.
+"""Our own images, built, signed with a new key, and added to a store: for benchmarks.
 
-Runs as whoever started the benchmark. It takes half a minute, most of it pip's and apt's.
+Runs as whoever started the benchmark. An image takes half a minute, most of it pip's and apt's.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from supervisor.profile.entry import ServerEntry
 from supervisor.registry.images import Found, find
 from tests.unit.oci import making
 
-NAME = "localhost/supervisor/filesystem"
-RECIPE = Path(__file__).resolve().parent.parent / "images" / "filesystem"
+RECIPES = Path(__file__).resolve().parent.parent / "images"
 
 
-def make(folder: Path) -> Record:
-    """The image in `folder/store`."""
+def make(folder: Path, name: str = "filesystem") -> Record:
+    """The image in `folder/store`, from the layout `folder/layout`, which is built if it is not there."""
     layout, trust, store = folder / "layout", folder / "trust.toml", folder / "store"
-    key = making.key()
+    full, key = f"localhost/supervisor/{name}", making.key()
     (folder / "key").write_text(keyfile.write(key, b""))
-    trust.write_text(making.trust(key, pattern=NAME))
-    _image("build", RECIPE, "--output", layout)
-    _image("sign", f"oci:{layout}", "--as", NAME, "--key", folder / "key")
-    added = _image("add", f"oci:{layout}", "--as", NAME, "--trust", trust, "--store", store, "--json")
+    trust.write_text(making.trust(key, pattern=full))
+    if not layout.exists():
+        _image("build", RECIPES / name, "--output", layout)
+    _image("sign", f"oci:{layout}", "--as", full, "--key", folder / "key")
+    added = _image("add", f"oci:{layout}", "--as", full, "--trust", trust, "--store", store, "--json")
     return Record.model_validate_json(added)
 
 

@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("recipe", metavar="FOLDER", help="such as images/filesystem")
     build.add_argument("--output", metavar="FOLDER", required=True, help="the OCI layout to write")
     build.add_argument("--update-lock", action="store_true", help="take the newest packages, write the lock file")
+    build.add_argument(
+        "--accept-missing",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="compile in a sandbox without the named layer, as supervisor exec does",
+    )
     for each in (add, sign):
         each.add_argument("--as", dest="name", metavar="NAME", help="the repository that it stands for")
     for each in (show, remove):

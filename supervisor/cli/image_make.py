@@ -6,20 +6,27 @@ import argparse
 import getpass
 import json
 import os
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import supervisor
 from supervisor.cli import image
-from supervisor.errors import ConfigError, SupervisorError
-from supervisor.oci import build, keyfile, sbom, sign, statement
+from supervisor.errors import ConfigError, SupervisorError, Unenforceable
+from supervisor.oci import build, bytecode, keyfile, sbom, sign, statement
 from supervisor.oci.archive import open_archive
 from supervisor.oci.layout import Folder, Layout
 from supervisor.oci.recipe import Recipe
 from supervisor.oci.reference import Reference, repository, requested
 from supervisor.oci.source import Found
+from supervisor.oci.worker import Failed
 
 _MAX_KEY = 1 << 16
+_OURSELVES = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from supervisor.cli.main import main; main()",
+    str(Path(supervisor.__file__).resolve().parent.parent),
+)
 
 
 def run(options: argparse.Namespace, progress: image.Progress) -> int:
@@ -100,16 +107,45 @@ def _generate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sandbox(accepted: list[str]) -> bytecode.Sandbox:
+    """A command of `supervisor exec`: profile `none`, and a tree to read."""
+
+    def run(tree: Path, argv: list[str], question: bytes, answer: Path) -> None:
+        options = ["-q", "--profile", "none", "--ro", str(tree), "--env", "PYTHONHASHSEED=0"]
+        options += [word for each in accepted for word in ("--accept-missing", each)]
+        with answer.open("wb") as out:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", *_OURSELVES, "exec", *options, "--", *argv],
+                input=question,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        said = done.stderr.decode(errors="backslashreplace")
+        if done.returncode:
+            status = done.returncode if 0 < done.returncode <= Unenforceable.exit_status else 1
+            raise Failed(f"byte code: {said.strip() or f'status {done.returncode}'}", status)
+        # what was accepted is always told
+        print(said, end="", file=sys.stderr)
+
+    return run
+
+
 def _build(options: argparse.Namespace, progress: image.Progress) -> int:
     sbom.check()
     recipe = Recipe(Path(options.recipe).absolute())
-    output = Path(options.output).absolute()
-    made = build.build(recipe, output, progress, update=options.update_lock)
+    # without a link on the way, which a sandbox is not shown
+    output = Path(options.output).resolve()
+    if ":" in str(output):
+        raise ConfigError(f"{output}: a sandbox is shown no path with a colon; name another folder")
+    sandbox = _sandbox(options.accept_missing)
+    made = build.build(recipe, output, progress, sandbox, update=options.update_lock)
     if options.json:
         print(json.dumps({**asdict(made), "layout": str(output)}))
         return 0
     print(f"{made.name}@{made.digest}")
     print(f"  {output}: {made.files} files, {made.size / 1e6:.1f} MB")
     print(f"  {made.debian} Debian packages, {made.python} Python packages, {made.npm} npm packages")
+    print(f"  {made.compiled} modules with byte code")
     print(f"  next: supervisor image sign oci:{options.output} --as {made.name} --key FILE")
     return 0

@@ -1,8 +1,8 @@
 """Building our reference images: Debian packages, Python and npm packages, our own files, one layer, no registry.
 
-Runs as whoever builds, and runs nothing that it packs. The same lock gives the same digest: the layer is an
-uncompressed tar of sorted names, because compressors differ from one version to the next. An image with a shell
-or a package manager in it is not made.
+Runs as whoever builds, and nothing that it packs but the image's Python, in a sandbox. The same lock gives the same
+digest: the layer is an uncompressed tar of sorted names, because compressors differ from one version to the next.
+An image with a shell or a package manager in it is not made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.errors import SupervisorError
-from supervisor.oci import manifest, packages, sbom
+from supervisor.oci import bytecode, manifest, packages, sbom
 from supervisor.oci.document import Table
 from supervisor.oci.layout import Writer, canonical
 from supervisor.oci.recipe import Deb, Recipe
@@ -35,7 +35,7 @@ TOOLS = frozenset([*_NAMES.split(), "sed", "tar", "curl", "wget", "nc", "python3
 
 @dataclass(frozen=True)
 class Built:
-    """What was made: sizes in bytes."""
+    """What was made: sizes in bytes; `compiled` modules have their byte code beside them."""
 
     name: str
     digest: str
@@ -44,9 +44,12 @@ class Built:
     debian: int
     python: int
     npm: int
+    compiled: int
 
 
-def build(recipe: Recipe, output: Path, progress: Progress, *, update: bool = False) -> Built:
+def build(
+    recipe: Recipe, output: Path, progress: Progress, sandbox: bytecode.Sandbox, *, update: bool = False
+) -> Built:
     """Make the image and write it, with its list of contents, into the OCI layout `output`."""
     if (output / "index.json").exists():
         raise SupervisorError(f"{output}: is a layout already; name a new folder")
@@ -66,11 +69,12 @@ def build(recipe: Recipe, output: Path, progress: Progress, *, update: bool = Fa
             _extract(path, root)
         python, npm = _install(recipe, root, work, progress)
         _shape(recipe, root)
+        compiled = _compile(recipe, root, work, progress, sandbox)
         progress("writing the layer")
         layer = work / "layer.tar"
         files, size = _pack(root, layer)
         digest = _write(recipe, output, layer, _Contents([deb for deb, _ in debs], python, npm))
-    return Built(recipe.name, digest, files, size, len(debs), len(python), len(npm))
+    return Built(recipe.name, digest, files, size, len(debs), len(python), len(npm), compiled)
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,21 @@ def _shape(recipe: Recipe, root: Path) -> None:
         (root / name).unlink(missing_ok=True)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(target)
-    for each in ("dev", "proc", "tmp", "etc"):
+    # the working folder too, which has nothing in it where the server is a package
+    for each in ("dev", "proc", "tmp", "etc", recipe.text.folder.lstrip("/")):
         (root / each).mkdir(parents=True, exist_ok=True)
     for folder in ("usr/bin", "usr/sbin", "usr/local/bin"):
         if tools := sorted(TOOLS & {path.name for path in (root / folder).glob("*")}):
             raise SupervisorError(f"{recipe.path}: the image would have {', '.join(tools)} in /{folder}")
+
+
+def _compile(recipe: Recipe, root: Path, work: Path, progress: Progress, sandbox: bytecode.Sandbox) -> int:
+    if recipe.text.base != "python":
+        return 0
+    progress("byte code")
+    program = recipe.text.entrypoint[0]
+    folders = [f"usr/lib/{Path(program).name}", DIST_PACKAGES, recipe.text.folder.lstrip("/")]
+    return bytecode.add(root, program, folders, work / "bytecode", sandbox)
 
 
 def _prune(recipe: Recipe, root: Path) -> None:

@@ -220,6 +220,14 @@ class World:
         )
         return self.arena.finish(process, text=text, seconds=60)
 
+    def mark(self, text: str) -> int:
+        """How many lines the log has, once one of them has that text: the server writes it after its answer."""
+        deadline = time.monotonic() + 10
+        while not any(text in each for each in self.log):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.005)
+        return len(self.log)
+
     def since(self, mark: int) -> list[str]:
         """What the servers saw since the log had `mark` lines; they have had time to say it."""
         time.sleep(0.05)

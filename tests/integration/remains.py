@@ -72,7 +72,13 @@ def look(caller: Caller, writes: Path | None) -> Seen:
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     # the namespaces of other tests of this host
     mounts = [line for line in lines if "/svtest-" not in line or caller.arena.base.name in line]
-    home = {str(path) for path in caller.plot.home.rglob("*") if not (writes and path.is_relative_to(writes))}
+    kept = caller.plot.home / ".local/state/supervisor"
+    home = {
+        str(path)
+        for path in caller.plot.home.rglob("*")
+        # what it is meant to write, and its audit log, which is there to stay
+        if not ((writes and path.is_relative_to(writes)) or path.is_relative_to(kept) or kept.is_relative_to(path))
+    }
     return Seen(descendants(), groups(), frozenset(mounts), frozenset(home | shared_files(caller)))
 
 

@@ -204,12 +204,12 @@ def test_an_ordinary_user_has_a_log_of_its_own(arena: Arena) -> None:
     plot.reset()
 
     def user(*argv: str) -> str:
-        done = arena.finish(arena.start(argv, "user"))
+        done = arena.finish(arena.start(("/usr/bin/env", "-u", "XDG_STATE_HOME", *argv), "user"))
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     user(python, "-c", USER)
-    folder = arena.logs("user") / "supervisor/audit"
+    folder = plot.home / ".local/state/supervisor/audit"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert "read_file" in user(command, "audit", "query")
     assert "signed up to record 3" in user(command, "audit", "verify")

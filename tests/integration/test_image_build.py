@@ -1,12 +1,18 @@
-"""Our own images: the same lock gives the same bytes, without a shell; their servers answer from the seal."""
+"""Our own images: the same lock gives the same bytes, without a shell; their servers answer from the seal.
+
+Their modules are compiled already, by the image's own Python.
+"""
 
 from __future__ import annotations
 
 import json
+import marshal
 import os
+import re
 import subprocess
 import sys
 import tarfile
+from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 
 import pytest
@@ -46,10 +52,13 @@ def test_the_same_lock_gives_the_same_bytes(built: Path, tmp_path: Path) -> None
     assert contents(tmp_path / "again") == contents(built)
 
 
+def layer(path: Path) -> tarfile.TarFile:
+    (only,) = image(Layout(Folder(str(path))).only().data, "it").layers
+    return tarfile.open(path / "blobs/sha256" / only.digest[7:])
+
+
 def names(path: Path) -> set[str]:
-    source = Layout(Folder(str(path)))
-    (layer,) = image(source.only().data, "it").layers
-    with tarfile.open(path / "blobs/sha256" / layer.digest[7:]) as archive:
+    with layer(path) as archive:
         return set(archive.getnames())
 
 
@@ -78,28 +87,68 @@ def test_its_contents_are_listed_beside_it(built: Path) -> None:
     assert len(urls) == len(recipe.debian) + len(recipe.requirements.read_text().splitlines())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
-def test_its_server_runs_from_the_sealed_file_system(built: Path, tmp_path: Path) -> None:
+def test_every_module_that_can_be_imported_has_byte_code_that_nobody_compares_with_a_time(built: Path) -> None:
+    with layer(built) as archive:
+        found = {each.name for each in archive if each.isfile()}
+    sources = {each for each in found if each.endswith(".py") and "dist-info" not in each}
+    made = {each for each in found if each.endswith(".pyc")}
+    beside = {f"{os.path.dirname(each)}/__pycache__/{Path(each).stem}.cpython-311.pyc" for each in sources}
+    assert made <= beside
+    assert beside - made == set()
+    with layer(built) as archive:
+        for name in ("usr/lib/python3.11/__pycache__/os", "srv/filesystem/__pycache__/tools"):
+            file = archive.extractfile(f"{name}.cpython-311.pyc")
+            assert file
+            head, code = file.read(16), marshal.loads(file.read())
+            source = archive.extractfile(name.replace("__pycache__/", "") + ".py")
+            assert source
+            assert head == MAGIC_NUMBER + b"\1\0\0\0" + source_hash(source.read())
+            assert code.co_filename == "/" + name.replace("__pycache__/", "") + ".py"
+
+
+@pytest.fixture(scope="module")
+def record(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
+    """The image, signed and added to a store."""
+    place = tmp_path_factory.mktemp("added")
     key = making.key()
     name = "localhost/supervisor/filesystem"
-    (tmp_path / "trust.toml").write_text(making.trust(key, pattern=name))
-    (tmp_path / "key").write_text(keyfile.write(key, b""))
+    (place / "trust.toml").write_text(making.trust(key, pattern=name))
+    (place / "key").write_text(keyfile.write(key, b""))
     environment = {**os.environ, "COSIGN_PASSWORD": ""}
-    argv = [COMMAND, "image", "sign", f"oci:{built}", "--as", name, "--key", str(tmp_path / "key")]
+    argv = [COMMAND, "image", "sign", f"oci:{built}", "--as", name, "--key", str(place / "key")]
     subprocess.run(argv, env=environment, check=True, capture_output=True)
-    where = ("--store", tmp_path / "store", "--json")
-    added = supervisor("add", f"oci:{built}", "--as", name, "--trust", tmp_path / "trust.toml", *where)
-    record = Record.model_validate_json(added)
-    assert record.contents.dropped == {}
-    shown = tmp_path / "shown"
-    shown.mkdir()
-    (shown / "a file").touch()
-    image = ("--image", record.reference, "--store", str(tmp_path / "store"))
-    options = ("-q", "--profile", "fs-readonly", "--param", f"root={shown}", *image)
+    where = ("--store", place / "store", "--json")
+    added = supervisor("add", f"oci:{built}", "--as", name, "--trust", place / "trust.toml", *where)
+    return Record.model_validate_json(added), place / "store"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_its_server_runs_from_the_sealed_file_system(record: tuple[Record, Path], tmp_path: Path) -> None:
+    image, store = record
+    assert image.contents.dropped == {}
+    (tmp_path / "a file").touch()
+    what = ("--image", image.reference, "--store", str(store))
+    options = ("-q", "--profile", "fs-readonly", "--param", f"root={tmp_path}", *what)
     done = subprocess.run(
         [COMMAND, "call", *options, "list_directory", "path=/data"], capture_output=True, text=True, timeout=60
     )
     assert "a file" in done.stdout, done.stderr
+
+
+def test_no_module_is_compiled_when_its_server_starts(built: Path, tmp_path: Path) -> None:
+    with layer(built) as archive:
+        archive.extractall(tmp_path, filter="tar")
+    # it leads to the image's /etc, in which there is nothing; here it would be this host's
+    (tmp_path / "usr/lib/python3.11/sitecustomize.py").unlink()
+    (loader,) = tmp_path.glob("usr/lib/*/ld-linux-*.so.*")
+    program = (loader, "--library-path", loader.parent, tmp_path / "usr/bin/python3.11")
+    # the image's own entry point, and -v: say of each module where its code is from
+    argv = (*program, "-v", "-I", tmp_path / "srv/filesystem/server.py", tmp_path)
+    done = subprocess.run(argv, input="", capture_output=True, text=True, timeout=60, env={})
+    read = set(re.findall(r"# code object from '?([^'\n]+)", done.stderr))
+    packages = tmp_path / "usr/lib/python3/dist-packages"
+    assert str(packages / "pydantic/__pycache__/main.cpython-311.pyc") in read, done.stderr[-2000:]
+    assert {each for each in read if not each.endswith(".pyc")} == set()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -117,3 +166,11 @@ def test_every_recipe_has_a_lock_that_fits_it_and_says_nothing_of_where_packages
         entries = [each for path, each in lock["packages"].items() if path]
         assert all("integrity" in each and "resolved" not in each for each in entries)
     assert (recipe.path / "Containerfile").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_folder_that_a_server_starts_in_is_there_with_nothing_in_it_too(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(ROOT / "images" / name)
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    build._shape(recipe, tmp_path)
+    assert tmp_path.joinpath(recipe.text.folder.lstrip("/")).is_dir()
