@@ -23,6 +23,8 @@ from supervisor.secrets import marks
 
 _CHUNK = 64 * 1024
 _SECONDS = 10.0
+# shorter spellings would take ordinary words out of everything
+_SHORTEST = 4
 # said by the broker itself, or about the connection; ranges could bring a secret back in pieces
 _DROPPED = (
     "accept-encoding", "connection", "host", "if-range", "keep-alive", "proxy-authorization", "proxy-connection",
@@ -103,7 +105,7 @@ class Mask:
 
     def __init__(self, added: Sequence[Added]) -> None:
         found = {each.encode() for one in added for each in marks.spellings(one.secret.decode("ascii"))}
-        self._values = sorted((each for each in found if len(each) >= marks.SHORTEST), key=len, reverse=True)
+        self._values = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:

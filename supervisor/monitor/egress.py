@@ -80,9 +80,10 @@ class Egress:
             self._lost(number, "the egress broker ended unexpectedly")
 
     def _heard(self, event: wire.Message | None) -> None:
-        if event is None:
+        number = event and event.get("session")
+        if type(number) is not int:
             self._gone()
-        elif (number := event.get("session")) in self._users:
+        elif event and number in self._users:
             kind = "refused" if event.get("event") == "refused" else "reached"
             told = {key: str(event[key])[:500] for key in _TOLD if key in event}
-            self._tell(int(str(number)), {"event": kind, "session": number} | told)
+            self._tell(number, {"event": kind, "session": number} | told)

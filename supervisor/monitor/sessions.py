@@ -121,7 +121,8 @@ class Sessions:
             session.pid = pid
             reader = READERS.get(spec.runtime, Contained)(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
-            return wrong or self.watchers.add(session.number, reader)
+            crowd = sum(each.peer.uid == peer.uid for each in self.by_number.values())
+            return wrong or self.watchers.add(session.number, reader, crowd)
 
         self.secrets.read(session.number, spec.secrets, lambda *given: self._start(session, verify, done, *given))
 

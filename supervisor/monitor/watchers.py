@@ -24,6 +24,8 @@ from supervisor.sandbox import syscalls as sc
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.{}.watch import main; main(3)"
 UNBOUNDED = 1 << 62
+# sessions of one user whose files are watched: of the kernel's queues root has 128 for everybody
+EACH = 32
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _OPENED = sc.FAN_OPEN | sc.FAN_OPEN_EXEC | sc.FAN_ONDIR
 _WRITTEN = sc.FAN_MODIFY | sc.FAN_CLOSE_WRITE | sc.FAN_CLOSE_NOWRITE
@@ -42,13 +44,18 @@ class Watchers:
         self._ending: dict[children.Started, Told] = {}
         self.told: dict[int, list[int]] = {}
 
-    def add(self, number: int, reader: Reader) -> list[str]:
-        """Watch a session from before its payload is started on; what cannot be watched, in words."""
+    def add(self, number: int, reader: Reader, crowd: int = 0) -> list[str]:
+        """Watch a session from before its payload is started on; what cannot be watched, in words.
+
+        `crowd`: how many sessions its user has.
+        """
         try:
             wrong = self._disk(number, reader)
         except OSError as error:
             return [f"limits.disk: {error}"]
         try:
+            if crowd > EACH:
+                raise OSError(f"the files of {EACH} sessions of a user are watched, not of more")
             self._files(number, reader)
         except (OSError, WireError) as error:
             wrong += [f"file-audit: {error}"] if reader.spec.audit.files == "required" else []

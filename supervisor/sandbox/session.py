@@ -66,7 +66,9 @@ class Child:
 
     def report(self, size: int) -> bytes:
         """What its init says next; StepError after a silence in which any step would have been taken."""
-        if not select.select([self.status], [], [], _PATIENCE)[0]:
+        poll = select.poll()  # select(2) takes no descriptor above 1023
+        poll.register(self.status, select.POLLIN)
+        if not poll.poll(_PATIENCE * 1000):
             raise StepError(OSError(errno.ETIMEDOUT, f"nothing heard of it for {_PATIENCE} s"), "enter")
         return os.read(self.status, size)
 

@@ -14,6 +14,7 @@ pidfd), failed, exited.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -149,8 +150,10 @@ class Spawner:
         wire.send(self.monitor, message | {"step": step, "reason": error.strerror or str(error)})
 
     def _spawn(self, number: int, digest: str, secrets: list[int]) -> None:
-        plan, child = self.loaded[digest], None
+        child = None
         try:
+            if (plan := self.loaded.get(digest)) is None:  # forgotten while its secrets were read
+                raise OSError(errno.ESTALE, "its configuration has changed meanwhile; open it again")
             child = self._take(plan)
             self._admit(child, plan, secrets)
         except OSError as error:

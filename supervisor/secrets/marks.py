@@ -2,7 +2,8 @@
 
 Pure. The reader of secrets makes them, the gateway finds with them: it parses strangers' bytes, so it gets of each
 spelling of a value the first three characters, the length, and a keyed digest. Three characters say where to look;
-only the digest says that it is there. Values of fewer than four characters have no marks.
+only the digest says that it is there. Whoever may open a session gets them with it: values that could be found by
+trying, of fewer than SHORTEST characters, have none.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-# shorter ones would take ordinary words out of everything
-SHORTEST = 4
+SHORTEST = 16
 _ANCHOR = 3
 # digests that one text may cost (about 1 µs each); a text that asks for more is taken out as a whole
 _MOST = 20_000

@@ -20,6 +20,7 @@ from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan
 from supervisor.runtimes import native
 from supervisor.sandbox import cgroup, enter
+from tests.integration import adversary
 from tests.unit.profile.test_plan import entry
 
 WITHOUT = """import sys; sys.path.insert(0, sys.argv[1])
@@ -195,3 +196,21 @@ def test_a_folder_on_a_disk_that_cannot_be_watched_is_noticed(
     made = trial(marker, None)
     assert [each.split(" is on ")[0] for each in made.seen] == [f"limits.disk: {marker.parent}"]
     assert not marker.exists()
+
+
+def test_of_a_user_with_too_many_sessions_no_more_are_watched_and_required_ones_not_started(
+    marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "EACH", -1)
+    required = adversary.write_profile(tmp_path, "watched", '[audit]\nfiles = "required"\n', extends="fs-scoped")
+    made = trial(marker, None, str(required))
+    assert [each.split(":")[0] for each in made.seen] == ["file-audit"]
+    assert not marker.exists()
+
+
+def test_where_it_is_not_required_it_is_started_and_said_not_to_be_watched(
+    marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "EACH", -1)
+    made = trial(marker, None)
+    assert (made.seen, made.started, made.watchers.told) == ([], True, {})
