@@ -25,13 +25,14 @@ from supervisor.sandbox.syscalls import FIRST_UID
 
 _LOOP_GET_STATUS64 = 0x4C05
 _BASE = {"nosuid", "nodev"}
-_NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 Document = dict[str, object]
 
 
 class Reader:
-    """The files of one process in /proc, and what they should say."""
+    """The files of one process in /proc, and what they should say. `kinds`: of namespaces that are its own."""
+
+    kinds: tuple[str, ...] = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 
     def __init__(self, pid: int, spec: SandboxSpec, document: Document) -> None:
         self.pid = pid
@@ -52,11 +53,13 @@ class Reader:
         return dict(line.partition(":\t")[::2] for line in self.text("status", base).splitlines())
 
     def identity(self) -> Iterator[str]:
-        """Ids, its place in the pid namespace, its session."""
+        """Ids, and that they are mapped one to one, its place in the pid namespace, its session."""
         status = self.fields()
         for name, number in (("Uid", self.uid), ("Gid", self.gid)):
             if status[name].split() != [str(number)] * 4:
                 yield f"{name} is {status[name]}, not {number}"
+            if self.text(f"{name.lower()}_map").split() != [str(self.spec.uid), str(number), "1"]:
+                yield f"{name.lower()}_map is {self.text(f'{name.lower()}_map').split()}"
         if self.root and status["Groups"].strip():
             yield f"Groups are {status['Groups']}"
         if status["NSpid"].split()[-1] != "1":
@@ -81,13 +84,10 @@ class Reader:
         return "/proc/self"
 
     def namespaces(self) -> Iterator[str]:
-        """Every namespace is another than ours; ids are mapped one to one; only `lo`, and it is up."""
-        for name in _NAMESPACES:
+        """Every namespace is another than ours; only `lo`, and it is up."""
+        for name in self.kinds:
             if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
                 yield f"the {name} namespace is the host's"
-        for name, number in (("uid_map", self.uid), ("gid_map", self.gid)):
-            if self.text(name).split() != [str(self.spec.uid), str(number), "1"]:
-                yield f"{name} is {self.text(name).split()}"
         devices = [line.split(":")[0].strip() for line in self.text("net/dev").splitlines()[2:]]
         if devices != ["lo"]:
             yield f"network devices are {devices}, not lo alone"

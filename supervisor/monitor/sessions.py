@@ -70,7 +70,6 @@ class Session:
         return self.peer.uid, self.server, self.number, self.spec.digest
 
 
-READERS = {"native": posture.Reader}
 Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 
 
@@ -119,7 +118,7 @@ class Sessions:
             if not group.startswith(f"{spawner.name}-"):
                 return [f"its cgroup is named {group}"]
             session.pid = pid
-            reader = READERS.get(spec.runtime, Contained)(pid, spec, document)
+            reader = (posture.Reader if spec.runtime == "native" else Contained)(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
             crowd = sum(each.peer.uid == peer.uid for each in self.by_number.values())
             return wrong or self.watchers.add(session.number, reader, crowd)

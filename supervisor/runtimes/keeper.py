@@ -9,6 +9,7 @@ removes every container and ends; when it is gone itself, its guard does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -144,9 +145,12 @@ class Keeper:
         wire.send(self.monitor, message | {"step": getattr(error, "step", step), "reason": reason[:4000]})
 
     def _spawn(self, number: int, digest: str, secrets: list[int]) -> None:
-        document = self.loaded[digest]
+        document, name = self.loaded.get(digest), f"{self.name}-{number}"
+        if document is None:  # forgotten while its secrets were read
+            stale = OSError(errno.ESTALE, "its configuration has changed meanwhile; open it again")
+            self._failed({"event": "failed", "id": number}, stale, "start it")
+            return
         engine = self._engine(str(document_of(document)["socket"]))
-        name = f"{self.name}-{number}"
         try:
             kept = fresh(Kept(engine, name, number, document, secrets.pop() if secrets else -1))
         except OSError as error:

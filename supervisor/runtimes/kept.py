@@ -260,4 +260,6 @@ def _forked(what: Callable[[], None]) -> None:
 
 
 def _readable(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

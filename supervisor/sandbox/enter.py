@@ -125,7 +125,6 @@ def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
     privileged = os.geteuid() == 0
     uid, hostname, abi = int(str(document["uid"])), str(document["hostname"]), int(str(document["landlock"]))
     tmp, own = numbers(document, "tmp"), specs(document, "mounts")
-    limits = numbers(document, "rlimits")
     allowed, program = _allowed(document, trees), base64.b64decode(str(document["seccomp"]))
     last = sc.last_capability()
     return [
@@ -140,7 +139,7 @@ def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
         # after /tmp: targets below it lie in the private one
         Step("mounts", "attach its mounts", lambda ctx: inside.attach_mounts(ctx, own)),
         Step("pivot_root", "pivot into its root", inside.pivot_root),
-        Step("rlimits", "set its resource limits", lambda _: inside.rlimits(limits)),
+        Step("rlimits", "set its resource limits", lambda _: inside.rlimits(numbers(document, "rlimits"))),
         Step("capabilities", "drop all capabilities", lambda _: rights.drop_capabilities(last)),
         Step("no_new_privs", "set no_new_privs", lambda _: sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
         Step("landlock", "apply its Landlock rules", lambda _: rights.landlock_rules(abi, allowed)),

@@ -119,8 +119,6 @@ def reported(report: bytes) -> StepError:
 def donated(go: socket.socket, count: int, fds: list[int]) -> None:
     """The spawner's end of `network.donate`, into `fds`: OSError when the child has not sent `count` of them."""
     while len(fds) < count:
-        fds += wire.take(go, 16, wire.CHUNK, socket.MSG_DONTWAIT)[1] or _missing()
-
-
-def _missing() -> list[int]:
-    raise OSError(71, "the sandbox has not handed over its sockets")
+        fds += (more := wire.take(go, 16, wire.CHUNK, socket.MSG_DONTWAIT)[1])
+        if not more:
+            raise OSError(71, "the sandbox has not handed over its sockets")

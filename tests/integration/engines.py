@@ -19,6 +19,7 @@ from supervisor.runtimes.api import Api, entries, table
 from supervisor.runtimes.engine import Engine
 from tests.escape.arena import Arena
 from tests.integration.engine_image import image
+from tests.integration.remains import used
 from tests.unit.oci import making
 
 # root has no CAP_SYS_RESOURCE everywhere, and a hybrid hierarchy is nothing for crun
@@ -83,11 +84,18 @@ class Started:
         self.process.wait(SECONDS)
 
     def left(self) -> list[str]:
-        """What keepers have in it, and in the folder that it shows from."""
+        """What keepers have in it, and those that are gone in the folder that it shows from."""
         found = self.kind(self.socket, "supervisor-0-0")
         names = [str(each.get("Names")) for each in found.containers()]
-        files = [each for each in os.listdir("/run") if each.startswith("supervisor-") and each.count("-") == 3]
+        files = [each for each in os.listdir("/run") if each.startswith("supervisor-") and not used(each)]
         return names + [str(each.get("Name")) for each in found.volumes()] + files
+
+    def swept(self) -> list[str]:
+        """What is left when whoever cleans up has had the time: of other tests of this host, too."""
+        deadline = time.monotonic() + SECONDS
+        while (left := self.left()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
 
     def images(self) -> list[str]:
         """The ids of the images that it holds."""

@@ -85,13 +85,6 @@ class Place:
         finally:
             end(process)
 
-    def swept(self) -> list[str]:
-        """What is left in the engine when whoever cleans up has had the time."""
-        deadline = time.monotonic() + SECONDS
-        while (left := self.engine.left()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return left
-
 
 @pytest.fixture(scope="module", params=["podman", "docker"])
 def place(request: pytest.FixtureRequest, arena: Arena) -> Iterator[Place]:
@@ -104,7 +97,7 @@ def place(request: pytest.FixtureRequest, arena: Arena) -> Iterator[Place]:
     starts = {"podman": lambda: engines.podman(arena, Podman), "docker": lambda: engines.docker(arena, Docker)}
     with starts[request.param]() as engine:
         yield Place(engine, bench)
-        assert engine.left() == []
+        assert engine.swept() == []
 
 
 def test_the_command_line_starts_an_image_in_it_and_leaves_nothing(place: Place) -> None:
@@ -112,7 +105,7 @@ def test_the_command_line_starts_an_image_in_it_and_leaves_nothing(place: Place)
     assert (done.stdout, done.returncode) == ("got it\n/tmp\n", 3), done.stderr
     assert f"{REFERENCE} read-only" in done.stderr
     assert f", in {place.engine.runtime}\n" in done.stderr
-    assert place.engine.left() == []
+    assert place.engine.swept() == []
 
 
 def test_auto_takes_the_native_runtime_first_and_an_engine_when_that_cannot(place: Place) -> None:
@@ -207,7 +200,7 @@ def test_secrets_are_files_and_variables_of_its_own_and_nowhere_in_the_engine(pl
         for value in values.values():
             assert value.encode() not in told.encode() + written + lines
         assert REFERENCE.encode() not in written, "an engine is given ids, never a name"
-    assert place.swept() == []
+    assert place.engine.swept() == []
 
 
 def test_what_a_call_opens_is_recorded_with_the_runtime_and_the_image(place: Place) -> None:
@@ -246,7 +239,7 @@ def test_whoever_is_killed_of_ours_leaves_nothing(place: Place) -> None:
         with remains.nothing_left(place.caller, patience=SECONDS), place.session() as process:
             os.kill(ours(process.pid)[role], signal.SIGKILL)
             process.wait(SECONDS)
-            assert place.swept() == [], role
+            assert place.engine.swept() == [], role
             adopted(before)
 
 
@@ -262,7 +255,7 @@ def test_an_engine_that_is_killed_ends_its_sessions_and_what_it_had_of_them_is_g
         assert not [pid for pid in (*pids, *inside) if alive(pid)]
     place.engine.start()
     assert place.runs("echo again").stdout == "again\n"
-    assert place.swept() == []
+    assert place.engine.swept() == []
 
 
 def states(place: Place) -> Iterator[dict[str, object]]:
