@@ -114,11 +114,15 @@ def _traces() -> set[Path]:
 
 @contextmanager
 def _traceless() -> Iterator[None]:
-    """What an engine has left beside its own folders is removed, if it is empty or a file of its own."""
+    """What an engine has left beside its own folders is removed, if it is empty or a file of its own.
+
+    Empty control groups whoever made them: two engines that run at the same time share their parents.
+    """
     before = _traces()
     try:
         yield
     finally:
+        before = {each for each in before if "cgroup" not in each.parts}
         for each in sorted(_traces() - before, key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):
                 each.rmdir() if each.is_dir() else each.unlink()
