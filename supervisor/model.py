@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 AbsPath = Annotated[str, Field(pattern=r"^/")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -156,6 +156,7 @@ class SandboxSpec(Frozen):
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
     secrets: str = ""
+    engine: dict[str, JsonValue] = {}
     accepted: tuple[str, ...] = ()
 
     @property
@@ -200,6 +201,7 @@ class Registered(Frozen):
 
     entry: ServerRules
     plan: Plan
+    others: tuple[Plan, ...] = ()
     gateway: str = Field(default="{}", max_length=1 << 15)
     policy: str = Field(default="", max_length=24_000)
     manifest: str = ""

@@ -12,7 +12,7 @@ import signal
 import ssl
 import sys
 
-from supervisor.sandbox import syscalls
+from supervisor.sandbox import rights, syscalls
 
 _FILE, _FOLDER, _DEVICE = 1 << 2, 1 << 2 | 1 << 3, 1 << 1 | 1 << 2  # LANDLOCK_ACCESS_FS_*
 
@@ -23,12 +23,12 @@ def drop(code: str, *folders: str) -> None:
         identity = syscalls.FIRST_UID + os.getpid()
         last = syscalls.last_capability()
         os.setgroups([])
-        syscalls.drop_bounding(last)
+        rights.drop_bounding(last)
         os.setresgid(identity, identity, identity)
         os.setresuid(identity, identity, identity)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    syscalls.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
     trust = ssl.get_default_verify_paths()
     places = [
         *("/etc", "/usr", "/lib", "/lib64", code, sys.prefix, sys.base_prefix, *folders),
@@ -36,4 +36,4 @@ def drop(code: str, *folders: str) -> None:
     ]
     there = [each for each in places if each and os.path.exists(each)]
     readable = [(each, _FOLDER if os.path.isdir(each) else _FILE) for each in there]
-    syscalls.landlock_only(syscalls.landlock_abi(), [*readable, ("/dev/null", _DEVICE)])
+    rights.landlock_only(syscalls.landlock_abi(), [*readable, ("/dev/null", _DEVICE)])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from supervisor.errors import SupervisorError
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
 # just below the range of the sessions, the proxies and the broker: never one of theirs
@@ -95,13 +96,13 @@ def become(uid: int, *, keep: int = 0) -> None:
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
-        sc.prctl(sc.PR_SET_KEEPCAPS, 1 if keep else 0, 0, 0, 0)
-        sc.drop_bounding(sc.last_capability())
+        sc.prctl(rights.PR_SET_KEEPCAPS, 1 if keep else 0, 0, 0, 0)
+        rights.drop_bounding(sc.last_capability())
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-        sc.keep_capabilities(keep)
-    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+        rights.keep_capabilities(keep)
+    sc.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
@@ -124,4 +125,4 @@ def only(writable: list[Path], readable: list[Path]) -> None:
     abi = sc.landlock_abi()
     write = _READ_WRITE | (_TRUNCATE if abi >= 3 else 0)
     rules = [(str(path), write) for path in writable] + [(str(path), _READ) for path in readable]
-    sc.landlock_only(abi, rules)
+    rights.landlock_only(abi, rules)

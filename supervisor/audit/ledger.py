@@ -22,7 +22,7 @@ from supervisor.audit.peers import Peer, Turn
 from supervisor.audit.segments import Log
 from supervisor.audit.signing import Signing
 from supervisor.errors import SupervisorError, WireError
-from supervisor.sandbox import syscalls as sc
+from supervisor.sandbox import rights
 
 MOST_PEERS = 512
 # how long peers may still finish what they have begun when the starter is gone
@@ -233,7 +233,7 @@ def _begin(control: socket.socket) -> Ledger | None:
     if isinstance(gap, dict):
         log.note(chain.GAP, since=gap["since"], reason=gap["reason"], refused=0)
     ledger = Ledger(control, log, Signing(signer, log, filter_), place.cursors)
-    sc.load_seccomp(base64.b64decode(filter_, validate=True))
+    rights.load_seccomp(base64.b64decode(filter_, validate=True))
     wire.send(control, {"event": "ready", "folder": str(folder), "log": log.name, "seq": log.head.seq})
     return ledger
 

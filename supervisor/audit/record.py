@@ -152,6 +152,7 @@ class Context:
     profile: str = ""
     spec: str = ""
     image: str = ""
+    runtime: str = ""
     manifest: str = ""
     posture: str = ""
     accepted: tuple[str, ...] = ()
@@ -188,13 +189,15 @@ class Context:
 
     @cached_property
     def about(self) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-        """Members of `unmapped`: accepted, image, manifest, posture and profile, spec; each with its comma."""
-        named = {name: getattr(self, name) for name in ("image", "manifest", "posture", "profile", "spec")}
+        """Members of `unmapped`, with commas: accepted, image, manifest, posture and profile, runtime and spec."""
+        names = ("image", "manifest", "posture", "profile", "runtime", "spec")
+        named = {name: getattr(self, name) for name in names}
         made = {
             name: b'"%b":%b,' % (name.encode(), _text(value)) if value else b"" for name, value in named.items()
         }
         accepted = b'"accepted":%b,' % _texts(self.accepted) if self.accepted else b""
-        return accepted, made["image"], made["manifest"], made["posture"] + made["profile"], made["spec"]
+        profile, spec = made["posture"] + made["profile"], made["runtime"] + made["spec"]
+        return accepted, made["image"], made["manifest"], profile, spec
 
 
 class Call(NamedTuple):

@@ -84,6 +84,7 @@ _ABOUT = {
     "profile": TEXT,
     "spec": TEXT,
     "image": TEXT,
+    "runtime": TEXT,
     "manifest": TEXT,
     "posture": TEXT,
     "accepted": listed(TEXT),

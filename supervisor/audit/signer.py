@@ -19,7 +19,7 @@ from supervisor import wire
 from supervisor.audit import chain, confine, keys
 from supervisor.audit.chain import Checkpoint
 from supervisor.errors import SupervisorError, WireError
-from supervisor.sandbox import syscalls as sc
+from supervisor.sandbox import rights
 
 
 def _write_once(path: Path, data: bytes, mode: int) -> None:
@@ -115,7 +115,7 @@ def main(fd: int, root: str) -> None:
         received = wire.receive(ledger)
         if received is None:
             return
-        sc.load_seccomp(base64.b64decode(str(received[0]["filter"]), validate=True))
+        rights.load_seccomp(base64.b64decode(str(received[0]["filter"]), validate=True))
         signer = Signer(folder, str(received[0]["log"]), load_key(folder))
         wire.send(ledger, {"last": signer.last and dict(signer.last._asdict())})
         while received := wire.receive(ledger):

@@ -7,7 +7,7 @@ import json
 import sys
 
 from supervisor.cli import entry
-from supervisor.errors import ConfigError, Unenforceable
+from supervisor.errors import ConfigError
 from supervisor.model import HostFacts, SandboxSpec
 from supervisor.profile import diff, load, offers, plan
 from supervisor.profile import explain as told
@@ -21,32 +21,31 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     chain = load.load(written.profile)
     if options.diff:
         return _print_diff(options, load.load(options.diff).profile, chain.profile)
-    from supervisor.registry import images
+    from supervisor.cli import runtimes
+    from supervisor.registry import engines, images
 
     found = images.find(written)
     ready = plan.plan(chain, written, found.image if found else None)
+    others = engines.others(ready, written, found) if found else ()
     if found and ready.spec.runtime == "native":
         ready = ready.model_copy(update={"gaps": ready.gaps | offers.no_image()})
+    elif found and ready.spec.runtime in engines.ENGINES:
+        ready = engines.fitted(ready, ready.spec.runtime, written, found)
     facts = offers.probe()
-    problem = None
-    try:
-        spec = native.check(ready, facts, written.accept_missing)
-        ready = ready.model_copy(update={"spec": spec})
-    except Unenforceable as error:
-        problem = error
+    ready, said, problem = runtimes.chosen(ready, others, written.accept_missing, facts)
     if options.json:
         gaps = problem.gaps if problem else {}
         shown = {"digest": ready.spec.digest, "spec": ready.spec.model_dump(mode="json"), "gaps": gaps}
         print(json.dumps(shown, indent=2))
     else:
-        _print(chain, ready, facts)
+        _print(chain, ready, facts, said)
     if problem:
         print(f"supervisor: {problem}", file=sys.stderr)
         return problem.exit_status
     return 0
 
 
-def _print(chain: load.Chain, ready: Account, facts: HostFacts) -> None:
+def _print(chain: load.Chain, ready: Account, facts: HostFacts, said: list[str]) -> None:
     spec = ready.spec
     print(f"{spec.profile}: {chain.profile.summary}")
     print(f"made of: {' <- '.join(str(source.data['name']) for source in chain.sources)}")
@@ -67,6 +66,9 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts) -> None:
     width = min(70, max(len(what) for what, _ in rows))
     for what, why in rows:
         print(f"  {what:<{width}}  {why}")
+    print("\nruntime:\n  " + "\n  ".join(said))
+    if spec.runtime != "native":
+        return  # how it is built is the engine's business
     print("\nsteps:")
     steps = told.steps(native.document(spec, facts))
     for number, step in enumerate(steps, 1):
@@ -154,6 +156,11 @@ def check(options: argparse.Namespace, _tail: list[str]) -> int:
             print(f"  {name:14} {state:8} {text}")
         for said in notes:
             print(f"  {'note':14} {'':8} {said}")
+        from supervisor.cli import runtimes
+
+        print("engines, for images:")
+        for name, text in runtimes.there():
+            print(f"  {name:14} {text}")
     return 4 if facts.missing else 0
 
 

@@ -49,6 +49,9 @@ def _sandbox_options(parser: argparse.ArgumentParser, profile: str = "--profile"
     parser.add_argument(
         "--runtime", choices=["auto", "native", "podman", "docker", "gvisor"], help="what makes the sandbox"
     )
+    parser.add_argument(
+        "--engine", metavar="SOCKET", help="where podman or docker listens, if not in its own place"
+    )
     _accept_missing(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no account on standard error")
 

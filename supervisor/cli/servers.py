@@ -142,6 +142,7 @@ def _table(options: argparse.Namespace, command: list[str], path: str) -> writte
         "allow": options.allow,
         "image": built["image"],
         "runtime": options.runtime,
+        "engine": built["engine"],
         "store": built["store"] if options.image else None,
         "lock": built["lock"],
         "secrets": _secrets(built["secrets"]),

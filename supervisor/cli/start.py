@@ -86,7 +86,8 @@ def _account(options: argparse.Namespace, opened: Opened) -> None:
     missing = (*opened.accepted, *({entry.AUDIT} & {*entry.accepted(options)}))
     gaps = f", WITHOUT {', '.join(missing)}" if missing else ""
     if not options.quiet or gaps:
-        pump.note(f"profile {opened.profile}, spec {opened.spec[:12]}{gaps}")
+        where = "" if opened.runtime in ("", "native") else f", in {opened.runtime}"
+        pump.note(f"profile {opened.profile}, spec {opened.spec[:12]}{where}{gaps}")
     for line in [] if options.quiet else opened.summary.splitlines():
         pump.note(line)
     if opened.files < 0 and not options.quiet:

@@ -19,6 +19,7 @@ import sys
 
 from supervisor import wire
 from supervisor.disk.count import Count
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
 MAX_PLACES = 200
@@ -77,8 +78,8 @@ def _become(userns: int, uid: int) -> None:
     _setns(userns, sc.CLONE_NEWUSER)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    sc.drop_bounding(last)
-    sc.keep_capabilities(1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_SYS_PTRACE)
+    rights.drop_bounding(last)
+    rights.keep_capabilities(1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_SYS_PTRACE)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # a change of user clears it, so not earlier
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -25,6 +25,7 @@ from supervisor.egress.header import Added, Trust
 from supervisor.egress.match import Rules
 from supervisor.egress.session import Limits, Session
 from supervisor.errors import WireError
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
 MAX_FDS = 64
@@ -138,7 +139,7 @@ def main(fd: int) -> None:
     received = wire.receive(monitor)
     if received is None:
         return
-    sc.load_seccomp(base64.b64decode(str(received[0]["filter"]), validate=True))
+    rights.load_seccomp(base64.b64decode(str(received[0]["filter"]), validate=True))
     loop.run_until_complete(_serve(monitor))
     os._exit(0)  # what is left of connections ends with the process
 

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
 FILES = ("/etc/resolv.conf", "/etc/hosts")
@@ -27,16 +28,16 @@ def drop() -> None:
     last = sc.last_capability()
     if os.geteuid() == 0:
         identity = sc.FIRST_UID + os.getpid()
-        sc.drop_bounding(last)
+        rights.drop_bounding(last)
         os.setgroups([])
         os.setresgid(identity, identity, identity)
         os.setresuid(identity, identity, identity)
     else:
         sc.unshare(sc.CLONE_NEWUSER)
-        sc.drop_capabilities(last)
+        rights.drop_capabilities(last)
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sc.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # only the resolver's files and the authorities, only to be read
     allowed = [(path, _READ_FILE) for path in (*FILES, *BUNDLES) if os.path.exists(path)]
-    sc.landlock_only(sc.landlock_abi(), allowed)
+    rights.landlock_only(sc.landlock_abi(), allowed)

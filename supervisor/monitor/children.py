@@ -17,11 +17,12 @@ import supervisor
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, SupervisorError, Unenforceable, WireError
 from supervisor.monitor.loop import Loop
+from supervisor.sandbox import cgroup
 
 # where what a fresh interpreter imports lies
 ROOT = str(Path(supervisor.__file__).resolve().parent.parent)
-_CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
-from supervisor.sandbox.spawner import main; main(3); os._exit(0)"""
+CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
+from supervisor.{} import main; main(3); os._exit(0)"""
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
 _ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
 
@@ -66,14 +67,15 @@ def start(code: str) -> Started:
 
 
 class Spawner:
-    """One spawner process. `exited` is called with (session, exit code or None, limits that were hit).
+    """One spawner process, or an engine's keeper. `exited` gets (session, exit code or None, limits that were hit).
 
     `donated` gets each session's sockets for the egress broker, and closes them.
     """
 
-    def __init__(self, code: str = _CODE) -> None:
+    def __init__(self, code: str = CODE.format("sandbox.spawner")) -> None:
         started = start(code)
         self.pid, self._socket = started.pid, started.socket
+        self.name = f"{cgroup.PREFIX}{started.pid}-{cgroup.start_time(started.pid)}"
         self._pending: dict[int, tuple[Verify, Spawned]] = {}
         self._exited: Exited = lambda *_: None
         self._gone: Callable[[], None] = lambda: None
@@ -90,7 +92,7 @@ class Spawner:
     def load(self, digest: str, document: dict[str, object], image: list[int] | None = None) -> None:
         """Hand over a document, with its image if that is new, and wait until its root is built.
 
-        LaunchFailed names the step.
+        LaunchFailed names the step, Unenforceable what an engine cannot hold.
         """
         try:
             wire.send(self._socket, {"req": "load", "digest": digest, "document": document}, image)
@@ -103,6 +105,9 @@ class Spawner:
             if event.get("digest") == digest:
                 break
             self._dispatch(event, fds)
+        if isinstance(gaps := event.get("gaps"), dict):
+            found = {str(name): str(reason) for name, reason in gaps.items()}
+            raise Unenforceable(found, runtime=str(event["runtime"]), optional=set())
         if event["event"] != "loaded":
             raise _failure(event)
 

@@ -22,43 +22,38 @@ from supervisor.monitor.requests import Monitor
 from supervisor.sandbox import cgroup
 
 
-def _serve(monitor: Monitor, loop: Loop, spawner: Spawner) -> int:
+def _serve(monitor: Monitor, loop: Loop) -> int:
     """Run until told to stop; then nothing of ours is left. 0, or 1 when the spawner was lost."""
     lost = []
 
     def gone() -> None:
-        # the kernel has killed every sandbox with it; only the empty groups are left
+        # the kernel has killed every sandbox with it, or a guard does; only the empty groups are left
         lost.append(True)
         print("supervisor: the spawner ended unexpectedly; its sessions were killed with it", file=sys.stderr)
         loop.stop()
 
-    if not monitor.failed:  # then it has told, or is about to, why it will not be needed
-        spawner.serve(loop, monitor.exited, gone)
+    monitor.gone = gone
+    for each in monitor.spawners.values() if not monitor.failed else []:
+        # of one that failed, its spawner has told, or is about to, why it will not be needed
+        each.serve(loop, monitor.exited, gone)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, loop.stop)
     loop.on_signal(signal.SIGHUP, monitor.reload_or_say if monitor.config else loop.stop)
     if monitor.config:
         monitor.watch()
     loop.run()
-    spawner.close()
+    for each in monitor.spawners.values():
+        each.close()
     monitor.sessions.egress.close()
     monitor.sessions.watchers.close()
     for peer in monitor.peers:
         # who waits for the end of this process may wait for theirs
         peer.socket.close()
-    if lost:
-        _sweep(f"{cgroup.PREFIX}{spawner.pid}-")
-    return 1 if lost else 0
-
-
-def _sweep(prefix: str) -> None:
-    """Remove the groups of a spawner that was killed, as soon as the kernel has ended what was in them."""
     hierarchy, deadline = cgroup.probe(), time.monotonic() + 1
-    while time.monotonic() < deadline:
-        hierarchy.sweep()
-        if not any(name.startswith(prefix) for base in hierarchy.folders() for name in os.listdir(base)):
-            break
+    while lost and hierarchy.sweep() and time.monotonic() < deadline:
+        # the kernel is still ending what is in the groups of a spawner that was killed
         time.sleep(0.01)
+    return 1 if lost else 0
 
 
 def personal(spawner: Spawner, proxy: int, config: int, secrets: int) -> int:
@@ -77,7 +72,7 @@ def personal(spawner: Spawner, proxy: int, config: int, secrets: int) -> int:
     except SupervisorError as error:
         monitor.failed = error
     monitor.accept(socket.socket(fileno=proxy), admin=False)
-    return _serve(monitor, loop, spawner)
+    return _serve(monitor, loop)
 
 
 def daemon(
@@ -97,14 +92,15 @@ def daemon(
         spawner.greet()
         monitor.adopt(*planning.ask({"catalog": monitor.config}))
     except SupervisorError:
-        spawner.close()
+        for each in monitor.spawners.values():
+            each.close()
         raise
     _accept(monitor, everybody, admin=False)
     _accept(monitor, owner, admin=True)
     said = f"supervisor: {len(monitor.servers)} servers, listening in {os.path.dirname(owner.getsockname())}"
     # from the loop: whoever hears it may send a signal at once
     loop.later(0, lambda: print(said, file=sys.stderr, flush=True))
-    return _serve(monitor, loop, spawner)
+    return _serve(monitor, loop)
 
 
 def _accept(monitor: Monitor, sock: socket.socket, *, admin: bool) -> None:

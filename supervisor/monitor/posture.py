@@ -25,13 +25,14 @@ from supervisor.sandbox.syscalls import FIRST_UID
 
 _LOOP_GET_STATUS64 = 0x4C05
 _BASE = {"nosuid", "nodev"}
-_NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 Document = dict[str, object]
 
 
 class Reader:
-    """The files of one process in /proc, and what they should say."""
+    """The files of one process in /proc, and what they should say. `kinds`: of namespaces that are its own."""
+
+    kinds: tuple[str, ...] = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time_for_children")
 
     def __init__(self, pid: int, spec: SandboxSpec, document: Document) -> None:
         self.pid = pid
@@ -52,11 +53,13 @@ class Reader:
         return dict(line.partition(":\t")[::2] for line in self.text("status", base).splitlines())
 
     def identity(self) -> Iterator[str]:
-        """Ids, its place in the pid namespace, its session."""
+        """Ids, and that they are mapped one to one, its place in the pid namespace, its session."""
         status = self.fields()
         for name, number in (("Uid", self.uid), ("Gid", self.gid)):
             if status[name].split() != [str(number)] * 4:
                 yield f"{name} is {status[name]}, not {number}"
+            if self.text(f"{name.lower()}_map").split() != [str(self.spec.uid), str(number), "1"]:
+                yield f"{name.lower()}_map is {self.text(f'{name.lower()}_map').split()}"
         if self.root and status["Groups"].strip():
             yield f"Groups are {status['Groups']}"
         if status["NSpid"].split()[-1] != "1":
@@ -65,8 +68,8 @@ class Reader:
             yield "it is not the leader of a session of its own"
 
     def privileges(self) -> Iterator[str]:
-        """Capabilities, no_new_privs, filters (ours may be filtered too, and the session inherits that)."""
-        status, own = self.fields(), self.fields("/proc/self")
+        """Capabilities, no_new_privs, filters (its starter may be filtered too, and the session inherits that)."""
+        status, own = self.fields(), self.fields(self.starter())
         for name in _CAPABILITIES:
             if int(status[name], 16):
                 yield f"{name} is {status[name]}, not empty"
@@ -76,14 +79,15 @@ class Reader:
         if int(status.get("Seccomp_filters", filters)) != filters or status["Seccomp"] != ("2" if filters else "0"):
             yield f"Seccomp is {status['Seccomp']} with {status.get('Seccomp_filters')} filters, not {filters}"
 
+    def starter(self) -> str:
+        """Where in /proc is what it has its filters from, but for its own."""
+        return "/proc/self"
+
     def namespaces(self) -> Iterator[str]:
-        """Every namespace is another than ours; ids are mapped one to one; only `lo`, and it is up."""
-        for name in _NAMESPACES:
+        """Every namespace is another than ours; only `lo`, and it is up."""
+        for name in self.kinds:
             if os.readlink(f"{self.base}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}"):
                 yield f"the {name} namespace is the host's"
-        for name, number in (("uid_map", self.uid), ("gid_map", self.gid)):
-            if self.text(name).split() != [str(self.spec.uid), str(number), "1"]:
-                yield f"{name} is {self.text(name).split()}"
         devices = [line.split(":")[0].strip() for line in self.text("net/dev").splitlines()[2:]]
         if devices != ["lo"]:
             yield f"network devices are {devices}, not lo alone"
@@ -129,11 +133,15 @@ class Reader:
         yield "/tmp", (_BASE | ({"noexec"} if self.spec.tmp.noexec else set()), ("tmpfs",))
         for name in DEVICES:
             yield f"/dev/{name}", ({"nosuid", "noexec"}, ())
+        for target, flags in self.asked():
+            yield target, (flags, ())
+
+    def asked(self) -> Iterator[tuple[str, set[str]]]:
+        """Each mount of the document, and the flags that it has at least."""
         for key in ("trees", "mounts"):
             listed = self.document[key]
             for each in listed if isinstance(listed, list) else []:
-                flags = _BASE | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
-                yield str(each["target"]), (flags, ())
+                yield str(each["target"]), _BASE | {str(each["mode"])} | ({"noexec"} if each["noexec"] else set())
 
     def limits(self) -> Iterator[str]:
         """Resource limits at most as high as asked for."""
@@ -144,16 +152,20 @@ class Reader:
 
     def groups(self, hierarchy: cgroup.Hierarchy, name: str) -> Iterator[str]:
         """It is in its own cgroup of every controller, with the limits asked for."""
-        asked = self.document["cgroup"]
-        joined = cgroup.joined(self.text("cgroup"))
+        asked, joined = self.document["cgroup"], cgroup.joined(self.text("cgroup"))
         for controller, value in asked.items() if isinstance(asked, dict) else []:
-            path = joined.get(controller if hierarchy.version == "v1" else "", "")
-            if not path.endswith(f"/{name}"):
+            key = controller if hierarchy.version == "v1" else ""
+            folder = self.group(key, joined.get(key, ""), f"{hierarchy.bases[controller]}/{name}")
+            if not folder:
                 yield f"it is not in its own {controller} cgroup"
-            folder = f"{hierarchy.bases[controller]}/{name}"
+                continue
             for file, said in cgroup.settings(hierarchy.version, controller, folder, value).items():
                 if self.text(file, folder).strip() != said:
                     yield f"{file} is {self.text(file, folder).strip()}, not {said}"
+
+    def group(self, _controller: str, joined: str, own: str) -> str:
+        """The folder of the group that it has joined, or nothing when that is not its own."""
+        return own if joined.endswith(f"/{os.path.basename(own)}") else ""
 
     def sockets(self) -> Iterator[str]:
         """In its network namespace are the sockets of the egress broker, and no other.

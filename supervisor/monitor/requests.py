@@ -11,14 +11,15 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
 from supervisor import wire
-from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, WireError
+from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, Unenforceable, WireError
 from supervisor.model import HostFacts, Plan, Planned, Registered, Verdict
 from supervisor.monitor import admit, approvals, dispatch, planning
-from supervisor.monitor.children import Spawner
+from supervisor.monitor.children import CODE, Spawner
 from supervisor.monitor.loop import Loop
 from supervisor.monitor.record import Record
 from supervisor.monitor.secrets import Secrets
@@ -43,9 +44,9 @@ class Server:
     document: dict[str, object]
 
 
-def check(registered: Registered, facts: HostFacts) -> Server:
+def check(registered: Registered, facts: HostFacts, plan: Plan | None = None) -> Server:
     """Check a plan against this host, and its mounts against the rules once more; raises what is wrong."""
-    entry, ready = registered.entry, registered.plan
+    entry, ready = registered.entry, plan or registered.plan
     for mount in ready.spec.mounts:
         granted.permitted(mount.source, f"{entry.origin}: mount", entry.home)
     spec = native.check(ready, facts, entry.accept_missing)
@@ -59,12 +60,13 @@ class Monitor:
         self, loop: Loop, spawner: Spawner, config: str | None, secrets: int, record: Record | None = None
     ) -> None:
         self.loop = loop
-        self.spawner = spawner
+        self.spawners = {"native": spawner}
         self.config = config
         self.facts = host.probe()
         self.servers: dict[str, Server] = {}
         self.record = record or Record(loop, None)
-        self.sessions = Sessions(loop, spawner, Secrets(loop, secrets), self.record)
+        self.sessions = Sessions(loop, Secrets(loop, secrets), self.record)
+        spawner.donated = self.sessions.egress.sockets
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
         self.draining = False
@@ -73,6 +75,7 @@ class Monitor:
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
         self.filters: dict[str, object] = {}
+        self.gone: Callable[[], None] | None = None
         self.sealed: planning.Sealed = {}
         self.asking: dict[str, set[int]] = {}
 
@@ -85,12 +88,9 @@ class Monitor:
         self.filters = {"filter": planned.proxy, "ledger": planned.ledger}
         self.sealed |= sealed
         facts = self.facts.model_copy(update={"missing": self.facts.missing | planned.gaps})
-        ready = [check(each, facts) for each in planned.servers]
-        for server in ready:
-            fds = [self.sealed[each] for each in self.sealed if each == server.document["image"]]
-            server.document["sealed"] = [[file.st_dev, file.st_ino] for file in map(os.fstat, fds)]
-            self.spawner.load(server.plan.spec.digest, server.document, fds)
-        self.spawner.keep([server.plan.spec.digest for server in ready])
+        ready = [self._loaded(each, facts) for each in planned.servers]
+        for spawner in self.spawners.values():
+            spawner.keep([server.plan.spec.digest for server in ready])
         self.servers = {server.registered.entry.name: server for server in ready}
         for digest in set(self.sealed) - {server.document["image"] for server in ready}:
             os.close(self.sealed.pop(digest))
@@ -99,6 +99,34 @@ class Monitor:
             if now is None or now.plan.spec.digest != session.spec.digest or now.registered.held:
                 self._end(session, (now and now.registered.held) or "its configuration has changed")
         self._tell()
+
+    def _loaded(self, registered: Registered, facts: HostFacts) -> Server:
+        """Load the first of its plans that can be enforced here; Unenforceable says what each lacks."""
+        gaps: dict[str, str] = {}
+        for plan in (registered.plan, *registered.others):
+            try:
+                server = check(registered, facts, plan)
+                own = plan.spec.runtime == "native"
+                fds = [self.sealed[each] for each in self.sealed if own and each == server.document["image"]]
+                server.document["sealed"] = [[file.st_dev, file.st_ino] for file in map(os.fstat, fds)]
+                self.spawner(plan.spec.runtime).load(server.plan.spec.digest, server.document, fds)
+            except Unenforceable as error:
+                if not registered.others:
+                    raise
+                gaps |= {f"{plan.spec.runtime}: {name}": reason for name, reason in error.gaps.items()}
+            else:
+                return server
+        raise Unenforceable(gaps, runtime="auto", optional=set())
+
+    def spawner(self, runtime: str) -> Spawner:
+        """What makes the sandboxes of a runtime; an engine's keeper is started when it is needed first."""
+        if runtime not in self.spawners:
+            made = self.spawners[runtime] = Spawner(CODE.format(f"runtimes.{runtime}"))
+            made.donated = self.sessions.egress.sockets
+            made.greet()
+            if self.gone:
+                made.serve(self.loop, self.exited, self.gone)
+        return self.spawners[runtime]
 
     def _end(self, session: Session, reason: str) -> None:
         """End a session when its gateway has had the time to do it in order."""
@@ -162,8 +190,9 @@ class Monitor:
             stopped = f'"{server}" was stopped by the operator: supervisor start {server}'
             raise Refused("the supervisor is draining" if self.draining else stopped)
 
-        plan = known.plan
-        self.sessions.open(server, plan.spec, known.document, peer, lambda *how: self._opened(number, plan, *how))
+        plan, spawner = known.plan, self.spawner(known.plan.spec.runtime)
+        about = (server, plan.spec, known.document, peer)
+        self.sessions.open(*about, lambda *how: self._opened(number, plan, *how), spawner=spawner)
 
     def describe(self, peer: Peer, number: int, server: str) -> None:
         """Pass on what is written of a server for its gateway, unread, and its manifest as a descriptor."""

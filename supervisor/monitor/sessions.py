@@ -17,6 +17,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawned, Spawner, Verify
+from supervisor.monitor.contained import Contained
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
@@ -55,6 +56,7 @@ class Session:
     server: str
     spec: SandboxSpec
     peer: Peer
+    spawner: Spawner
     timers: list[Timer] = field(default_factory=list)
     reason: str = ""
     running: bool = False
@@ -74,20 +76,19 @@ Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
 class Sessions:
     """All of them, by number."""
 
-    def __init__(self, loop: Loop, spawner: Spawner, secrets: Secrets, record: Record) -> None:
-        self.loop, self.record = loop, record
-        self.spawner, self.secrets = spawner, secrets
+    def __init__(self, loop: Loop, secrets: Secrets, record: Record) -> None:
+        self.loop, self.record, self.secrets = loop, record, secrets
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
         self.watchers = Watchers(loop, self.kill)
-        spawner.donated = self.egress.sockets
         self._next = 1
         self._hierarchy = cgroup.probe()
-        self._groups = f"{cgroup.PREFIX}{spawner.pid}-{cgroup.start_time(spawner.pid)}-"
 
-    def open(self, server: str, spec: SandboxSpec, document: Document, peer: Peer, opened: Opened) -> None:
+    def open(
+        self, server: str, spec: SandboxSpec, document: Document, peer: Peer, opened: Opened, *, spawner: Spawner
+    ) -> None:
         """Start one; `opened` hears of it. The descriptors are closed here once it has returned."""
-        session = Session(self._next, server, spec, peer)
+        session = Session(self._next, server, spec, peer, spawner)
         self._next += 1
         self.by_number[session.number] = session
         peer.sessions.add(session.number)
@@ -99,8 +100,9 @@ class Sessions:
                 self._forget(session)
             else:
                 session.running = True
+                how = spec.model_dump(mode="json", include={"profile", "runtime", "image"})
                 gaps = list(spec.accepted)
-                self.record.tell("session.opened", *session.about, profile=spec.profile, gaps=gaps, posture="ok")
+                self.record.tell("session.opened", *session.about, **how, gaps=gaps, posture="ok")
                 life, number = spec.session.life, session.number
                 ceiling = f"its life of {life:g} s is over (session.life)"
                 session.timers.append(self.loop.later(life, lambda: self.kill(number, ceiling)))
@@ -113,10 +115,10 @@ class Sessions:
                 os.close(fd)
 
         def verify(pid: int, group: str) -> list[str]:
-            if not group.startswith(self._groups):
+            if not group.startswith(f"{spawner.name}-"):
                 return [f"its cgroup is named {group}"]
             session.pid = pid
-            reader = posture.Reader(pid, spec, document)
+            reader = (posture.Reader if spec.runtime == "native" else Contained)(pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
             crowd = sum(each.peer.uid == peer.uid for each in self.by_number.values())
             return wrong or self.watchers.add(session.number, reader, crowd)
@@ -131,7 +133,7 @@ class Sessions:
             done(LaunchFailed("open its secrets", str(message["error"])), [])
         else:
             self.egress.add(session.number, session.spec.network, fds[1:])
-            self.spawner.spawn(session.number, session.spec.digest, verify, done, fds[:1])
+            session.spawner.spawn(session.number, session.spec.digest, verify, done, fds[:1])
 
     def close(self, number: int, reason: str = "closed") -> None:
         """End one, if it is still there: SIGTERM, and after its grace SIGKILL."""
@@ -141,7 +143,7 @@ class Sessions:
         first = not session.reason
         session.reason = session.reason or reason
         if session.running and first:
-            self.spawner.kill(number, signal.SIGTERM)
+            session.spawner.kill(number, signal.SIGTERM)
             grace = session.spec.session.grace
             session.timers.append(self.loop.later(grace, lambda: self.kill(number, session.reason)))
 
@@ -151,7 +153,7 @@ class Sessions:
         if session:
             session.reason = session.reason or reason
             if session.running:
-                self.spawner.kill(number, signal.SIGKILL)
+                session.spawner.kill(number, signal.SIGKILL)
 
     def exited(self, number: int, code: int | None, limits: list[str]) -> None:
         """The spawner has reaped one and removed what belonged to it."""

@@ -12,6 +12,7 @@ import resource
 import signal
 
 from supervisor.errors import Unenforceable
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
 EXECUTE, WRITE, READ, LIST, REMOVE, MAKE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8
@@ -31,18 +32,18 @@ def drop(files: list[tuple[str, int]], *, own: int = -1, read_all: bool = False)
     last = sc.last_capability()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    rights = sc.landlock_rights(abi)
-    sc.landlock_only(abi, [(path, wanted & rights) for path, wanted in files if os.path.exists(path)])
+    known = rights.landlock_rights(abi)
+    rights.landlock_only(abi, [(path, wanted & known) for path, wanted in files if os.path.exists(path)])
     if os.geteuid() == 0:
         identity = sc.FIRST_UID + os.getpid()
         if own >= 0:
             os.fchown(own, identity, identity)
-        sc.prctl(sc.PR_SET_KEEPCAPS, 1, 0, 0, 0)
-        sc.drop_bounding(last)
+        sc.prctl(rights.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        rights.drop_bounding(last)
         os.setgroups([])
         os.setresgid(identity, identity, identity)
         os.setresuid(identity, identity, identity)
-        sc.keep_capabilities(1 << _CAP_DAC_READ_SEARCH if read_all else 0)
+        rights.keep_capabilities(1 << _CAP_DAC_READ_SEARCH if read_all else 0)
     # a change of uid clears it, hence here
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sc.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)

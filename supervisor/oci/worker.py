@@ -19,7 +19,7 @@ from pathlib import Path
 import supervisor
 from supervisor.errors import SupervisorError
 from supervisor.oci.document import Reader, Table, parse
-from supervisor.sandbox import syscalls
+from supervisor.sandbox import rights
 
 Progress = Callable[[str], None]
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.oci import worker; worker.main(sys.argv[2])"
@@ -104,7 +104,7 @@ def main(module: str) -> None:
         try:
             asked = json.loads(question)
             program = base64.b64decode(asked.pop("filter"), validate=True)
-            say("answer", serve(asked, lambda: syscalls.load_seccomp(program)))
+            say("answer", serve(asked, lambda: rights.load_seccomp(program)))
         except SupervisorError as error:
             say("error", {"status": error.exit_status, "message": str(error)})
         except MemoryError:

@@ -57,7 +57,7 @@ class ServerEntry(ServerRules):
     """A registered server, as its owner wrote it.
 
     Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only. `image` is the
-    name@sha256:... of one in `store`; `lock` a file that must list it.
+    name@sha256:... of one in `store`; `lock` a file that must list it; `engine` the socket of a container engine.
     """
 
     profile: str
@@ -71,6 +71,7 @@ class ServerEntry(ServerRules):
     cwd: AbsPath = "/"
     image: str = ""
     runtime: Wanted = "auto"
+    engine: str = ""
     store: str = ""
     lock: str = ""
     search_path: str = "/usr/local/bin:/usr/bin:/bin"

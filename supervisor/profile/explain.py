@@ -36,6 +36,7 @@ def told(spec: SandboxSpec) -> dict[str, str | int | float | bool]:
         "start": session.start,
         "grace": session.grace,
         "image": spec.image.name if spec.image else "",
+        "runtime": spec.runtime,
         "reaches": spec.network.mode != "none",
         "output_line": limits.output_line,
         "output": limits.output,
@@ -100,7 +101,7 @@ def _egress(document: enter.Document) -> str:
     addresses = [str(each) for each in enter.items(document, "addresses")]
     if not addresses:
         return "no way out of that namespace"
-    sockets = len(enter.places(document, "udp") + enter.places(document, "tcp"))
+    sockets = len(enter.items(document, "udp") + enter.items(document, "tcp"))
     return f'{", ".join(addresses)} on "lo"; {sockets} sockets on it for the egress broker, the only way out'
 
 

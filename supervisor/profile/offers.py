@@ -10,7 +10,7 @@ import os
 
 from supervisor.model import HostFacts
 from supervisor.profile import host, seccomp
-from supervisor.sandbox import syscalls
+from supervisor.sandbox import rights
 
 _GET_ACTION_AVAIL, _RET_ERRNO = 2, 0x00050000
 
@@ -43,7 +43,7 @@ def probe() -> HostFacts:
 def _filters() -> bool:
     """Whether seccomp(2) is there and can answer a system call with an errno."""
     try:
-        syscalls.seccomp(_GET_ACTION_AVAIL, 0, bytes(ctypes.c_uint32(_RET_ERRNO)))
+        rights.seccomp(_GET_ACTION_AVAIL, 0, bytes(ctypes.c_uint32(_RET_ERRNO)))
     except OSError:
         return False
     return True

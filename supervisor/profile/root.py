@@ -31,9 +31,11 @@ def etc(*, uid: int, hostname: str, home: str, network: Network) -> dict[str, st
 
 
 def gaps(spec: SandboxSpec) -> dict[str, str]:
-    """What no runtime can do yet."""
-    if spec.runtime != "native":
-        return {"runtime": f'{spec.runtime} cannot be used yet: runtime = "native", or none'}
+    """What a runtime cannot do at all."""
+    if spec.runtime == "gvisor":
+        return {"runtime": 'gvisor cannot be used yet: runtime = "native", "podman" or "docker"'}
+    if spec.runtime != "native" and not spec.image:
+        return {"image": f"{spec.runtime} runs images: name one that was added (--image, image = ...)"}
     return {}
 
 

@@ -72,10 +72,7 @@ def hosts(entry: ServerEntry) -> Iterable[tuple[str, str]]:
 
 
 def check(entry: ServerEntry, mounts: Iterable[Mount]) -> None:
-    """Refused for a file that the server would see anyway, or could write, and where nobody hands secrets over."""
-    if entry.secrets and entry.runtime not in ("auto", "native"):
-        origin = next(iter(entry.secrets.values())).origin
-        raise Refused(f"{origin}: runtime {entry.runtime} cannot be given secrets: take the native one")
+    """Refused for a file that the server would see anyway, or could write."""
     for name, secret in entry.secrets.items():
         for mount in mounts:
             if secret.file is not None and below(secret.file, mount.source):

@@ -164,6 +164,7 @@ class Audit:
             profile=opened.profile if opened else server.profile if server else "",
             spec=opened.spec if opened else server.identity[2] if server else "",
             image=opened.image if opened else "",
+            runtime=opened.runtime if opened else "",
             manifest=server.identity[1] if server else "",
             posture=opened.posture if opened else "",
             accepted=opened.accepted if opened else (),

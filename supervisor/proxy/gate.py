@@ -64,6 +64,7 @@ class Audited(NamedTuple):
             profile=opened.profile,
             spec=opened.spec,
             image=opened.image,
+            runtime=opened.runtime,
             posture=opened.posture,
             accepted=opened.accepted,
             redactor=opened.redactor,

@@ -12,7 +12,7 @@ import os
 import pwd
 
 from supervisor.errors import SupervisorError
-from supervisor.sandbox import syscalls
+from supervisor.sandbox import rights, syscalls
 
 ACCOUNT = "supervisor-proxy"
 
@@ -40,7 +40,7 @@ def drop() -> None:
 def confine(program: str) -> None:
     """Load the filter that came with the monitor's greeting; threads that run already are not under it."""
     try:
-        syscalls.load_seccomp(base64.b64decode(program, validate=True))
+        rights.load_seccomp(base64.b64decode(program, validate=True))
     except (OSError, ValueError) as error:
         raise SupervisorError(f"the proxy's own system call filter was not loaded: {error}") from None
 
@@ -50,10 +50,10 @@ def _drop() -> None:
         uid, gid = account(os.getpid())
         last = syscalls.last_capability()
         os.setgroups([])
-        syscalls.drop_bounding(last)
+        rights.drop_bounding(last)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    syscalls.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
     # what it reads and writes is open already
-    syscalls.landlock_only(syscalls.landlock_abi(), [])
+    rights.landlock_only(syscalls.landlock_abi(), [])

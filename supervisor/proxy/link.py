@@ -62,6 +62,7 @@ class Opened(NamedTuple):
     output_rate: int
     reaches: bool = False
     image: str = ""
+    runtime: str = ""
     files: int = -1
     secrets: object = None
 
@@ -244,6 +245,7 @@ def opened(answer: wire.Message, fds: list[int]) -> Opened:
         output_rate=int(str(answer["output_rate"])),
         reaches=answer.get("reaches") is True,
         image=str(answer.get("image", "")),
+        runtime=str(answer.get("runtime", "")),
         files=fds[4] if len(fds) > 4 else -1,
         secrets=answer.get("secrets"),
     )

@@ -160,6 +160,7 @@ def _touches(planned: Account) -> Iterator[str]:
     yield from (f"see the variable {name}={value}" for name, value in spec.env.items())
     yield from (f"have {name}: {value}" for name, value in spec.limits.model_dump().items())
     yield f"run {' '.join(spec.argv)}"
+    yield from () if spec.runtime == "native" else (f"be run by {spec.runtime} at {spec.engine['socket']}",)
 
 
 def state(made: Bound, past: Iterable[Decision], persons: int, may: May, now: float | None = None) -> State:
@@ -242,7 +243,8 @@ def join(
         made = bound(entry, planned, server, digest)
         decided = state(made, past, found.persons, may)
         held = "" if entry.name == review else decided.held
+        # what was approved is one runtime; "auto" is the native one then
         words = {"approval": made.number, "bound": made.text, "held": held[:2000], "until": decided.until}
-        joined.append(server.model_copy(update=words))
+        joined.append(server.model_copy(update=words | {"others": ()}))
         watched += made.files
     return joined, tuple(watched)

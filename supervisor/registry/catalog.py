@@ -100,6 +100,7 @@ class ServerText(Frozen):
     env: dict[str, str] = {}
     image: str = ""
     runtime: Wanted = "auto"
+    engine: Literal[""] | AbsPath = ""
     store: Literal[""] | AbsPath = ""
     lock: Literal[""] | AbsPath = ""
     secrets: dict[SecretName, SecretText] = {}
@@ -130,6 +131,7 @@ _ENTRY = (
     "env",
     "image",
     "runtime",
+    "engine",
     "store",
     "lock",
     "allow",

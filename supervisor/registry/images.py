@@ -30,6 +30,16 @@ class Found(NamedTuple):
     store: Store
     record: Record
 
+    @property
+    def place(self) -> str:
+        """The folder of the store."""
+        return str(self.store.path)
+
+    @property
+    def layers(self) -> tuple[tuple[str, str], ...]:
+        """Each blob, with the digest of what it unpacks to."""
+        return tuple((each.digest, each.diff_id) for each in self.record.layers)
+
     def sealed(self) -> int:
         """Its file system in a sealed memory file; Refused when the store's bytes have been changed."""
         return open_sealed(self.store, self.record)

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.model import Planned, Registered
+from supervisor.model import Plan, Planned, Registered
 from supervisor.profile import host, load, offers, plan, seccomp
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.profile.image import Image
-from supervisor.registry import approvals, catalog
-from supervisor.sandbox import syscalls
+from supervisor.registry import approvals, catalog, engines
+from supervisor.sandbox import rights, syscalls
 
 NOBODY = 65534
 _CAP_DAC_READ_SEARCH = 2
@@ -32,6 +32,10 @@ class Found(Protocol):
 
     @property
     def image(self) -> Image: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def layers(self) -> tuple[tuple[str, str], ...]: ...
     def sealed(self) -> int: ...
 
 
@@ -42,12 +46,12 @@ def _drop() -> None:
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.geteuid() != 0:
         return
-    syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    syscalls.drop_bounding(syscalls.last_capability())
+    syscalls.prctl(rights.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    rights.drop_bounding(syscalls.last_capability())
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    syscalls.keep_capabilities(1 << _CAP_DAC_READ_SEARCH)
+    rights.keep_capabilities(1 << _CAP_DAC_READ_SEARCH)
 
 
 class Planning:
@@ -59,18 +63,23 @@ class Planning:
         self.find, self.lacking, self.have = find, lacking or {}, have
         self.sealed: dict[str, int] = {}
 
-    def plan(self, chain: load.Chain, entry: ServerEntry) -> Account:
-        """Plan one entry; its image is sealed as soon as it is known that it can be used."""
+    def plan(self, chain: load.Chain, entry: ServerEntry) -> tuple[Account, tuple[Plan, ...]]:
+        """Plan one entry, and what else may be tried; an image is sealed as soon as it can be used."""
         found = self.find(entry)
         made = plan.plan(chain, entry, found.image if found else None)
-        if found is None or made.spec.runtime != "native":
-            return made
+        if found is None:
+            return made, ()
+        if made.spec.runtime == "gvisor":
+            return made, ()
+        if made.spec.runtime != "native":
+            return engines.fitted(made, made.spec.runtime, entry, found), ()
+        others = engines.others(made, entry, found)
         if self.lacking:
-            return made.model_copy(update={"gaps": made.gaps | self.lacking})
+            return made.model_copy(update={"gaps": made.gaps | self.lacking}), others
         digest = found.image.root.digest
         if digest not in self.have and digest not in self.sealed:
             self.sealed[digest] = found.sealed()
-        return made
+        return made, others
 
 
 # the servers of a registry with their policies, what was read for those, and who may approve by them
@@ -96,13 +105,10 @@ def _catalog(path: str, question: dict[str, object], govern: Govern, planning: P
             continue
         chain = _chain(each.entry, path)
         read |= dict.fromkeys(source.path for source in chain.sources)
-        planned = planning.plan(chain, each.entry)
+        planned, others = planning.plan(chain, each.entry)
         accounts.append((each.entry, planned))
-        servers.append(
-            Registered(
-                entry=each.entry, plan=planned, gateway=each.gateway, manifest=each.manifest, digest=each.digest
-            )
-        )
+        made = Registered(entry=each.entry, plan=planned, others=others, gateway=each.gateway)
+        servers.append(made.model_copy(update={"manifest": each.manifest, "digest": each.digest}))
     servers, more, may = govern(found, servers)
     about = [(*account, server) for account, server in zip(accounts, servers, strict=True)]
     servers, files = approvals.join(path, found, about, may, review)
@@ -126,8 +132,8 @@ def answer(question: dict[str, object], govern: Govern = ungoverned, planning: P
     try:
         if "entry" in question:
             entry = ServerEntry.model_validate(question["entry"], strict=False)
-            made = planning.plan(_chain(entry, None), entry)
-            planned = Planned(servers=(Registered(entry=entry, plan=made),))
+            made, others = planning.plan(_chain(entry, None), entry)
+            planned = Planned(servers=(Registered(entry=entry, plan=made, others=others),))
         else:
             planned = _catalog(os.path.abspath(str(question["catalog"])), question, govern, planning)
         filters = {"proxy": seccomp.own("proxy"), "ledger": seccomp.own("ledger")}

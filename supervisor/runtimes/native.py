@@ -18,7 +18,7 @@ OPTIONAL = (
     "file-audit",
 )
 # What the sandbox gets as it stands in the spec.
-_COPIED = {"argv", "cwd", "env", "hostname", "uid", "links", "files", "rlimits"}
+_COPIED = {"argv", "cwd", "env", "hostname", "uid", "links", "files", "rlimits", "engine", "accepted"}
 _REACHED = {"addresses", "udp", "tcp"}
 
 
@@ -39,12 +39,12 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
         audit = audit.model_copy(update={"files": "off"})
     refused = {name: reason for name, reason in missing.items() if name not in accept}
     if refused:
-        raise Unenforceable(refused, runtime="native", optional=set(OPTIONAL))
+        raise Unenforceable(refused, runtime=plan.spec.runtime, optional=set(OPTIONAL))
     return plan.spec.model_copy(update={"accepted": tuple(sorted(missing)), "audit": audit})
 
 
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
-    """What the spawner takes: plain lists, tables, strings and numbers."""
+    """What the spawner or an engine's keeper takes: plain lists, tables, strings and numbers."""
     # where the host's /usr is not merged, /bin and its like are folders of their own
     folders = (
         []

@@ -36,7 +36,7 @@ def joined(text: str) -> dict[str, str]:
     return paths
 
 
-def _mount_points() -> dict[str, tuple[str, str]]:
+def mount_points() -> dict[str, tuple[str, str]]:
     """Controller name ("" for v2) -> (mount point, the group at its root), from mountinfo."""
     found: dict[str, tuple[str, str]] = {}
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
@@ -65,21 +65,25 @@ class Hierarchy:
         """The distinct base folders."""
         return sorted(set(self.bases.values()))
 
-    def sweep(self) -> None:
-        """Remove empty groups whose spawner is gone; groups with live processes stay."""
+    def sweep(self) -> bool:
+        """Remove empty groups whose spawner is gone; whether there are others, with live processes, which stay."""
+        left = False
         for base in self.folders():
             for name in os.listdir(base):
                 parts = name.split("-")
                 if not name.startswith(PREFIX) or len(parts) != 4 or not parts[1].isdigit():
                     continue
                 if start_time(int(parts[1])) != parts[2]:
-                    with contextlib.suppress(OSError):
+                    try:
                         os.rmdir(f"{base}/{name}")
+                    except OSError:
+                        left = True
+        return left
 
 
 def probe() -> Hierarchy:
     """Find what this process may limit: v2 first, then v1; version "none" where there is nothing."""
-    mounts, own = _mount_points(), joined(_read("/proc/self/cgroup"))
+    mounts, own = mount_points(), joined(_read("/proc/self/cgroup"))
     if "" in mounts and "" in own:
         unified = _unified_base(*mounts[""], own[""])
         if unified:
@@ -87,20 +91,20 @@ def probe() -> Hierarchy:
     bases = {}
     for name in CONTROLLERS:
         if name in mounts and name in own:
-            base = _join(*mounts[name], own[name])
+            base = join(*mounts[name], own[name])
             if os.access(base, os.W_OK):
                 bases[name] = base
     return Hierarchy("v1" if bases else "none", bases)
 
 
-def _join(mount: str, mount_root: str, path: str) -> str:
+def join(mount: str, mount_root: str, path: str) -> str:
     inside = path[len(mount_root) :] if mount_root != "/" and path.startswith(mount_root) else path
     return (mount + inside).rstrip("/")
 
 
 def _unified_base(mount: str, mount_root: str, path: str) -> str:
     """The nearest writable ancestor that gives its children all three controllers, or ""."""
-    folder = _join(mount, mount_root, path)
+    folder = join(mount, mount_root, path)
     while len(folder) >= len(mount):
         if os.access(folder, os.W_OK) and _delegates(folder):
             return folder

@@ -10,25 +10,18 @@ from __future__ import annotations
 
 import base64
 import os
-import resource
 import signal
 import socket
 import time
 from collections.abc import Callable
 
 from supervisor.errors import WireError
-from supervisor.sandbox import inside, mounts, network
+from supervisor.sandbox import inside, mounts, rights
 from supervisor.sandbox import syscalls as sc
 
 Document = dict[str, object]
-# (path, "ro" | "rw" | "dev", noexec, is_file)
-Rule = tuple[str, str, bool, bool]
 
-FS_EXECUTE, FS_WRITE_FILE, FS_READ_FILE, FS_READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-FS_MAKE_CHAR, FS_MAKE_SOCK, FS_MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
-FS_TRUNCATE, FS_IOCTL_DEV = 1 << 14, 1 << 15
 _EGRESS = "make its addresses and the sockets for the egress broker"
-_FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE
 
 
 class Context:
@@ -112,33 +105,15 @@ def numbers(document: Document, key: str) -> dict[str, int]:
     return {name: int(value) for name, value in texts(document, key).items()}
 
 
-def places(document: Document, key: str) -> list[network.Place]:
-    """The [address, port] pairs under `key`."""
-    pairs = [each for each in items(document, key) if isinstance(each, list)]
-    return [(str(address), int(str(port))) for address, port in pairs]
-
-
-def landlock_rights(abi: int, rule: Rule) -> int:
-    """The access rights of one rule, as far as this ABI knows them."""
-    _, mode, noexec, is_file = rule
-    known = sc.landlock_rights(abi)
-    bits = {
-        "rw": known & ~(FS_MAKE_CHAR | FS_MAKE_BLOCK | FS_IOCTL_DEV),
-        "dev": FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE,
-        "ro": FS_READ_FILE | FS_READ_DIR | FS_EXECUTE,
-    }[mode] & known
-    return bits & (~FS_EXECUTE if noexec else -1) & (_FILE_RIGHTS if is_file else -1)
-
-
-def _allowed(document: Document, trees: list[mounts.MountSpec], abi: int) -> list[tuple[str, int]]:
-    """Landlock's rules: (path, access rights)."""
+def _allowed(document: Document, trees: list[mounts.MountSpec]) -> list[rights.Rule]:
+    """Landlock's rules."""
     seen = trees + specs(document, "mounts")
-    rules: list[Rule] = [(spec.target, spec.mode, spec.noexec, spec.is_file) for spec in seen]
+    rules = [(spec.target, spec.mode, spec.noexec, spec.is_file) for spec in seen]
     rules += [(f"/dev/{name}", "dev", True, True) for name in mounts.DEVICES]
     noexec = bool(numbers(document, "tmp")["noexec"])
     rules += [("/tmp", "rw", noexec, False), ("/proc", "ro", True, False), ("/etc", "ro", True, False)]
     # the root itself may be listed
-    return [("/", FS_READ_DIR), *((rule[0], landlock_rights(abi, rule)) for rule in rules)]
+    return [("/", "list", True, False), *rules]
 
 
 def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
@@ -149,33 +124,25 @@ def plan(document: Document, trees: list[mounts.MountSpec]) -> list[Step]:
     # only root can, and none else has any but its own
     privileged = os.geteuid() == 0
     uid, hostname, abi = int(str(document["uid"])), str(document["hostname"]), int(str(document["landlock"]))
-    addresses = [str(each) for each in items(document, "addresses")]
-    udp, tcp = places(document, "udp"), places(document, "tcp")
     tmp, own = numbers(document, "tmp"), specs(document, "mounts")
-    limits = [
-        (int(getattr(resource, f"RLIMIT_{key}")), value) for key, value in numbers(document, "rlimits").items()
-    ]
-    last, allowed, program = (
-        sc.last_capability(),
-        _allowed(document, trees, abi),
-        base64.b64decode(str(document["seccomp"])),
-    )
+    allowed, program = _allowed(document, trees), base64.b64decode(str(document["seccomp"]))
+    last = sc.last_capability()
     return [
         Step("cgroup", "join its cgroup, and cgroup and time namespaces of its own", join_cgroup),
         Step("descriptors", "make its session, close every descriptor but its own", descriptors),
         Step("identity", "become its user", lambda ctx: identity(ctx, uid, privileged=privileged)),
         Step("loopback", 'set its host name and "lo" up', lambda _: inside.loopback(hostname)),
-        Step("egress", _EGRESS, lambda ctx: inside.egress(ctx, addresses, udp, tcp)),
+        Step("egress", _EGRESS, lambda ctx: inside.egress(ctx, document)),
         Step("root", "attach its root", inside.attach_root),
         Step("proc", "mount its /proc", inside.proc),
         Step("tmp", "mount its private /tmp ([tmp] size, files)", lambda ctx: inside.private_tmp(ctx, tmp)),
         # after /tmp: targets below it lie in the private one
         Step("mounts", "attach its mounts", lambda ctx: inside.attach_mounts(ctx, own)),
         Step("pivot_root", "pivot into its root", inside.pivot_root),
-        Step("rlimits", "set its resource limits", lambda _: inside.rlimits(limits)),
-        Step("capabilities", "drop all capabilities", lambda _: sc.drop_capabilities(last)),
+        Step("rlimits", "set its resource limits", lambda _: inside.rlimits(numbers(document, "rlimits"))),
+        Step("capabilities", "drop all capabilities", lambda _: rights.drop_capabilities(last)),
         Step("no_new_privs", "set no_new_privs", lambda _: sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
-        Step("landlock", "apply its Landlock rules", lambda _: sc.landlock_only(abi, allowed)),
-        Step("seccomp", "load its system call filter", lambda _: sc.load_seccomp(program)),
+        Step("landlock", "apply its Landlock rules", lambda _: rights.landlock_rules(abi, allowed)),
+        Step("seccomp", "load its system call filter", lambda _: rights.load_seccomp(program)),
         Step("proof", "prove the host name and Landlock from inside", lambda _: inside.proof(hostname, abi)),
     ]

@@ -10,7 +10,6 @@ import os
 import signal
 
 from supervisor.sandbox import enter, inside
-from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.session import Loaded
 
 
@@ -33,19 +32,10 @@ def _run(plan: Loaded, ctx: enter.Context) -> None:
     # parked until what the kernel applied has been read back; end of file: it was not what was asked for
     if os.read(ctx.go.fileno(), 2) != b"go":
         return
-    # not earlier: a monitor without root could not have read it; from now on nobody inside can
-    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # where a program of an image is, its own PATH says
-    os.putenv("PATH", plan.env.get("PATH", ""))
     try:
-        os.chdir(plan.cwd)
-        env = plan.env | ctx.env
-        pid = os.posix_spawnp(plan.argv[0], plan.argv, env, setsigmask=[], setsigdef=plan.signals)
+        pid = inside.start(plan, ctx.env)
     except OSError as error:
         _fail(ctx.status, error, f"execute {plan.argv[0]} in {plan.cwd}")
-    os.write(ctx.status, b"R")
-    sc.close_range(0, ctx.status - 1, 0)
-    sc.close_range(ctx.status + 1, 0x7FFFFFFF, 0)
     inside.reap(ctx.status, pid, plan.signals)
 
 

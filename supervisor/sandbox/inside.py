@@ -6,6 +6,7 @@ outside before its payload starts, and nothing else. Standard library only.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -15,18 +16,22 @@ import socket
 from typing import TYPE_CHECKING
 
 from supervisor import wire
-from supervisor.sandbox import mounts, network
+from supervisor.sandbox import mounts, network, rights
 from supervisor.sandbox import syscalls as sc
+
+_pivot_root = sc.Call("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
 
 if TYPE_CHECKING:
     from supervisor.sandbox.enter import Context
+    from supervisor.sandbox.session import Loaded
 
 
-def egress(ctx: Context, addresses: list[str], udp: list[network.Place], tcp: list[network.Place]) -> None:
+def egress(ctx: Context, document: dict[str, object]) -> None:
     """The addresses that stand for names, and the sockets behind them."""
-    if addresses:
-        network.add(addresses)
-        network.donate(network.sockets(udp, tcp), ctx.go)
+    reach = network.Reach(document)
+    if reach.addresses:
+        network.add(reach.addresses)
+        network.donate(network.sockets(reach.udp, reach.tcp), ctx.go)
 
 
 def attach_mounts(ctx: Context, specs: list[mounts.MountSpec]) -> None:
@@ -73,15 +78,16 @@ def private_tmp(ctx: Context, tmp: dict[str, int]) -> None:
 def pivot_root(ctx: Context) -> None:
     """The host's tree is gone from here on."""
     os.fchdir(ctx.root)
-    sc.pivot_root(b".", b".")
+    _pivot_root(b".", b".")
     sc.umount2(b".", sc.MNT_DETACH)
     os.close(ctx.root)
     os.chdir("/")
 
 
-def rlimits(limits: list[tuple[int, int]]) -> None:
+def rlimits(limits: dict[str, int]) -> None:
     """Soft and hard, never above what is allowed already."""
-    for number, value in limits:
+    for name, value in limits.items():
+        number = int(getattr(resource, f"RLIMIT_{name}"))
         hard = resource.getrlimit(number)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (bound, bound))
@@ -100,26 +106,47 @@ def proof(hostname: str, abi: int) -> None:
         raise OSError(errno.EPROTO, "Landlock does not hold")
 
 
-def secrets(bundle: int, env: dict[str, str]) -> int:
-    """A read-only tmpfs with the files of `bundle`, which is closed; its variables are added to `env`.
+def bundle(given: int) -> dict[str, dict[str, str]]:
+    """What the process that reads secrets has written: "env" and "file", values by name. `given` is closed."""
+    # not from where somebody else has read to
+    found: dict[str, dict[str, str]] = json.loads(os.pread(given, os.fstat(given).st_size, 0))
+    os.close(given)
+    return found
 
-    Runs in the sandbox: whoever is its user there owns them.
+
+def secrets(given: int, env: dict[str, str], owner: int = -1) -> int:
+    """A read-only tmpfs with the files of a bundle, which is closed; its variables are added to `env`.
+
+    Runs in the sandbox: whoever is its user there owns them; or in a fork of an engine's keeper, for `owner`.
     """
-    with open(bundle, "rb") as file:
-        found = json.load(file)
+    found = bundle(given)
     env.update(found["env"])
     bits = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
     tree = mounts.filesystem("tmpfs", {"mode": "0555", "size": "4m", "nr_inodes": "64"}, bits)
     for name, value in found["file"].items():
         fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400, dir_fd=tree)
         os.write(fd, os.fsencode(value))
+        os.fchown(fd, owner, owner)
         os.close(fd)
     sc.mount_setattr(tree, attributes=bits | sc.MOUNT_ATTR_RDONLY)
     return tree
 
 
+def start(plan: Loaded, env: dict[str, str]) -> int:
+    """Start the payload; its pid."""
+    # not earlier: a monitor without root could not have read it; from now on nobody inside can
+    sc.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # where a program of an image is, its own PATH says
+    os.putenv("PATH", plan.env.get("PATH", ""))
+    os.chdir(plan.cwd)
+    return os.posix_spawnp(plan.argv[0], plan.argv, plan.env | env, setsigmask=[], setsigdef=plan.signals)
+
+
 def reap(status: int, payload: int, signals: set[signal.Signals]) -> None:
-    """Reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
+    """Say that it runs, reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
+    os.write(status, b"R")
+    sc.close_range(0, status - 1, 0)
+    sc.close_range(status + 1, 0x7FFFFFFF, 0)
     while True:
         number = signal.sigwait(signals)
         if number != signal.SIGCHLD:

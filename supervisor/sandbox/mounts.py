@@ -161,12 +161,6 @@ def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
         os.close(os.open("/".join(parts), flags, 0o444, dir_fd=root))
 
 
-def write_file(root: int, path: str, text: str) -> None:
-    """A file of the synthetic /etc."""
-    make_mount_point(root, path, is_file=True)
-    write(f"/proc/self/fd/{root}{path}", text)
-
-
 def image(memory: int) -> int:
     """Mount a sealed squashfs read-only, where no source of a mount can lie; returns its root's descriptor.
 
@@ -231,7 +225,8 @@ def template(trees: list[MountSpec], points: list[MountSpec], links: dict[str, s
         sc.mount_setattr(device, attributes=sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC)
         attach(device, root, path)
     for path, text in [(CANARY, ""), *files.items()]:
-        write_file(root, path, text)
+        make_mount_point(root, path, is_file=True)
+        write(f"/proc/self/fd/{root}{path}", text)
     for spec in sorted(trees + points, key=lambda each: each.target):
         if not spec.target.startswith("/tmp/"):
             make_mount_point(root, spec.target, is_file=spec.is_file)

@@ -22,6 +22,24 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 2
 _LO = 1  # the first interface of every namespace
 
 
+class Reach:
+    """What a document says of its network: `addresses` for `lo`, and (address, port) of the broker's sockets."""
+
+    def __init__(self, document: dict[str, object]) -> None:
+        self.addresses = [str(each) for each in _listed(document, "addresses")]
+        self.udp, self.tcp = (_places(document, key) for key in ("udp", "tcp"))
+
+
+def _listed(document: dict[str, object], key: str) -> list[object]:
+    value = document[key]
+    return value if isinstance(value, list) else []
+
+
+def _places(document: dict[str, object], key: str) -> list[Place]:
+    pairs = [each for each in _listed(document, key) if isinstance(each, list)]
+    return [(str(address), int(str(port))) for address, port in pairs]
+
+
 def up() -> None:
     """Set `lo` up."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -32,11 +32,8 @@ class Loaded:
         self.mounts = enter.specs(document, "mounts")
         self.limits = enter.numbers(document, "cgroup")
         self.donated = len(enter.items(document, "udp")) + len(enter.items(document, "tcp"))
-        trees, links, files = (
-            enter.specs(document, "trees"),
-            enter.texts(document, "links"),
-            enter.texts(document, "files"),
-        )
+        trees, files = enter.specs(document, "trees"), enter.texts(document, "files")
+        links = enter.texts(document, "links")
         if image is not None:
             points = {f"/{name}": False for name in mounts.FOLDERS} | dict.fromkeys((mounts.CANARY, *files), True)
             points |= {each.target: each.is_file for each in (*trees, *self.mounts)}
@@ -122,8 +119,6 @@ def reported(report: bytes) -> StepError:
 def donated(go: socket.socket, count: int, fds: list[int]) -> None:
     """The spawner's end of `network.donate`, into `fds`: OSError when the child has not sent `count` of them."""
     while len(fds) < count:
-        fds += wire.take(go, 16, wire.CHUNK, socket.MSG_DONTWAIT)[1] or _missing()
-
-
-def _missing() -> list[int]:
-    raise OSError(71, "the sandbox has not handed over its sockets")
+        fds += (more := wire.take(go, 16, wire.CHUNK, socket.MSG_DONTWAIT)[1])
+        if not more:
+            raise OSError(71, "the sandbox has not handed over its sockets")

@@ -48,18 +48,7 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 
 PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_KEEPCAPS = 8
-PR_CAPBSET_DROP = 24
-PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_CLEAR_ALL = 4
-# noroot, no_setuid_fixup, keep_caps off and locked, no_cap_ambient_raise; all locked
-SECUREBITS_LOCKED = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
-
-SECCOMP_SET_MODE_FILTER = 1
-CAPABILITY_VERSION_3 = 0x20080522
 
 FAN_CLOEXEC, FAN_NONBLOCK = 0x1, 0x2
 FAN_MARK_ADD_MOUNT = 0x1 | 0x10
@@ -67,8 +56,6 @@ FAN_MODIFY, FAN_CLOSE_WRITE, FAN_CLOSE_NOWRITE, FAN_OPEN, FAN_OPEN_EXEC = 0x2, 0
 FAN_ONDIR = 0x40000000
 
 LANDLOCK_CREATE_RULESET_VERSION = 1
-LANDLOCK_RULE_PATH_BENEATH = 1
-_SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 _NUMBERS = {
     "open_tree": 428,
@@ -124,21 +111,16 @@ fsopen = Call("fsopen", _str, _uint)
 fsconfig = Call("fsconfig", _int, _uint, _str, _str, _int)
 fsmount = Call("fsmount", _int, _uint, _uint)
 close_range = Call("close_range", _uint, _uint, _uint)
-pivot_root = Call("pivot_root", _str, _str)
 umount2 = Call("umount2", _str, _int)
 mount = Call("mount", _str, _str, _str, _ulong, _str)
 unshare = Call("unshare", _int)
 prctl = Call("prctl", _int, _ulong, _ulong, _ulong, _ulong)
-landlock_restrict_self = Call("landlock_restrict_self", _int, _uint)
 fanotify_mark = Call("fanotify_mark", _int, _uint, ctypes.c_uint64, _int, _str)
 _fanotify_init = Call("fanotify_init", _uint, _uint)
 _openat2 = Call("openat2", _int, _str, _ptr, _ulong)
 _mount_setattr = Call("mount_setattr", _int, _str, _uint, _ptr, _ulong)
 _clone3 = Call("clone3", _ptr, _ulong)
-_capset = Call("capset", _ptr, _ptr)
-seccomp = Call("seccomp", _uint, _uint, _ptr)
-_create_ruleset = Call("landlock_create_ruleset", _ptr, _ulong, _uint)
-_add_rule = Call("landlock_add_rule", _int, _uint, _ptr, _uint)
+landlock_create_ruleset = Call("landlock_create_ruleset", _ptr, _ulong, _uint)
 
 
 def openat2(path: str, flags: int, directory: int = AT_FDCWD) -> int:
@@ -192,61 +174,9 @@ def last_capability() -> int:
         return int(file.read())
 
 
-def drop_bounding(last: int) -> None:
-    """Empty the bounding set: no execve brings a capability back. `last` is `last_capability()`."""
-    for capability in range(last + 1):
-        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-
-
-def drop_capabilities(last: int) -> None:
-    """Empty the bounding, ambient, effective, permitted and inheritable sets and lock the securebits.
-
-    `last` is `last_capability()`, read while there was a /proc to read it from.
-    """
-    drop_bounding(last)
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED, 0, 0, 0)
-    keep_capabilities(0)
-
-
-def keep_capabilities(mask: int, inheritable: int = 0) -> None:
-    """Effective and permitted become `mask` (of the first 32)."""
-    _capset(struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", mask, mask, inheritable, 0, 0, 0))
-
-
-def load_seccomp(program: bytes) -> None:
-    """Put this thread under a filter: `program` is struct sock_filter[], 8 bytes an instruction."""
-    code = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    seccomp(SECCOMP_SET_MODE_FILTER, 0, fprog)
-
-
 def landlock_abi() -> int:
     """The kernel's Landlock ABI version; 0 where there is none or it is switched off."""
     try:
-        return _create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+        return landlock_create_ruleset(None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     except OSError:
         return 0
-
-
-def landlock_rights(abi: int) -> int:
-    """Every access right to files that an ABI knows."""
-    return (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
-
-
-def landlock_only(abi: int, allowed: list[tuple[str, int]]) -> None:
-    """From now on no file can be opened but these (path, rights); from ABI 6 on, nothing outside signalled.
-
-    ABI 0, a kernel without Landlock, lets it pass: nothing starts there unless its absence was accepted by name.
-    """
-    if not abi:
-        return
-    # struct landlock_ruleset_attr: files, TCP ports, and what is scoped, as far as this kernel knows it
-    attr = struct.pack("QQQ", landlock_rights(abi), 0, _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS)[: 24 if abi >= 6 else 8]
-    ruleset = _create_ruleset(attr, len(attr), 0)
-    for path, rights in allowed:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
-        os.close(fd)
-    landlock_restrict_self(ruleset, 0)
-    os.close(ruleset)

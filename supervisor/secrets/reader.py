@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 from supervisor import wire
 from supervisor.errors import ConfigError, WireError
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 from supervisor.secrets import marks
 from supervisor.secrets.source import Source
@@ -34,17 +35,17 @@ def _drop() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.geteuid() == 0:
-        sc.prctl(sc.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        sc.prctl(rights.PR_SET_KEEPCAPS, 1, 0, 0, 0)
         # what is in no bounding set cannot be made inheritable
         for each in set(range(sc.last_capability() + 1)) - {_DAC_READ_SEARCH}:
-            sc.prctl(sc.PR_CAPBSET_DROP, each, 0, 0, 0)
+            sc.prctl(rights.PR_CAPBSET_DROP, each, 0, 0, 0)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-        sc.keep_capabilities(1 << _DAC_READ_SEARCH, 1 << _DAC_READ_SEARCH)
-        sc.prctl(sc.PR_CAP_AMBIENT, _CAP_AMBIENT_RAISE, _DAC_READ_SEARCH, 0, 0)
+        rights.keep_capabilities(1 << _DAC_READ_SEARCH, 1 << _DAC_READ_SEARCH)
+        sc.prctl(rights.PR_CAP_AMBIENT, _CAP_AMBIENT_RAISE, _DAC_READ_SEARCH, 0, 0)
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sc.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def sealed(document: object) -> int:

@@ -12,6 +12,7 @@ import resource
 import signal
 import stat
 
+from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
@@ -25,15 +26,15 @@ def drop(places: list[int], program: str) -> None:
     for number, bound in ((resource.RLIMIT_NOFILE, hard), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, _MEMORY)):
         resource.setrlimit(number, (bound, bound))
     identity = sc.FIRST_UID + os.getpid()
-    sc.drop_bounding(sc.last_capability())
+    rights.drop_bounding(sc.last_capability())
     os.setgroups([])
     os.setresgid(identity, identity, identity)
     os.setresuid(identity, identity, identity)
     sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    sc.prctl(sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sc.prctl(rights.PR_SET_DUMPABLE, 0, 0, 0, 0)
     sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # the kernel opens in our name the file that an event is about, and asks Landlock
     folders = {place: stat.S_ISDIR(os.fstat(place).st_mode) for place in places}
     rules = [(f"/proc/self/fd/{place}", _READ_FILE | _READ_DIR * folder) for place, folder in folders.items()]
-    sc.landlock_only(sc.landlock_abi(), rules)
-    sc.load_seccomp(base64.b64decode(program))
+    rights.landlock_only(sc.landlock_abi(), rules)
+    rights.load_seccomp(base64.b64decode(program))

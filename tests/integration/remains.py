@@ -115,12 +115,14 @@ def groups() -> frozenset[str]:
     """The control groups of sessions, except those whose spawner lives: another run of the product."""
     found = set()
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
-        for name in names:
-            parts = name.split("-")
-            ours = name.startswith(cgroup.PREFIX)
-            if ours and not (len(parts) == 4 and cgroup.start_time(int(parts[1])) == parts[2]):
-                found.add(f"{folder}/{name}")
+        found |= {f"{folder}/{name}" for name in names if name.startswith(cgroup.PREFIX) and not used(name)}
     return frozenset(found)
+
+
+def used(name: str) -> bool:
+    """Whether what has this name is a spawner's or a keeper's that lives."""
+    parts = name.split("-")
+    return len(parts) == 4 and parts[1].isdigit() and cgroup.start_time(int(parts[1])) == parts[2]
 
 
 def shared_files(caller: Caller) -> set[str]:
@@ -135,6 +137,7 @@ def shared_files(caller: Caller) -> set[str]:
         for entry in os.scandir(folder):
             with suppress(FileNotFoundError):
                 foreign = entry.stat(follow_symlinks=False).st_uid not in known
-                if not entry.name.startswith(TESTS_OWN) and (foreign or NAMED_LIKE_OURS.search(entry.name)):
+                ours = entry.name.startswith(TESTS_OWN) or used(entry.name)
+                if not ours and (foreign or NAMED_LIKE_OURS.search(entry.name)):
                     found.add(entry.path)
     return found

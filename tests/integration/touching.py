@@ -66,10 +66,11 @@ def watchers(host: Host) -> list[int]:
 def queues(pid: int) -> list[str]:
     """The descriptors of a process that are such queues."""
     found = []
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            if "fanotify" in os.readlink(each):
-                found.append(each.name)
+    with suppress(FileNotFoundError):  # it is just ending
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if "fanotify" in os.readlink(each):
+                    found.append(each.name)
     return found
 
 

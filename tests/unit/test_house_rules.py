@@ -30,7 +30,7 @@ ROOT_CODE = (
     "profile/granted.py",
 )
 # runs in the sandbox alone, as the session's own uid: with the capabilities of its namespaces, without any outside
-INSIDE = ("sandbox/inside.py", "sandbox/network.py")
+INSIDE = ("sandbox/rights.py", "sandbox/inside.py", "sandbox/network.py")
 ROOT_CODE_LIMIT = 2500
 
 
@@ -125,7 +125,18 @@ def test_imports_inside_functions_are_the_command_line_s_alone() -> None:
                 assert not inner, f"{path}: {node.name}"
 
 
-@pytest.mark.parametrize("module", ["sandbox.spawner", "egress.broker", "audit.ledger", "audit.client"])
+HOLDERS = (
+    "sandbox.spawner",
+    "egress.broker",
+    "audit.ledger",
+    "audit.client",
+    "runtimes.docker",
+    "runtimes.podman",
+    "runtimes.keeper",
+)
+
+
+@pytest.mark.parametrize("module", HOLDERS)
 def test_what_holds_power_or_the_log_imports_the_standard_library_alone(module: str) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"

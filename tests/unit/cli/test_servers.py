@@ -26,7 +26,7 @@ class Shelf:
     def add(self, name: str, *command: str, **more: object) -> int:
         lists: dict[str, object] = {key: [] for key in ("param", "ro", "rw", "env", "secret", "allow", "user")}
         plain = {"profile": "none", "summary": None, "config": str(self.path), "json": False, "name": name}
-        plain |= dict.fromkeys(("image", "runtime", "store", "lock"))
+        plain |= dict.fromkeys(("image", "runtime", "engine", "store", "lock"))
         options = lists | plain | {"accept_missing": self.missing, "proposed": False} | more
         return servers.add(Namespace(**options), list(command))
 

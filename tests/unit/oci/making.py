@@ -60,7 +60,9 @@ class Image:
         return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
 
-def image(layers: Iterable[bytes] = (), *, platform: str = PLATFORM, run: Table | None = None) -> Image:
+def image(
+    layers: Iterable[bytes] = (), *, platform: str = PLATFORM, run: Table | None = None, level: int = 9
+) -> Image:
     """An image of gzipped layers, by default of one with one file."""
     made = Image()
     plain = list(layers) or [files({"hello": b"hello\n"})]
@@ -71,7 +73,7 @@ def image(layers: Iterable[bytes] = (), *, platform: str = PLATFORM, run: Table 
         "config": run or {},
         "rootfs": {"type": "layers", "diff_ids": [digest_of(each) for each in plain]},
     }
-    made.layers = [gzip.compress(each, mtime=0) for each in plain]
+    made.layers = [gzip.compress(each, level, mtime=0) for each in plain]
     descriptors = [
         {"mediaType": f"{manifest.OCI_LAYER}+gzip", "digest": digest_of(each), "size": len(each)}
         for each in made.layers

@@ -38,9 +38,9 @@ def test_no_delegation_is_no_base(tmp_path: Path) -> None:
 
 
 def test_a_namespaced_mount_is_joined_below_its_own_root() -> None:
-    assert cgroup._join("/sys/fs/cgroup", "/docker/abc", "/docker/abc/x") == "/sys/fs/cgroup/x"
-    assert cgroup._join("/sys/fs/cgroup", "/", "/x") == "/sys/fs/cgroup/x"
-    assert cgroup._join("/sys/fs/cgroup", "/", "/") == "/sys/fs/cgroup"
+    assert cgroup.join("/sys/fs/cgroup", "/docker/abc", "/docker/abc/x") == "/sys/fs/cgroup/x"
+    assert cgroup.join("/sys/fs/cgroup", "/", "/x") == "/sys/fs/cgroup/x"
+    assert cgroup.join("/sys/fs/cgroup", "/", "/") == "/sys/fs/cgroup"
 
 
 def test_the_sweep_removes_groups_of_the_dead_and_nothing_else(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ INTO = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from supervisor.sandbox import cgroup, syscalls
-folder = cgroup._mount_points()[""][0] + f"/supervisor-4194304-5-{os.getpid()}"
+folder = cgroup.mount_points()[""][0] + f"/supervisor-4194304-5-{os.getpid()}"
 os.mkdir(folder)
 try:
     group = cgroup.Group(cgroup.Hierarchy("v2", {"memory": os.path.dirname(folder)}), os.path.basename(folder), {})

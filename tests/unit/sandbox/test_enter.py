@@ -5,7 +5,7 @@ from __future__ import annotations
 from supervisor.model import HostFacts
 from supervisor.profile import explain, load, plan
 from supervisor.runtimes import native
-from supervisor.sandbox import enter
+from supervisor.sandbox import enter, rights
 from tests.unit.profile.test_plan import entry
 
 FACTS = HostFacts(root=True, landlock=7, cgroup="v1", controllers=("cpu", "memory", "pids"), missing={})
@@ -49,23 +49,23 @@ def test_every_step_is_named_for_errors_and_told_by_explain_on_one_line() -> Non
 
 
 def test_landlock_lets_nothing_be_executed_where_nothing_may_be() -> None:
-    assert enter.landlock_rights(7, ("/x", "ro", False, False)) & enter.FS_EXECUTE
-    assert not enter.landlock_rights(7, ("/x", "ro", True, False)) & enter.FS_EXECUTE
-    assert not enter.landlock_rights(7, ("/x", "rw", True, False)) & enter.FS_EXECUTE
+    assert rights.rule_rights(7, ("/x", "ro", False, False)) & rights.FS_EXECUTE
+    assert not rights.rule_rights(7, ("/x", "ro", True, False)) & rights.FS_EXECUTE
+    assert not rights.rule_rights(7, ("/x", "rw", True, False)) & rights.FS_EXECUTE
 
 
 def test_landlock_never_lets_a_device_be_made_or_a_read_only_tree_be_written() -> None:
-    devices = enter.FS_MAKE_CHAR | enter.FS_MAKE_BLOCK
-    assert not enter.landlock_rights(7, ("/x", "rw", False, False)) & devices
-    assert not enter.landlock_rights(7, ("/x", "ro", False, False)) & (enter.FS_WRITE_FILE | enter.FS_TRUNCATE)
+    devices = rights.FS_MAKE_CHAR | rights.FS_MAKE_BLOCK
+    assert not rights.rule_rights(7, ("/x", "rw", False, False)) & devices
+    assert not rights.rule_rights(7, ("/x", "ro", False, False)) & (rights.FS_WRITE_FILE | rights.FS_TRUNCATE)
 
 
 def test_landlock_asks_an_old_kernel_only_for_what_it_knows() -> None:
     for abi, bits in ((1, 13), (2, 14), (3, 15), (4, 15), (5, 16), (7, 16)):
-        rights = enter.landlock_rights(abi, ("/x", "rw", False, False))
-        assert rights < 1 << bits
+        found = rights.rule_rights(abi, ("/x", "rw", False, False))
+        assert found < 1 << bits
 
 
 def test_a_file_s_rule_has_no_right_of_a_folder() -> None:
-    rights = enter.landlock_rights(7, ("/x", "ro", False, True))
-    assert rights == enter.FS_READ_FILE | enter.FS_EXECUTE
+    found = rights.rule_rights(7, ("/x", "ro", False, True))
+    assert found == rights.FS_READ_FILE | rights.FS_EXECUTE

@@ -1,0 +1,63 @@
+"""Which runtime an entry gets, and why not another, asked for by the user who explains; what engines there are."""
+
+from __future__ import annotations
+
+from supervisor.cli.entry import NAME
+from supervisor.errors import Unenforceable
+from supervisor.model import HostFacts, Plan
+from supervisor.profile.entry import Account, ServerEntry
+from supervisor.registry import engines
+from supervisor.runtimes import native
+from supervisor.runtimes.api import ApiError
+from supervisor.runtimes.docker import Docker
+from supervisor.runtimes.engine import Engine, Gaps
+from supervisor.runtimes.podman import Podman
+
+KINDS: dict[str, type[Engine]] = {"podman": Podman, "docker": Docker}
+
+
+def chosen(
+    made: Account, others: tuple[Plan, ...], accept: tuple[str, ...], facts: HostFacts
+) -> tuple[Account, list[str], Unenforceable | None]:
+    """(the plan that would be used, a line for each runtime that was looked at, what is wrong with the last)."""
+    said: list[str] = []
+    problem: Unenforceable | None = None
+    for plan in (made, *others):
+        try:
+            spec = native.check(plan, facts, accept)
+            _asked(native.document(spec, facts), spec.runtime)
+        except Unenforceable as error:
+            problem = problem or error
+            missing = "; ".join(f"{name}: {reason}" for name, reason in sorted(error.gaps.items()))
+            said.append(f"{plan.spec.runtime}: cannot: {missing}")
+        else:
+            first = ", and is the tightest" if others and not said else ""
+            said.append(f"{spec.runtime}: can hold every field{first}")
+            return made.model_copy(update={"spec": spec}), said, None
+    return made, said, problem
+
+
+def _asked(document: dict[str, object], runtime: str) -> None:
+    if runtime not in KINDS:
+        return
+    parts = document["engine"]
+    path = str(parts["socket"]) if isinstance(parts, dict) else ""
+    try:
+        KINDS[runtime](path, NAME).check(document)
+    except Gaps as gaps:
+        raise Unenforceable(gaps.found, runtime=runtime, optional=set()) from None
+
+
+def there() -> list[tuple[str, str]]:
+    """(engine, its version or why it cannot be asked), at their usual places."""
+    entry = ServerEntry(name=NAME, profile="none", origin="")
+    found = []
+    for name, kind in KINDS.items():
+        path = engines.socket(name, entry)
+        try:
+            facts = kind(path, NAME).facts()
+        except ApiError as error:
+            found.append((name, f"not there: {error.strerror}"))
+        else:
+            found.append((name, f"{facts['version']} at {path}"))
+    return found

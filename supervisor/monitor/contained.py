@@ -1,0 +1,67 @@
+"""Posture of a session that an engine has made: what the kernel shows of it, where engines build as we do not.
+
+Runs as root, in the monitor, while the gate waits: not one instruction of the stranger's runs before this. What an
+engine shows beyond what was asked for is read-only, or stands in a list here, or ends the session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from supervisor.monitor.posture import Reader
+from supervisor.profile.granted import below
+from supervisor.sandbox import cgroup
+
+# what an engine makes writable: most of it by the container's own root, which nobody is
+_WRITABLE = {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/tty", "/tmp", "/sys/fs/cgroup"}
+_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+
+
+class Contained(Reader):
+    """The files of the gate in /proc, and what they should say."""
+
+    # every one that engines make
+    kinds = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
+
+    def identity(self) -> Iterator[str]:
+        """One user, who is the spec's inside and nobody's outside; its place in the pid namespace."""
+        status = self.fields()
+        for name, table in (("Uid", "uid_map"), ("Gid", "gid_map")):
+            maps = [[int(word) for word in line.split()] for line in self.text(table).splitlines()]
+            own = [
+                str(first + self.spec.uid - inside) for inside, first, n in maps if 0 <= self.spec.uid - inside < n
+            ]
+            # where ids of the host's own are mapped, its root is too
+            if status[name].split() != own * 4 or any(first == 0 for _, first, _ in maps):
+                yield f"{name} is {status[name]}, by the map {maps}"
+        if not set(status["Groups"].split()) <= set(status["Gid"].split()):
+            yield f"Groups are {status['Groups']}"
+        if status["NSpid"].split()[-1] != "1":
+            yield "it is not process 1 of its pid namespace"
+
+    def starter(self) -> str:
+        """A process of the engine's."""
+        return f"/proc/{self.fields()['PPid']}"
+
+    def mounts(self) -> Iterator[str]:
+        """What was asked for is there, restricted so; of what an engine adds, nothing else is writable."""
+        wanted = {path: {"ro"} for path in ("/", "/.supervisor", *self.spec.files)} | dict(self.asked())
+        wanted["/tmp"] = {"nosuid", "nodev"} | ({"noexec"} if self.spec.tmp.noexec else set())
+        seen = {point: flags for point, flags, _, _ in self.mounted(["/"])}
+        for point, flags in wanted.items():
+            if lacking := flags - seen.get(point, set()):
+                yield f"mount {point} lacks {','.join(sorted(lacking))}"
+        for point, flags in seen.items():
+            if "rw" in flags and point not in _WRITABLE | _DEVICES and not self._harmless(point):
+                yield f"mount {point} is writable"
+
+    def _harmless(self, point: str) -> bool:
+        """Whether a file of the kernel's is hidden by /dev/null, or a control group is the host's root's own."""
+        there = os.stat(f"{self.base}/root{point}")
+        hidden = below(point, "/proc") and there.st_rdev == os.stat("/dev/null").st_rdev
+        return hidden or (below(point, "/sys/fs/cgroup") and there.st_uid == 0 and not there.st_mode & 0o022)
+
+    def group(self, controller: str, joined: str, _own: str) -> str:
+        """Wherever the engine has made it."""
+        return cgroup.join(*cgroup.mount_points()[controller], joined)

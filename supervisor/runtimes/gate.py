@@ -1,0 +1,90 @@
+"""The gate: the first process of every container, so that pid 1 is ours and waits until it is let go.
+
+`gate.s` beside this file is its text; the bytes here are what `as` and `ld` make of it, which a test does again. An
+engine starts it as the container's program with the payload as its arguments; it applies our Landlock rules and our
+system call filter, byte for byte the native runtime's, whatever an engine and its own runtime know of either.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import platform
+import struct
+
+from supervisor.sandbox import enter, rights
+from supervisor.sandbox.mounts import DEVICES
+
+# where it lies in the container, and where its environment in its memory
+PLACE = "/.supervisor"
+_ENVIRONMENT = 0x10000000
+MISSING = 'the gate, the first process of a container, is there for x86-64 only: use runtime = "native"'
+# what its end says about a step that failed
+FAILED = {
+    121: "apply its Landlock rules",
+    122: "load its system call filter",
+    125: "wait until it is let go",
+    126: "execute the gate",
+}
+PROGRAM = base64.b64decode(
+    "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAeABAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEAAOAABAAAAAAAAAAEAAAAFAAAAAAAA"
+    "AAAAAAAAAEAAAAAAAAAAQAAAAAAAQAMAAAAAAABAAwAAAAAAAAAQAAAAAAAASInlSIPsQEjHRfj/////SMdF8AAAAAAx/0iNdfjo"
+    "UwIAAEyNNZ8CAABJizZIhfYPhKAAAABJjX4IMdK4vAEAAA8FhcAPiPgBAABBicdJi14gTY1mOEiF23RdSYt8JAhMAfe+AAAoADHS"
+    "uAIAAAAPBYXAD4jKAQAAQYnFSYsMJEiJTdiJReBEif++AQAAAEiNVdhFMdK4vQEAAA8FhcAPiJ4BAABEie+4AwAAAA8FSYPEEEj/"
+    "y+ueRIn/Mfa4vgEAAA8FhcAPiHcBAABEif+4AwAAAA8FSYtGKEiFwHQpSIlFyEmLRjBMAfBIiUXQvwEAAAAx9kiNVci4PQEAAA8F"
+    "hcAPiEIBAABIjXXouggAAADoRwEAAL8AAAAQSIt16LoDAAAAQboiABAAScfA/////0UxybgJAAAADwVBvAAAABBMOeAPhQcBAABM"
+    "ieZIi1Xo6AcBAABMjW0QvwQAAAAx9ridAAAADwW/EQAAADH2MdJFMdJFMcC4OAAAAA8FSIXAD4jKAAAAdHyJwzH/vv////8x0ri0"
+    "AQAADwVIjX34MfYx0kG6CAAAALiAAAAADwWFwH7ng/gRdA2JxonfuD4AAAAPBevVSMfH/////0iNdei6AQAAAEUx0rg9AAAADwWF"
+    "wH63Odh13ot96In4g+B/dQvB7wiB5/8AAADrWY24gAAAAOtRvwIAAABIjXXw6GMAAABJi30ATInuTIniuDsAAAAPBb8CAAAASI01"
+    "VgAAALpDAAAAuAEAAAAPBb9/AAAA6xO/eQAAAOsMv3oAAADrBb99AAAAuOcAAAAPBUiF0nQTMf8xwA8FSIXAfuRIAcZIKcLr6MMx"
+    "0kG6CAAAALgOAAAADwXDdGhlIHByb2dyYW0gb2YgdGhpcyBzZXJ2ZXIgY291bGQgbm90IGJlIGV4ZWN1dGVkIGluIGl0cyBpbWFn"
+    "ZQoPH0QAAA=="
+)
+_SIZES = 64 + 32  # p_filesz and p_memsz of its one program header
+_HEAD = struct.Struct("<Q3QQQQ")
+
+
+def here() -> bool:
+    """Whether it runs on this machine."""
+    return platform.machine() == "x86_64"
+
+
+def environment(env: dict[str, str]) -> bytes:
+    """What it waits for: the environment with its size before it, as execve takes it, at the one address."""
+    texts = [os.fsencode(f"{name}={value}") + b"\0" for name, value in sorted(env.items())]
+    starts = itertools.accumulate(map(len, texts), initial=_ENVIRONMENT + 8 * (len(texts) + 1))
+    pointers = [*itertools.islice(starts, len(texts)), 0]
+    data = struct.pack(f"<{len(pointers)}Q", *pointers) + b"".join(texts)
+    return struct.pack("<Q", len(data)) + data
+
+
+def made(document: enter.Document) -> bytes:
+    """The gate of one document, with its rules and its filter."""
+    abi, program = int(str(document["landlock"])), base64.b64decode(str(document["seccomp"]))
+    rules = allowed(document, abi) if abi else []
+    attr = (rights.landlock_rights(abi), 0, 3) if abi else (0, 0, 0)
+    filters = _HEAD.size + 16 * len(rules)
+    offset, table, paths = filters + len(program), b"", b""
+    for path, bits in rules:
+        table += struct.pack("<QQ", bits, offset + len(paths))
+        paths += path.encode() + b"\0"
+    size = 0 if not abi else 24 if abi >= 6 else 8
+    data = _HEAD.pack(size, *attr, len(rules), len(program) // 8, filters) + table + program + paths
+    length = len(PROGRAM) + len(data)
+    return PROGRAM[:_SIZES] + struct.pack("<QQ", length, length) + PROGRAM[_SIZES + 16 :] + data
+
+
+def allowed(document: enter.Document, abi: int) -> list[tuple[str, int]]:
+    """Landlock's (path, rights): the image can be read and executed, /tmp written, the mounts as they are meant."""
+    specs = enter.specs(document, "trees") + enter.specs(document, "mounts")
+    rules: list[rights.Rule] = [(each.target, each.mode, each.noexec, each.is_file) for each in specs]
+    rules += [(f"/dev/{name}", "dev", True, True) for name in DEVICES]
+    noexec = bool(enter.numbers(document, "tmp")["noexec"])
+    places: list[rights.Rule] = [
+        ("/", "ro", False, False),
+        ("/tmp", "rw", noexec, False),
+        ("/dev/shm", "rw", True, False),
+    ]
+    return [(rule[0], rights.rule_rights(abi, rule)) for rule in (*places, *rules)]

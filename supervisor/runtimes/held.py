@@ -1,0 +1,96 @@
+"""What an engine can hold of a document, and what of it it is told in whatever words.
+
+Runs in the keeper, and as the user in `explain`. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import NamedTuple, Protocol
+
+from supervisor.runtimes import gate
+from supervisor.runtimes.api import Table, entries
+from supervisor.runtimes.document import engine as engine_part
+from supervisor.sandbox import enter
+from supervisor.sandbox.mounts import SECRETS, MountSpec
+
+PERIOD = 100_000
+# /dev/shm is not /tmp there: room for a semaphore
+SHARED_MEMORY = 1 << 16
+
+
+class Places(Protocol):
+    """Where files of ours are put for a container."""
+
+    def place(self, name: str, data: bytes, mode: int = 0o444) -> str:
+        """Write one; its path."""
+
+    def empty(self) -> str:
+        """The path of an empty folder."""
+
+
+class Shown(NamedTuple):
+    """A tree or file of the host in a container, read-only; `ours`: a file that we made and that nobody writes."""
+
+    source: str
+    target: str
+    flags: list[str]
+    ours: bool
+
+
+def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
+    """What no engine holds, and what this one says that it does not."""
+    found: dict[str, str] = {}
+    if os.geteuid() != 0:
+        found["runtime"] = f'what {engine} has made is read back by root alone, so far: runtime = "native"'
+    if not engine_part(document).get("image"):
+        found["image"] = f"{engine} runs images: name one that was added (--image, image = ...)"
+    for each in _specs(document):
+        if each.mode == "rw":
+            found[f"mount {each.target}"] = (
+                f'{engine} cannot make what is written there belong to the folder\'s owner: runtime = "native"'
+            )
+        elif each.is_file and engine == "docker":
+            found[f"mount {each.target}"] = f"{engine} shows folders only: grant the folder that it lies in"
+    for name in ("memory", "cpus", "pids"):
+        if name not in entries(facts["limits"]):
+            found[f"limits.{name}"] = (
+                f"this {engine} has no control group for it: mount the controller for it, and start it again"
+            )
+    return found
+
+
+def _specs(document: enter.Document) -> list[MountSpec]:
+    return enter.specs(document, "trees") + enter.specs(document, "mounts")
+
+
+def mounts(places: Places, document: enter.Document) -> list[Shown]:
+    """The gate, the made-up files of /etc, and what the spec mounts."""
+    found = [Shown(gate_of(places, document), gate.PLACE, ["ro", "nosuid", "nodev"], ours=True)]
+    digest = str(engine_part(document)["digest"])
+    for path, text in sorted(enter.texts(document, "files").items()):
+        where = places.place(f"{digest}{path}", text.encode())
+        found.append(Shown(where, path, ["ro", "nosuid", "nodev", "noexec"], ours=True))
+    for each in sorted(_specs(document), key=lambda spec: spec.target):
+        if each.target == SECRETS:
+            # what is mounted there comes with each session; the image has no such folder
+            found.append(Shown(places.empty(), SECRETS, ["ro", "nosuid", "nodev", "noexec"], ours=True))
+            continue
+        flags = ["ro", "nosuid", "nodev", *(["noexec"] if each.noexec else [])]
+        found.append(Shown(each.source, each.target, flags, ours=False))
+    return found
+
+
+def gate_of(places: Places, document: enter.Document) -> str:
+    """The path of a document's gate."""
+    return places.place(f"{engine_part(document)['digest']}/gate", gate.made(document), 0o555)
+
+
+def rlimits(document: enter.Document) -> dict[str, int]:
+    """None of them above what whoever starts the engine's containers may set."""
+    found = {}
+    for name, value in enter.numbers(document, "rlimits").items():
+        hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1]
+        found[name] = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    return found

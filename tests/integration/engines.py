@@ -1,0 +1,200 @@
+"""The engines of the runtimes' tests: each started by the tests, with a socket and storage of its own, and stopped.
+
+Runs as root. docker's daemon maps its containers' users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.runtimes.api import Api, entries, table
+from supervisor.runtimes.engine import Engine
+from tests.escape.arena import Arena
+from tests.integration.engine_image import image
+from tests.integration.remains import used
+from tests.unit.oci import making
+
+# root has no CAP_SYS_RESOURCE everywhere, and a hybrid hierarchy is nothing for crun
+CONTAINERS = """[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+lock_type = "file"
+tmp_dir = "{base}/tmp"
+"""
+SUBORDINATE = 3_000_000
+SECONDS = 30
+# what engines make outside of the folders that they are given, and never remove: parents of their control groups...
+_PARENTS = ("libpod_parent", "docker")
+# ... and places of their own
+_PLACES = ("/run/runc", "/run/docker", "/run/containerd", "/var/lib/containers", "/etc/docker/key.json")
+
+
+@dataclass
+class Started:
+    """A running engine: which runtime it is, where it listens, and its process, which can be started again."""
+
+    runtime: str
+    socket: str
+    kind: type[Engine]
+    argv: list[str]
+    env: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.socket).parent
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        # docker's own containerd goes with a docker that is killed, and is a zombie where nobody reaps it
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.env | {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + SECONDS
+        while True:
+            with contextlib.suppress(OSError):
+                Api(self.socket).get("/version" if self.runtime == "docker" else "/v4.0.0/libpod/version")
+                return
+            said = (self.folder / "log").read_text()
+            assert self.process.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """In order."""
+        self.process.terminate()
+        self.process.wait(SECONDS)
+
+    def left(self) -> list[str]:
+        """What keepers have in it, and those that are gone in the folder that it shows from."""
+        found = self.kind(self.socket, "supervisor-0-0")
+        names = [str(each.get("Names")) for each in found.containers()]
+        files = [each for each in os.listdir("/run") if each.startswith("supervisor-") and not used(each)]
+        return names + [str(each.get("Name")) for each in found.volumes()] + files
+
+    def swept(self) -> list[str]:
+        """What is left when whoever cleans up has had the time: of other tests of this host, too."""
+        deadline = time.monotonic() + SECONDS
+        while (left := self.left()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+    def images(self) -> list[str]:
+        """The ids of the images that it holds."""
+        found = self.kind(self.socket, "")
+        return [str(table(each).get("Id")) for each in entries(found.api.get(f"{found.images}/json"))]
+
+
+def _traces() -> set[Path]:
+    """What there is of all that, below before above."""
+    groups = [Path(base) for base, _, _ in os.walk("/sys/fs/cgroup", topdown=False)]
+    found = {each for each in groups if set(_PARENTS) & set(each.parts)}
+    for place in map(Path, _PLACES):
+        found |= {place, *place.rglob("*")} if place.exists() else set()
+    return found
+
+
+@contextmanager
+def _traceless() -> Iterator[None]:
+    """What an engine has left beside its own folders is removed, if it is empty or a file of its own.
+
+    Empty control groups whoever made them: two engines that run at the same time share their parents.
+    """
+    before = _traces()
+    try:
+        yield
+    finally:
+        before = {each for each in before if "cgroup" not in each.parts}
+        for each in sorted(_traces() - before, key=lambda path: len(path.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                each.rmdir() if each.is_dir() else each.unlink()
+
+
+@contextmanager
+def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
+    """dockerd, whose root is nobody's outside."""
+    base = arena.base / "docker"
+    base.mkdir(exist_ok=True)
+    with _traceless(), _subordinate(arena):
+        argv = ["dockerd", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
+        argv += ["--bridge=none", "--storage-driver", "overlay2", "--default-ulimit", "nofile=1024:1024"]
+        argv += ["-H", f"unix://{base}/docker.sock", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec"]
+        argv += ["--pidfile", f"{base}/pid", "--userns-remap", arena.account]
+        made = Started("docker", f"{base}/docker.sock", kind, argv, {})
+        try:
+            yield made
+        finally:
+            made.stop()
+            _unmounted(base)
+
+
+@contextmanager
+def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
+    """podman's service, as root."""
+    base = arena.base / "podman"
+    base.mkdir(exist_ok=True)
+    config = base / "containers.conf"
+    config.write_text(CONTAINERS.format(base=base))
+    argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run", "--storage-driver", "overlay"]
+    argv += ["system", "service", "-t", "0", f"unix://{base}/podman.sock"]
+    env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": str(base), "TMPDIR": str(base)}
+    with _traceless():
+        made = Started("podman", f"{base}/podman.sock", kind, argv, env)
+        try:
+            yield made
+        finally:
+            made.stop()
+            _unmounted(base)
+
+
+def _unmounted(base: Path) -> None:
+    """What an engine that was killed has mounted below its folder."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines()[::-1]:
+        if (where := line.split()[4]).startswith(f"{base}/"):
+            subprocess.run(["umount", "-l", where], check=True)
+
+
+@contextmanager
+def _subordinate(arena: Arena) -> Iterator[None]:
+    """Ids that the ordinary user may hand out."""
+    line = f"{arena.account}:{SUBORDINATE}:65536\n"
+    for path in map(Path, ("/etc/subuid", "/etc/subgid")):
+        path.write_text((path.read_text() if path.exists() else "").replace(line, "") + line)
+    try:
+        yield
+    finally:
+        for path in map(Path, ("/etc/subuid", "/etc/subgid")):
+            path.write_text(path.read_text().replace(line, ""))
+
+
+def store(folder: Path, made: making.Image | None = None) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """The blobs of an image as a store has them: (folder, config, layers)."""
+    made = made or image()
+    blobs = folder / "blobs/sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    manifest = json.loads(made.data)
+    config = manifest["config"]["digest"]
+    (blobs / config[7:]).write_bytes(made.documents[config])
+    layers = [each["digest"] for each in manifest["layers"]]
+    for digest, data in zip(layers, made.layers, strict=True):
+        (blobs / digest[7:]).write_bytes(data)
+    diffs = json.loads(made.documents[config])["rootfs"]["diff_ids"]
+    return str(folder), config, tuple(zip(layers, diffs, strict=True))
