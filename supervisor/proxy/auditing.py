@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 # ids that an outcome names, and hosts that one call may have reached, before they are only counted
 _DURING, _HOSTS = 100, 1000
-# contexts that one client may have here: one for each process that it uses
-_CONTEXTS = 64
+# contexts that are kept, one for each process that a client uses; whose client calls itself longer is made anew
+_CONTEXTS, _LONG = 256, 512
 # seconds, at the end, for what the last calls touched to be told
 _LAST = 5.0
 # and the longest that an outcome waits to be written
@@ -57,6 +57,7 @@ class Mark:
         self.instance: Instance | None = None
 
 
+Key = tuple[str, tuple[str, ...], "Server | None", int, bytes]
 # a call, its mark, microseconds, how it went, and the line that its client was answered
 Ended = tuple["Call", Mark, int, str, bytes]
 
@@ -92,6 +93,7 @@ class Audit:
         self._unwritten: list[Ended] = []
         self._timer: asyncio.TimerHandle | None = None
         self._traits: dict[tuple[Server, str, str], Traits] = {}
+        self._contexts: dict[Key, Context] = {}
 
     def intend(self, call: Call, server: Server, then: Callable[[Call, Server], None] | None = None) -> None:
         """Write down that a call is about to be made; then make it, or tell its client why not."""
@@ -142,12 +144,16 @@ class Audit:
         conversation = call.conversation
         said = (call.meta or {}).get(eras.CLIENT, conversation.hello.client)
         opened = instance.opened if instance is not None else None
-        key = (server, opened.session if opened else 0, bytes(said))
-        found = conversation.contexts.get(key)
+        principal = conversation.principal
+        # a client over HTTP is a conversation for each request
+        key = (principal.name, principal.groups, server, opened.session if opened else 0, bytes(said))
+        found = self._contexts.get(key)
         if found is None:
-            if len(conversation.contexts) >= _CONTEXTS:
-                conversation.contexts.clear()
-            found = conversation.contexts[key] = self._made(conversation, server, instance, said)
+            found = self._made(conversation, server, instance, said)
+            if len(self._contexts) >= _CONTEXTS:
+                self._contexts.clear()
+            if len(key[-1]) <= _LONG:
+                self._contexts[key] = found
         return found
 
     def _made(

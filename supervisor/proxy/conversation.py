@@ -19,7 +19,6 @@ from supervisor.proxy.questions import Questions
 from supervisor.proxy.servers import NOBODY, Key, Server, Unavailable, usable
 
 if TYPE_CHECKING:
-    from supervisor.audit.record import Context
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.gateway import Gateway
     from supervisor.proxy.listening import Listener
@@ -50,7 +49,6 @@ class Conversation:
         self.calls: dict[bytes, Call] = {}
         self.listeners: dict[bytes, Listener] = {}
         self.questions = Questions(self)
-        self.contexts: dict[tuple[Server | None, int, bytes], Context] = {}
         self.instances: set[Instance] = set()
         self.closed = False
         self.blocked: Callable[[bool], None] = lambda _: None
