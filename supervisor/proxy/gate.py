@@ -36,6 +36,8 @@ _PLAIN = frozenset(
     )
 )
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+# what a server does for somebody, and answers: without an id it would be done and not recorded
+_CALLED = frozenset((*_NAMED, "completion/complete"))
 _DURING = 100
 # seconds, at the end of a session, for what its last calls touched to be told
 _LAST = 5.0
@@ -158,7 +160,7 @@ class Gate:
 
     def answered(self, line: bytes) -> None:
         """A line of the server's, which has been passed on."""
-        if not self._passing and self._watch.on:
+        if not self._passing and not self._asking and self._watch.on:
             # what it opened for itself, or for nobody's call, is no call's
             self._keep(asyncio.get_running_loop().create_task(self._watch.ask()))
         for fields in _messages(line) if self._passing else ():
@@ -213,6 +215,21 @@ class Gate:
             await asyncio.wait(late, timeout=_LAST)
         self._watch.close()
         await self._recording.close()
+
+
+def objection(line: bytes) -> str:
+    """Why a line of the client's is not passed on, or "": somebody could read another message in it than we do."""
+    single = line.lstrip()[:1] != b"["
+    for each in [line] if single else message.items(msgspec.Raw(line)):
+        fields = message.incoming(bytes(each))
+        if fields is None:
+            return "it could be read as another message than it seems to be: not UTF-8, or a member in another case"
+        method = message.text(fields.get("method"))
+        if method in _CALLED and message.ambiguous(message.fields(fields.get("params", message.EMPTY)) or {}):
+            return f'the params of "{method}" have a member in another case'
+        if method in _CALLED and "id" not in fields:
+            return f'"{method}" without an id'
+    return ""
 
 
 def _messages(line: bytes) -> list[Fields]:

@@ -210,8 +210,10 @@ class Connection(asyncio.Protocol):
         made = self._coming
         if made is None or self._deaf:
             return
-        self._head = -(1 << 62)
+        self._head = 0
         version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise ValueError(f"HTTP/{version} is not spoken here")
         made.method = self._parser.get_method().decode("ascii")
         path = self._url.partition(b"?")[0]
         made.path = (path if path[:1] == b"/" else b"").decode("latin-1")
@@ -227,6 +229,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """The parser's."""
+        # what is counted is neither: sizes of pieces, and fields behind the last, which the parser keeps whole
+        self._head = 0
         if self._coming is not None:
             self._coming.came(body)
             if self._coming.size > MAX_AHEAD and not (self._coming.over or self._coming.wanted):

@@ -46,6 +46,11 @@ class Stream:
         self.over = self.over or last
         self.wake()
 
+    def trim(self) -> None:
+        """Forget the oldest of what a reader does not come to read: it is not waited for."""
+        while self.size > MAX_WAITING and len(self._waiting) > 1:
+            self.size -= len(self._waiting.popleft()[1])
+
     def _keep(self, number: int, line: bytes) -> None:
         self._kept.append((number, line))
         self._kept_size += len(line)
@@ -152,6 +157,7 @@ class Session:
         if stream is None:
             if line and not last:
                 self.general.put(line, last=False)
+                self.general.trim()
             return
         stream.put(line, last=last)
         if last and about is not None:

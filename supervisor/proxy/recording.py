@@ -28,6 +28,8 @@ Kept = tuple[bytes, int]
 _FIRST, _LONGEST, _LAST = 0.05, 2.0, 2.0
 # and how long the first intents may wait for the first connection
 _EARLY = 20.0
+# what a record holds; a server says what it likes
+_CODE = re.compile("-?(?:0|[1-9][0-9]{0,14})", re.ASCII)
 _LIMIT = re.compile(r"\(((?:limits|session|quota)\.[a-z_]+)")
 _REFUSED = (message.NOT_ALLOWED, message.DEGRADED, message.BUSY, message.NOT_RECORDED)
 _LOST = (envelope.SERVER_ENDED, envelope.SERVER_SILENT)
@@ -212,7 +214,7 @@ def answer(outcome: str, line: bytes, said: str, first: int) -> Answer:
         return Answer("failed", message="the tool says that it failed", content=line, first=first)
     if outcome in _TOOK:
         return Answer("lost", message=said or _TOOK[outcome], content=line)
-    code = int(outcome) if outcome.lstrip("-").isdigit() else 0
+    code = int(outcome) if _CODE.fullmatch(outcome) else 0
     if code in _REFUSED:
         return Answer("refused", code, said, line)
     return Answer("lost" if code in _LOST else "failed", code, said, line, first)

@@ -12,7 +12,7 @@ import signal
 
 import uvloop
 
-from supervisor.proxy import envelope, lines, message, pump
+from supervisor.proxy import envelope, gate, lines, message, pump
 from supervisor.proxy.gate import Audited, Gate
 from supervisor.proxy.link import Exited, Link, Opened
 from supervisor.proxy.meter import Meter
@@ -20,6 +20,7 @@ from supervisor.proxy.meter import Meter
 _CLIENT_LINE = 16 << 20
 _MAX_PENDING = 4096
 _TOLD = 100
+_BLANK = bytes.maketrans(b"\r\n", b"  ")
 _MUTE = "it closed its standard output"
 
 
@@ -118,6 +119,13 @@ class Relay:
                 envelope.error(b"null", envelope.PARSE_ERROR, "this line is not a JSON-RPC message")
             )
             return
+        if objection := gate.objection(line):
+            known = envelope.spelling(head) if head.is_request else b"null"
+            self.to_client.write(envelope.error(known, message.INVALID_REQUEST, f"not passed on: {objection}"))
+            return
+        if b"\r" in line:
+            # between tokens, or it would be no JSON: some read a line's end there, and a message of its own
+            line = line.translate(_BLANK) + b"\n"
         if head.is_request:
             if not self.pending and not self.answered:
                 loop = asyncio.get_running_loop()

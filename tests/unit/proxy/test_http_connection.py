@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+from contextlib import suppress
 
 import pytest
 
@@ -81,6 +82,43 @@ def test_what_follows_a_body_in_pieces_is_no_header() -> None:
         assert (await connection.answer()).status == 401
 
     play(scene, authority=Names())
+
+
+def test_fields_behind_a_body_have_the_limit_of_those_before_it() -> None:
+    async def scene(web: Web) -> None:
+        connection = await web.connect()
+        connection.writer.write(head(web, b"transfer-encoding: chunked") + b"2\r\n{}\r\n0\r\nx-endless: ")
+        endless = connection.writer
+        with suppress(ConnectionError):
+            for _ in range(100):
+                endless.write(b"x" * http_connection.MAX_HEAD)
+                await endless.drain()
+            pytest.fail("it is listened to without end")
+
+    play(scene)
+
+
+def test_a_request_without_a_version_is_none() -> None:
+    async def scene(web: Web) -> None:
+        assert b"HTTP/1.1 2" not in (answer := await said(web, b"GET /mcp\r\n\r\n"))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+    play(scene)
+
+
+def test_a_large_body_in_small_pieces_is_a_body() -> None:
+    async def scene(web: Web) -> None:
+        text = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "x": "y" * 300_000}).encode()
+        pieces = b"".join(
+            b"%x\r\n%b\r\n" % (len(part), part) for part in (text[n : n + 7] for n in range(0, len(text), 7))
+        )
+        answer = await said(
+            web, head(web, b"transfer-encoding: chunked", b"connection: close") + pieces + b"0\r\n\r\n"
+        )
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b'"id":1' in answer
+
+    play(scene)
 
 
 def test_requests_behind_each_other_are_answered_in_their_order_and_not_without_end() -> None:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from supervisor import wire
-from supervisor.audit.record import Context
+from supervisor.audit import schema
+from supervisor.audit.record import Call, Context, outcome
 from supervisor.proxy import recording
 from supervisor.proxy.recording import Recording, Way
 
@@ -90,3 +91,19 @@ def test_a_keeper_that_is_gone_or_silent_is_not_waited_for(monkeypatch: pytest.M
 
     going(silent)
     going(gone)
+
+
+@pytest.mark.parametrize("code", ["-32601", "0", "999999999999999"])
+def test_a_code_that_fits_a_record_is_in_it(code: str) -> None:
+    assert recording.answer(code, b"{}", "no", 0).code == int(code)
+
+
+@pytest.mark.parametrize(
+    "code", ["1000000000000000", "-1" + "0" * 20, "9" * 5000, "1.5", "1e3", "\u0663", "--1", "-"]
+)
+def test_a_code_that_does_not_is_none_and_no_record_is_refused_for_it(code: str) -> None:
+    told = recording.answer(code, b"{}", "no", 0)
+    assert (told.code, told.status) == (0, "failed")
+    call = Call(CONTEXT, "c", "t")
+    text = outcome(call, 1, told).decode("ascii")
+    assert schema.check("outcome", text, 0) == len(text)

@@ -1,0 +1,41 @@
+"""Lines in which somebody else could read another message than we do."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.proxy.gate import objection
+
+CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"x","arguments":{}}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        CALL,
+        CALL + b"\r\n",
+        b"[" + CALL + b"]",
+        CALL.replace(b'"arguments"', b'"x-call":1,"arguments"'),
+        b'{"jsonrpc":"2.0","method":"notifications/x","x-odd":"\xe2\x80\xa8"}',
+        b'{"jsonrpc":"2.0","id":1,"result":{"Method":"tools/call"}}',
+        b'{"jsonrpc":"2.0","method":"vendor/told","params":{"Name":1}}',
+    ],
+)
+def test_what_is_one_thing_to_everybody_passes(line: bytes) -> None:
+    assert objection(line) == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        CALL.replace(b'"id":7,', b""),
+        CALL.replace(b'"id"', b'"ID"'),
+        CALL.replace(b'"method":"tools/call"', b'"method":"ping","Method":"tools/call"'),
+        CALL.replace(b'"name":"x"', b'"name":"x","Name":"y"'),
+        CALL.replace(b'"name":"x"', b'"name":"\xff"'),
+        b"[" + CALL + b"," + CALL.replace(b'"id"', b'"Id"') + b"]",
+        b'  [{"jsonrpc":"2.0","method":"prompts/get","params":{"name":"x"}}]',
+    ],
+)
+def test_what_is_not_is_refused_with_the_reason(line: bytes) -> None:
+    assert objection(line)
