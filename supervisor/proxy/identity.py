@@ -8,6 +8,8 @@ from the monitor's greeting on it makes only system calls that carry bytes.
 from __future__ import annotations
 
 import base64
+import contextlib
+import ctypes
 import os
 import pwd
 
@@ -28,6 +30,9 @@ def account(pid: int) -> tuple[int, int]:
 
 def drop() -> None:
     """Everything the proxy imports must have been imported before; SupervisorError when a step fails."""
+    with contextlib.suppress(OSError):
+        # glibc opens it when a thread ends early, and aborts when it cannot
+        ctypes.CDLL("libgcc_s.so.1")
     try:
         _drop()
     except OSError as error:

@@ -266,3 +266,9 @@ def test_a_server_s_own_descriptors_are_its_pipes_alone() -> None:
     done = run("exec", "-q", "--profile", "none", "--", "/usr/bin/ls", "/proc/self/fd")
     assert done.stdout.split() == ["0", "1", "2", "3"]
     assert adversary.marked() == []
+
+
+def test_call_of_a_server_that_refuses_to_begin_is_told_so_and_ends_in_order() -> None:
+    for _ in range(3):
+        done = run("call", "-q", "--profile", "none", "x", "--", "/usr/bin/cat")
+        assert_told(done, 1, "initialize: the server answered with an error")
