@@ -13,7 +13,7 @@ from supervisor.sandbox import cgroup, syscalls
 
 
 def changed(path: str) -> int:
-    """Another number when a file or folder has changed or is another, whatever its owner sets; -1: there is none."""
+    """Another number when a file or folder has changed, whatever its owner sets; -1 when there is none."""
     try:
         at = os.stat(path)
         # nobody sets the time of the inode's last change
