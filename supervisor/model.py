@@ -215,7 +215,7 @@ class Registered(Frozen):
 class Planned(Frozen):
     """The planner's answer, or what is wrong with its exit status.
 
-    `watched` is every file and folder that was read: (path, time of its last change in ns); `proxy` is the system
+    `watched` is every file and folder that was read: (path, what `host.changed` said); `proxy` is the system
     call filter for whoever speaks on proxy.sock, `ledger` that of the process that writes the audit log; `gaps` is
     what this kernel lacks, as in HostFacts; `sealed` whose memory files come with it.
     """

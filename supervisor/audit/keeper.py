@@ -49,23 +49,23 @@ class Keeping:
         self._given: set[int] = set()
         self._number = 0
 
-    def peer(self) -> socket.socket:
+    def peer(self, uid: int = 0) -> socket.socket:
         """One end of a pair, the other end of which the ledger has; it is started if there is none."""
         ours, theirs = wire.pair()
         # on one end from the beginning, so that the kernel names the sender also of what comes first
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
-            self.hand_over(theirs)
+            self.hand_over(theirs, uid)
         return ours
 
-    def hand_over(self, theirs: socket.socket) -> None:
-        """Give it a peer. Failed: there is no ledger, and it was tried again not long ago."""
+    def hand_over(self, theirs: socket.socket, uid: int = 0) -> None:
+        """Give it a peer of this user's. Failed: there is no ledger, and it was tried again not long ago."""
         for _ in range(2):
             if self._control is None:
                 self.start()
             try:
                 if self._control:
-                    wire.send(self._control, {"req": "peer"}, [theirs.fileno()])
+                    wire.send(self._control, {"req": "peer", "uid": uid}, [theirs.fileno()])
                     return
             except OSError:
                 self._lost()
@@ -165,12 +165,12 @@ class Keeping:
 
     def _visited(self, number: int) -> None:
         """A proxy asks for a connection: one is enough for as long as a ledger lives."""
-        connection, _ = self._visitors[number]
+        connection, uid = self._visitors[number]
         received = wire.hear(connection)
         try:
             if received is None or received[0] != {"req": "peer"} or number in self._given:
                 raise OSError
-            self.give(connection)
+            self.give(connection, uid)
             self._given.add(number)
         except Failed as failed:
             with contextlib.suppress(OSError):
@@ -180,9 +180,9 @@ class Keeping:
             self._given.discard(number)
             connection.close()
 
-    def give(self, to: socket.socket) -> None:
+    def give(self, to: socket.socket, uid: int = 0) -> None:
         """Send it a connection to the ledger. Failed, or OSError when it does not read."""
-        with self.peer() as peer:
+        with self.peer(uid) as peer:
             wire.send(to, {"event": "peer"}, [peer.fileno()])
 
     def close(self) -> None:

@@ -12,19 +12,20 @@ import contextlib
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from select import EPOLLIN, EPOLLOUT, epoll
 
 from supervisor import wire
 from supervisor.audit import chain, confine, cursors, schema, segments, signing
+from supervisor.audit.claims import Claims
 from supervisor.audit.peers import Peer, Turn
 from supervisor.audit.segments import Log
 from supervisor.audit.signing import Signing
 from supervisor.errors import SupervisorError, WireError
 from supervisor.sandbox import rights
 
-MOST_PEERS = 512
 # how long peers may still finish what they have begun when the starter is gone
 _GRACE = 5.0
 _BATCH = 1 << 20
@@ -34,8 +35,9 @@ _FULL = "No space left on device, but for what was begun"
 class Ledger:
     """The loop: a turn reads what peers have sent, writes it, syncs it if somebody asked for that, and answers."""
 
-    def __init__(self, control: socket.socket, log: Log, signing: Signing, exports: Path) -> None:
+    def __init__(self, control: socket.socket, log: Log, signing: Signing, exports: Path, claims: Claims) -> None:
         self._control, self._log, self._signing, self._exports = control, log, signing, exports
+        self._claims = claims
         self._peers: set[Peer] = set()
         self._epoll = epoll()
         self._heard: dict[int, Peer | Callable[[], None]] = {}
@@ -77,7 +79,7 @@ class Ledger:
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._wait())
-        turn = Turn(self._log, self._room())
+        turn = Turn(self._log, self._room(), self._claims)
         for fd, _ in ready:
             whom = self._heard.get(fd)
             if isinstance(whom, Peer):
@@ -137,6 +139,7 @@ class Ledger:
 
     def _write(self, turn: Turn) -> None:
         """Write and answer what has been appended."""
+        self._deny(turn)
         try:
             self._log.commit()
             written = turn.taken > 0
@@ -151,8 +154,18 @@ class Ledger:
                 turn.refusing = error.strerror or str(error)
                 turn.refuse(turn.power)
         self._say(turn.answers(turn.power))
-        self._say(turn.answers(turn.no))
+        self._say(turn.answers(turn.no, turn.refusing))
         self._account(turn, written=written)
+
+    def _deny(self, turn: Turn) -> None:
+        """Say no to who may not write what he has sent, and write that down, though not each time."""
+        for reason, which in turn.denied.items():
+            count = sum(map(len, which.values()))
+            if not turn.refusing and self._claims.is_news(reason):
+                self._log.note(chain.GAP, since=time.time_ns() // 1000, reason=reason, refused=count)
+                self._tell({"event": "denied", "reason": reason})
+            self._say(turn.answers(which, reason))
+        turn.denied.clear()
 
     def _account(self, turn: Turn, *, written: bool) -> None:
         """Keep the record of what was refused, and write it down when there is room again."""
@@ -190,8 +203,11 @@ class Ledger:
             self._ends = time.monotonic() + _GRACE
             return
         message, fds = received
-        if message == {"req": "peer"} and len(fds) == 1 and len(self._peers) < MOST_PEERS:
-            peer = Peer(socket.socket(fileno=fds[0]))
+        # for whom: a visitor by the kernel's word, or the starter himself
+        uid = message.get("uid", 0)
+        asked = message.get("req") == "peer" and isinstance(uid, int) and len(fds) == 1
+        if asked and isinstance(uid, int) and self._claims.room(uid, Counter(each.whose for each in self._peers)):
+            peer = Peer(socket.socket(fileno=fds[0]), uid)
             self._peers.add(peer)
             self._watch(peer.socket, peer)
             return
@@ -225,6 +241,7 @@ def _begin(control: socket.socket) -> Ledger | None:
     rules = segments.rules(first)
     confine.prepare(place)
     signer = signing.start(place.root) if sign is True else None
+    claims = Claims()
     confine.become(confine.LEDGER)
     os.umask(0o027)
     folder, _ = segments.acquire(place.logs)
@@ -232,7 +249,7 @@ def _begin(control: socket.socket) -> Ledger | None:
     log = Log(folder, rules)
     if isinstance(gap, dict):
         log.note(chain.GAP, since=gap["since"], reason=gap["reason"], refused=0)
-    ledger = Ledger(control, log, Signing(signer, log, filter_), place.cursors)
+    ledger = Ledger(control, log, Signing(signer, log, filter_), place.cursors, claims)
     rights.load_seccomp(base64.b64decode(filter_, validate=True))
     wire.send(control, {"event": "ready", "folder": str(folder), "log": log.name, "seq": log.head.seq})
     return ledger

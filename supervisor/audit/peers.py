@@ -15,6 +15,7 @@ from collections import deque
 
 from supervisor.audit import schema
 from supervisor.audit.chain import PEER_KINDS
+from supervisor.audit.claims import Claims
 from supervisor.audit.segments import Log
 from supervisor.errors import WireError
 
@@ -32,10 +33,13 @@ _SINGLE = 16
 
 
 class Peer:
-    """One connection. `who` is (uid, pid) of the process that sent the last message, by the kernel's word."""
+    """One connection. `who` is (uid, pid) of the process that sent the last message, by the kernel's word.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
+    `whose` is the uid that it was given to.
+    """
+
+    def __init__(self, sock: socket.socket, whose: int) -> None:
+        self.socket, self.whose = sock, whose
         self.who = (-1, 0)
         self.waits = False
         self._last = self._single = 0
@@ -91,12 +95,12 @@ class Peer:
         if len(data) - start > schema.RECORD_LIMIT:
             raise WireError(f"record of {len(data) - start} bytes is over the limit of {schema.RECORD_LIMIT}")
         try:
-            end = schema.check(kind, text, start)
+            end, said = schema.read(kind, text, start)
         except schema.Malformed as error:
             raise WireError(f"malformed record: {error}") from None
         if text[end:] != "}":
             raise WireError("malformed message: something follows the record")
-        turn.add(self, self._last, kind, data[start:-1], power=policy == "power")
+        turn.add(self, self._last, kind, data[start:-1], said, power=policy == "power")
 
     def answer(self, message: bytes) -> None:
         """Send, now or when it can be taken."""
@@ -123,15 +127,22 @@ class Turn:
     `refusing` is why nothing is taken but outcomes of what was let through; "" when everything is.
     """
 
-    def __init__(self, log: Log, refusing: str) -> None:
-        self._log, self.refusing = log, refusing
+    def __init__(self, log: Log, refusing: str, claims: Claims) -> None:
+        self._log, self.refusing, self._claims = log, refusing, claims
         self.taken = self.refused = 0
         self.power: dict[Peer, list[int]] = {}
         self.process: dict[Peer, list[int]] = {}
         self.no: dict[Peer, list[int]] = {}
+        # by the reason: what its sender may not write
+        self.denied: dict[str, dict[Peer, list[int]]] = {}
 
-    def add(self, peer: Peer, number: int, kind: str, body: bytes, *, power: bool) -> None:
+    def add(
+        self, peer: Peer, number: int, kind: str, body: bytes, said: dict[str, str | None], *, power: bool
+    ) -> None:
         """Append a record, or put it with the refused."""
+        if reason := self._claims.refused(peer.who[0], kind, said, len(body)):
+            self.denied.setdefault(reason, {}).setdefault(peer, []).append(number)
+            return
         if self.refusing and kind != "outcome":
             self.no.setdefault(peer, []).append(number)
             self.refused += 1
@@ -154,13 +165,13 @@ class Turn:
             self.refused += len(ids)
         which.clear()
 
-    def answers(self, which: dict[Peer, list[int]]) -> list[tuple[Peer, bytes]]:
-        """What to say to whom about these, once."""
+    def answers(self, which: dict[Peer, list[int]], no: str | None = None) -> list[tuple[Peer, bytes]]:
+        """What to say to whom about these, once; `no` is why they were refused."""
         said: list[tuple[Peer, bytes]] = []
         if not which:
             return said
-        reason = b',"reason":' + json.dumps(self.refusing).encode() if which is self.no else b""
-        key = b"no" if which is self.no else b"ok"
+        reason = b"" if no is None else b',"reason":' + json.dumps(no).encode()
+        key = b"ok" if no is None else b"no"
         for peer, ids in which.items():
             for first in range(0, len(ids), _IDS):
                 text = ",".join(map(str, ids[first : first + _IDS])).encode()

@@ -66,10 +66,10 @@ _METADATA = table(
     {"is_truncated": FLAG, "untruncated_size": NUMBER},
 )
 _ACTOR = table(
-    {"user": table({"uid": TEXT}, {"name": TEXT, "groups": listed(table({"name": TEXT}))})},
-    {"session": table({"uid": TEXT}), "app_name": TEXT},
+    {"user": table({"uid": f"(?P<user>{TEXT})"}, {"name": TEXT, "groups": listed(table({"name": TEXT}))})},
+    {"session": table({"uid": TEXT}), "app_name": f"(?P<app>{TEXT})"},
 )
-_ENDPOINT = table({"svc_name": TEXT}, {"ip": TEXT, "port": NUMBER})
+_ENDPOINT = table({"svc_name": f"(?P<svc>{TEXT})"}, {"ip": TEXT, "port": NUMBER})
 _RESPONSE = table({}, {"code": SIGNED, "error_message": TEXT})
 _FILE = table({"mode": one_of("r", "w", "rw", "rx", "wx", "rwx")}, {"denied": "true"})
 _HOST = table({"port": NUMBER, "sent": NUMBER, "received": NUMBER}, {"denied": "true"})
@@ -182,11 +182,17 @@ _scan = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, pars
 
 def check(kind: str, text: str, start: int = 0) -> int:
     """Where the record of this kind that begins at `start` ends. Malformed: it is none, or not printable ASCII."""
+    return read(kind, text, start)[0]
+
+
+def read(kind: str, text: str, start: int) -> tuple[int, dict[str, str | None]]:
+    """Also what it says of whose it is, in JSON: `user`, `app` (None if nothing) and `svc`."""
     head, tail = grammar(kind)
     first = head.match(text, start)
     if first is None:
         raise Malformed(_suspect(text, start))
-    found, end = first.groupdict(), first.end()
+    found: dict[str, str | None] = first.groupdict()
+    end = first.end()
     if tail is not None:
         last = tail.match(text, _free(text, end))
         if last is None:
@@ -195,11 +201,11 @@ def check(kind: str, text: str, start: int = 0) -> int:
         found |= last.groupdict()
     if not text.isascii() or not text.isprintable():
         raise Malformed("a character that is not printable ASCII: escape it")
-    if int(found["type"]) != int(found["activity"]):
+    if int(found["type"] or 0) != int(found["activity"] or 0):
         raise Malformed("type_uid: not that of its class and activity")
     if found["request"] != found["call"]:
         raise Malformed("correlation_uid: not the call's")
-    return end
+    return end, found
 
 
 def _free(text: str, start: int) -> int:

@@ -41,7 +41,7 @@ def _registry(options: argparse.Namespace) -> _Registry:
     path = str(host.inspect(options)[1]["config"]) if daemon else entry.catalog(options)
     planned = host.planned({"catalog": path})
     found = {each.entry.name: each for each in planned.servers}
-    if not any(each.approval for each in found.values()):
+    if not any(each.approval or each.held for each in found.values()):
         raise ConfigError(f"{path}: nothing has to be approved here: [approvals] required = true is not written")
     return _Registry(path, daemon, found)
 
@@ -49,6 +49,8 @@ def _registry(options: argparse.Namespace) -> _Registry:
 def _numbered(registry: _Registry, number: str) -> Registered:
     for each in registry.servers.values():
         if number in (each.approval, each.entry.name):
+            if not each.approval and each.held:
+                raise ConfigError(f'"{each.entry.name}" cannot be approved now: {each.held}')
             return each
     raise ConfigError(f'{registry.path}: nothing has the number "{number}"; supervisor pending shows what does')
 
@@ -56,12 +58,18 @@ def _numbered(registry: _Registry, number: str) -> Registered:
 def pending(options: argparse.Namespace, _command: list[str]) -> int:
     """What waits for a decision."""
     registry = _registry(options)
-    rows = [_row(each) | {"why": each.held} for each in registry.servers.values() if each.held]
+    held = [each for each in registry.servers.values() if each.held]
+    rows = [_row(each) | {"why": each.held, "unbound": _unbound(each)} for each in held]
     if options.json:
         print(json.dumps(rows, indent=2))
     for row in [] if options.json else rows:
-        print(f"{row['approval']}  {row['server']!s:24} {row['why']}")
+        print(f"{row['approval'] or '-':12}  {row['server']!s:24} {row['why']}{row['unbound']}")
     return 0
+
+
+def _unbound(server: Registered) -> str:
+    touches = Bound.model_validate_json(server.bound).touches if server.bound else ()
+    return "".join(f"; it would {each}" for each in touches if each.startswith(approvals.UNBOUND))
 
 
 def _row(server: Registered) -> dict[str, object]:
@@ -82,7 +90,7 @@ def show(options: argparse.Namespace, _command: list[str]) -> int:
         table = _row(server) | {"held": server.held, "bound": made.model_dump(mode="json")}
         print(json.dumps(table | {"changes": changes, "decisions": listed}, indent=2))
         return 0
-    print(f"approval {server.approval} of {made.server}: {server.held or 'approved'}")
+    print(f"approval {server.approval} of {made.server}: {server.held or 'approved'}{_unbound(server)}")
     for name in ("command", "files", "image", "manifest", "version", "profile", "spec", "params", "accepted"):
         print(f"  {name:9} {approvals.shown(getattr(made, name))}")
     print(

@@ -26,10 +26,14 @@ def record(config: str, pid: int, table: dict[str, object]) -> None:
         said["login"] = int(file.read())
     path = os.path.join(os.path.dirname(config), NAME)
     try:
-        with open(os.open(path, _FLAGS, 0o644), "ab") as store:
-            store.write(json.dumps(said).encode() + b"\n")
-            store.flush()
+        with open(os.open(path, _FLAGS, 0o644), "ab", 0) as store, contextlib.ExitStack() as undo:
+            # half a line would make the registry unreadable
+            undo.callback(store.truncate, os.fstat(store.fileno()).st_size)
+            line = json.dumps(said).encode() + b"\n"
+            while line:
+                line = line[store.write(line) :]
             os.fsync(store.fileno())
+            undo.pop_all()
     except OSError as error:
         raise SupervisorError(f"{path}: {error.strerror}; nothing was decided") from None
     print(f"supervisor: decided: {json.dumps(said | {'bound': ''})}", file=sys.stderr, flush=True)

@@ -208,15 +208,7 @@ def _place(field: str) -> tuple[str, int]:
 def differences(reader: Reader, hierarchy: cgroup.Hierarchy, name: str) -> list[str]:
     """Every way in which the session is not what was asked for; empty when it is."""
     try:
-        return [
-            *reader.identity(),
-            *reader.privileges(),
-            *reader.namespaces(),
-            *reader.mounts(),
-            *reader.limits(),
-            *reader.groups(hierarchy, name),
-            *reader.sockets(),
-            *reader.descriptors(),
-        ]
+        own = (*reader.identity(), *reader.privileges(), *reader.namespaces(), *reader.mounts(), *reader.limits())
+        return [*own, *reader.groups(hierarchy, name), *reader.sockets(), *reader.descriptors()]
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
         return [f"its state could not be read: {error!r}"]

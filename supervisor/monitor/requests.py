@@ -31,8 +31,8 @@ from supervisor.runtimes import native
 MAX_CONNECTIONS = 256
 # of sessions in one answer of at most 64 KiB
 MAX_SHOWN = 200
-# seconds: between looks at the files that were read, and for gateways to end what they have in flight
-WATCH, DRAIN = 1.0, 6.0
+# seconds: between looks at the files that were read, for these to settle, and for gateways to end what is in flight
+WATCH, SETTLE, DRAIN = 1.0, 5.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Monitor:
         self.stopped: set[str] = set()
         self.watched: dict[str, int] = {}
         self.settling: dict[str, int] = {}
+        # since when they are not as they were read, and when they may be read again
+        self.since = self.again = 0.0
         self.filters: dict[str, object] = {}
         self.gone: Callable[[], None] | None = None
         self.sealed: planning.Sealed = {}
@@ -139,13 +141,22 @@ class Monitor:
                 peer.send({"event": "reloaded"})
 
     def watch(self) -> None:
-        """Once a second: read again what has changed, as soon as it stays as it is."""
-        now = {path: host.changed(path) for path in self.watched}
+        """Once a second: read again what has changed, as soon as it stays as it is, or after some seconds.
+
+        Nobody is served meanwhile, and who owns a program can touch it as often as he likes: so a tenth of the
+        time, but for the registry itself.
+        """
+        now, at = {path: host.changed(path) for path in self.watched}, time.monotonic()
         late = any(0 < each.registered.until < time.time() for each in self.servers.values())
-        if late or (now != self.watched and now == self.settling):
+        self.since = at if now == self.watched else self.since
+        due = now != self.watched and (now == self.settling or at - self.since > SETTLE)
+        own = now.get(str(self.config)) != self.watched.get(str(self.config))
+        self.settling = now
+        if (late or due) and (own or at >= self.again):
             self.watched = now
             self.reload_or_say()
-        self.settling = now
+            self.since = time.monotonic()
+            self.again = self.since + 10 * (self.since - at)
         self.loop.later(WATCH, self.watch)
 
     def accept(self, sock: socket.socket, *, admin: bool) -> None:

@@ -192,9 +192,8 @@ class Group:
         events = "memory.events" if self.hierarchy.version == "v2" else "memory.oom_control"
         counters = {"memory": (events, "oom_kill"), "pids": ("pids.events", "max")}
         watched = [(name, *counters[name]) for name in counters if name in self.folders]
-        return [
-            name for name, file, key in watched if _counters(f"{self.folders[name]}/{file}").get(key, "0") != "0"
-        ]
+        found = {name: _counters(f"{self.folders[name]}/{file}").get(key, "0") for name, file, key in watched}
+        return [name for name in found if found[name] != "0"]
 
     def remove(self) -> None:
         """Remove the folders; whatever cannot be removed is left to the next sweep."""

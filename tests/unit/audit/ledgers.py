@@ -69,9 +69,9 @@ class Peer:
         return self.hear()
 
 
-def sample(call: str, kind: str = "intent") -> bytes:
+def sample(call: str, kind: str = "intent", user: str = "uid:1000", client: str = "test 1") -> bytes:
     """A record of a call that read a file."""
-    about = record.Call(record.Context("uid:1000", "7", "test 1", "files"), call, "read_file")
+    about = record.Call(record.Context(user, "7", client, "files"), call, "read_file")
     return record.intent(about, b'{"path":"/data/a.txt"}') if kind == "intent" else record.outcome(about, 1500)
 
 
@@ -98,10 +98,10 @@ class Started:
         received = wire.receive(self.control)
         return received[0] if received else {}
 
-    def peer(self) -> Peer:
-        """One more proxy."""
+    def peer(self, uid: int = 0) -> Peer:
+        """One more proxy, of this user's."""
         ours, theirs = wire.pair()
-        wire.send(self.control, {"req": "peer"}, [theirs.fileno()])
+        wire.send(self.control, {"req": "peer", "uid": uid}, [theirs.fileno()])
         theirs.close()
         self.peers.append(Peer(ours))
         return self.peers[-1]

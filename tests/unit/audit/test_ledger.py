@@ -101,7 +101,7 @@ def test_the_kernel_says_who_spoke_with_every_message(place: Place) -> None:
         pid = os.fork()
         if pid == 0:
             os.setresuid(54321, 54321, 54321)
-            peer.say()
+            peer.say(body=ledgers.sample("c", user="uid:54321"))
             os._exit(0)
         os.waitpid(pid, 0)
         peer.hear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,3 +227,20 @@ def test_a_decision_that_cannot_be_written_is_none(registry: Registry) -> None:
     registry.store.write_text("nonsense\n")
     with pytest.raises(ConfigError, match=r"approvals.jsonl:1: no decision"):
         approvals.decisions(registry.path)
+
+
+def test_a_decision_for_which_the_disk_has_no_room_leaves_nothing_of_itself(registry: Registry) -> None:
+    registry.approve()
+    before = registry.store.read_bytes()
+    sigxfsz = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # the kernel takes what still fits, and refuses the rest, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(SupervisorError, match="nothing was decided"):
+            store.record(registry.path, os.getpid(), {"req": "approve"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, sigxfsz)
+    assert registry.store.read_bytes() == before
+    assert registry.server().held == ""

@@ -1,0 +1,87 @@
+"""What a sender may claim in a record, how fast he may write, and how many connections he may have.
+
+Runs in the ledger; standard library only. Whoever started it (on a host root), and the uids that its proxies get,
+are believed: a gateway of root's writes down what others do. Everybody else writes in his own name, which the
+kernel knows, never as the monitor, and so much a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import time
+from collections.abc import Mapping
+
+from supervisor.sandbox import syscalls as sc
+
+# connections of one ordinary user, of all of them, and in all
+MOST_EACH, _MOST, MOST_PEERS = 64, 480, 512
+# bytes a second of one ordinary user, and how many seconds of it may come at once
+RATE, _SECONDS = 4 << 20, 60
+_PROXY = "supervisor-proxy"
+# seconds in which the same refusal is written down once
+_AGAIN = 60.0
+
+
+def _text(found: str | None) -> str:
+    if found and "\\" in found:
+        return str(json.loads(found))
+    return found[1:-1] if found else ""
+
+
+class Claims:
+    """Of a ledger that this process is about to become; `rate` in bytes a second."""
+
+    def __init__(self, rate: int = RATE) -> None:
+        self._own = {0, os.getuid()}
+        self._rate = rate
+        try:
+            self._proxy = pwd.getpwnam(_PROXY).pw_uid
+        except KeyError:
+            self._proxy = -1
+        # of whom something was not long ago: bytes above nothing, and when that was
+        self._levels: dict[int, tuple[float, float]] = {}
+        self._told: dict[str, float] = {}
+
+    def _trusted(self, uid: int) -> bool:
+        """One of ours. The uids above the first are of proxies and sessions; a session has no socket of ours."""
+        return uid in self._own or uid == self._proxy or uid >= sc.FIRST_UID
+
+    def room(self, uid: int, had: Mapping[int, int]) -> bool:
+        """Whether he may have one more connection; `had` is how many each has."""
+        if self._trusted(uid):
+            return sum(had.values()) < MOST_PEERS
+        ordinary = sum(count for each, count in had.items() if not self._trusted(each))
+        return had.get(uid, 0) < MOST_EACH and ordinary < _MOST and sum(had.values()) < MOST_PEERS
+
+    def refused(self, uid: int, kind: str, found: Mapping[str, str | None], size: int) -> str:
+        """Why a record that says this is not taken from him, or ""."""
+        if uid in self._own:
+            return ""
+        if "monitor" in (_text(found["app"]), _text(found["svc"])):
+            return f"uid {uid} is not the monitor, and may not write as it"
+        if self._trusted(uid):
+            return ""
+        user = _text(found["user"])
+        if user.startswith("uid:") and user != f"uid:{uid}":
+            return f"uid {uid} may not write in another user's name"
+        return self._over(uid, kind, size)
+
+    def is_news(self, reason: str) -> bool:
+        """Whether it was not told lately."""
+        now = time.monotonic()
+        if now < self._told.get(reason, 0.0):
+            return False
+        self._told[reason] = now + _AGAIN
+        return True
+
+    def _over(self, uid: int, kind: str, size: int) -> str:
+        """Count what he writes; what came of a call that was let through has twice the room."""
+        now = time.monotonic()
+        level, at = self._levels.get(uid, (0.0, now))
+        level = max(0.0, level - (now - at) * self._rate) + size
+        if level > self._rate * _SECONDS * (2 if kind == "outcome" else 1):
+            return f"uid {uid} writes more than {self._rate >> 20} MiB/s to the audit log"
+        self._levels[uid] = level, now
+        return ""
