@@ -15,20 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from json.encoder import encode_basestring_ascii
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from supervisor.audit import schema
+from supervisor.audit.bounded import LONGEST, MOST, NAME, count, fit, listed, quoted, texts
 from supervisor.audit.redact import MARK, Redactor
 
 VERSION = "0.1.0"
 
-_TEXT, _NAME = 1024, 256
 _ARGUMENTS = 16 * 1024
 _TOUCHED = 24 * 1024
-_MOST_TOUCHED, _MOST_NAMES = 500, 100
+_MOST_TOUCHED = 500
 _EXAMINED = 10_000
 _FIRST = 4 * 1024
 # tools that one session's calls are remembered of
@@ -38,6 +37,8 @@ _VERSION, _PROFILE, _SCHEMA = VERSION.encode(), schema.PROFILE.encode(), schema.
 _encoder = msgspec.json.Encoder(order="sorted")
 PLAIN = Redactor()
 
+# of an opened file; what is none of them is told as the most that it can have been
+_MODES = frozenset(("r", "w", "rw", "rx", "wx", "rwx"))
 # action, disposition and severity of a decision
 _ACTIONS = {"allow": (1, 1, 1), "deny": (2, 2, 3), "hold": (99, 14, 1)}
 # status and severity of an answer
@@ -115,16 +116,6 @@ def _encode(value: object) -> bytes:
     return text.replace("\x7f", "\\u007f").encode("ascii")
 
 
-def _text(text: str, most: int = _TEXT) -> bytes:
-    """A text in JSON, cut if need be."""
-    cut = text if len(text) <= most else f"{text[: most - 3]}..."
-    return encode_basestring_ascii(cut).replace("\x7f", "\\u007f").encode("ascii")
-
-
-def _texts(texts: Sequence[str]) -> bytes:
-    return b"[" + b",".join(_text(each, _NAME) for each in texts[:_MOST_NAMES]) + b"]"
-
-
 def _digest(data: bytes) -> bytes:
     return b'{"algorithm_id":3,"value":"%b"}' % sha256(data).hexdigest().encode()
 
@@ -161,26 +152,26 @@ class Context:
     @cached_property
     def actor(self) -> bytes:
         """Who."""
-        groups = b",".join(b'{"name":%b}' % _text(each, _NAME) for each in self.groups[:_MOST_NAMES])
+        groups = b",".join(b'{"name":%b}' % each for each in listed(self.groups))
         user = (
-            (b'{"groups":[%b],"uid":%b}' % (groups, _text(self.user)))
+            (b'{"groups":[%b],"uid":%b}' % (groups, quoted(self.user)))
             if groups
-            else b'{"uid":%b}' % _text(self.user)
+            else b'{"uid":%b}' % quoted(self.user)
         )
-        client = _text(self.redactor.text(self.client))
-        return b'{"app_name":%b,"session":{"uid":%b},"user":%b}' % (client, _text(self.session, _NAME), user)
+        client = quoted(self.redactor.text(self.client))
+        return b'{"app_name":%b,"session":{"uid":%b},"user":%b}' % (client, quoted(self.session, NAME), user)
 
     @cached_property
     def source(self) -> bytes:
         """From where."""
         if not self.address:
-            return b'{"svc_name":%b}' % _text(self.transport)
-        return b'{"ip":%b,"port":%d,"svc_name":%b}' % (_text(self.address), self.port, _text(self.transport))
+            return b'{"svc_name":%b}' % quoted(self.transport)
+        return b'{"ip":%b,"port":%d,"svc_name":%b}' % (quoted(self.address), self.port, quoted(self.transport))
 
     @cached_property
     def service(self) -> bytes:
         """To whom."""
-        return b'{"name":%b}' % _text(self.server)
+        return b'{"name":%b}' % quoted(self.server)
 
     @cached_property
     def shapes(self) -> dict[tuple[str, str], Shape]:
@@ -193,15 +184,15 @@ class Context:
         names = ("image", "manifest", "posture", "profile", "runtime", "spec")
         named = {name: getattr(self, name) for name in names}
         made = {
-            name: b'"%b":%b,' % (name.encode(), _text(value)) if value else b"" for name, value in named.items()
+            name: b'"%b":%b,' % (name.encode(), quoted(value)) if value else b"" for name, value in named.items()
         }
-        accepted = b'"accepted":%b,' % _texts(self.accepted) if self.accepted else b""
+        accepted = b'"accepted":%b,' % texts(self.accepted) if self.accepted else b""
         profile, spec = made["posture"] + made["profile"], made["runtime"] + made["spec"]
         return accepted, made["image"], made["manifest"], profile, spec
 
 
 class Call(NamedTuple):
-    """One call. `activity` is OCSF's: 1 create, 2 read, 3 update, 4 delete, 99 other."""
+    """One call, `call` our number of it. `activity`: OCSF's, 1 create, 2 read, 3 update, 4 delete, 99 other."""
 
     context: Context
     call: str
@@ -227,9 +218,10 @@ def _shape(call: Call) -> Shape:
         if len(shapes) >= _SHAPES:
             shapes.clear()
         text = call.context.redactor.text
-        operation = _text(text(f"{call.method} {call.tool}".rstrip()))
-        found = Shape(operation, _text(call.method), b'"tool":%b}' % _text(text(call.tool)))
-        shapes[call.tool, call.method] = found
+        operation = quoted(text(f"{call.method} {call.tool}".rstrip()))
+        found = Shape(operation, quoted(call.method), b'"tool":%b}' % quoted(text(call.tool)))
+        if len(call.tool) + len(call.method) <= LONGEST:
+            shapes[call.tool, call.method] = found
     return found
 
 
@@ -242,13 +234,17 @@ def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
     clean = redactor.clean(given)
     data = _encode(clean if isinstance(clean, dict) else {"value": clean})
     if len(data) > _ARGUMENTS:
-        return _encode({"truncated": data[: _ARGUMENTS - 64].decode("ascii")}), len(data)
+        return _truncated(data), len(data)
     return data, 0
+
+
+def _truncated(data: bytes) -> bytes:
+    return b'{"truncated":%b}' % fit(data[:_ARGUMENTS].decode("ascii"), _ARGUMENTS - 16)
 
 
 def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes:
     """What is about to be done, or was refused: `arguments` as the client sent them, JSON."""
-    context, shape, uid = call.context, _shape(call), _text(call.call, _NAME)
+    context, shape, uid = call.context, _shape(call), _encode(call.call)
     data, size = _arguments(arguments, context.redactor)
     action, disposition, severity = _ACTIONS[decision.outcome]
     accepted, image, manifest, profile, spec = context.about
@@ -260,9 +256,9 @@ def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes
             b'"uid":%b},"service":%b},' % (uid, context.service),
             b'"category_uid":6,"class_uid":6003,"disposition_id":%d,' % disposition,
             _metadata(uid, b'"intent"', size),
-            b'"policy":{"name":%b},' % _text(decision.rule) if decision.rule else b"",
+            b'"policy":{"name":%b},' % quoted(decision.rule) if decision.rule else b"",
             b'"severity_id":%d,"src_endpoint":%b,' % (severity, context.source),
-            b'"status_detail":%b,' % _text(context.redactor.text(decision.reason)) if decision.reason else b"",
+            b'"status_detail":%b,' % quoted(context.redactor.text(decision.reason)) if decision.reason else b"",
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"arguments":%b,%b%b' % (accepted, _digest(arguments), image, manifest),
             b'"method":%b,%b' % (shape.method, profile),
@@ -276,28 +272,29 @@ def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes
 
 def outcome(call: Call, microseconds: int, answer: Answer = _OK, touched: Touched = _NOTHING) -> bytes:
     """What came of a call that took so long."""
-    context, shape, uid = call.context, _shape(call), _text(call.call, _NAME)
+    context, shape, uid = call.context, _shape(call), _encode(call.call)
     status, severity = _STATUSES[answer.status]
     accepted, image, manifest, profile, spec = context.about
     resources, dropped = _resources(touched, context.redactor)
+    took = count(microseconds)
     return b"".join(
         (
             b'{"activity_id":%d,"actor":%b,' % (call.activity, context.actor),
             b'"api":{"operation":%b,"request":{"uid":%b},' % (shape.operation, uid),
             b'"response":{%b},"service":%b},' % (_error(answer, context.redactor), context.service),
-            b'"category_uid":6,"class_uid":6003,"duration":%d,' % (microseconds // 1000),
+            b'"category_uid":6,"class_uid":6003,"duration":%d,' % (took // 1000),
             _metadata(uid, b'"outcome"'),
             b'"resources":[%b],' % resources if resources else b"",
             b'"severity_id":%d,"src_endpoint":%b,' % (severity, context.source),
             b'"status_code":"%b","status_id":%d,' % (answer.status.encode(), status),
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"attribution":"%b",' % (accepted, touched.attribution.encode()),
-            b'"during":%b,' % _texts(touched.during) if touched.during else b"",
+            b'"during":%b,' % texts(touched.during) if touched.during else b"",
             b'"files":"%b",' % touched.seen.encode(),
             dropped,
             image,
-            b'"limits":%b,' % _texts(touched.limits) if touched.limits else b"",
-            b'%b"method":%b,"microseconds":%d,%b' % (manifest, shape.method, microseconds, profile),
+            b'"limits":%b,' % texts(touched.limits) if touched.limits else b"",
+            b'%b"method":%b,"microseconds":%d,%b' % (manifest, shape.method, took, profile),
             b'"response":%b,%b' % (_response(answer, context.redactor), spec),
             shape.end,
             b"}",
@@ -306,10 +303,11 @@ def outcome(call: Call, microseconds: int, answer: Answer = _OK, touched: Touche
 
 
 def _error(answer: Answer, redactor: Redactor) -> bytes:
+    code = max(-MOST, min(answer.code, MOST))
     if not answer.message:
-        return b'"code":%d' % answer.code if answer.code else b""
-    message = b'"error_message":%b' % _text(redactor.text(answer.message))
-    return b'"code":%d,%b' % (answer.code, message) if answer.code else message
+        return b'"code":%d' % code if code else b""
+    message = b'"error_message":%b' % quoted(redactor.text(answer.message))
+    return b'"code":%d,%b' % (code, message) if code else message
 
 
 def _response(answer: Answer, redactor: Redactor) -> bytes:
@@ -317,7 +315,7 @@ def _response(answer: Answer, redactor: Redactor) -> bytes:
     if answer.first:
         # cleaned before it is cut: a secret that is cut in two is no longer known for one
         text = redactor.text(answer.content.decode("utf-8", "replace"))
-        made += b',"first":%b' % _text(text[: min(answer.first, _FIRST)], _FIRST)
+        made += b',"first":%b' % quoted(text[: min(answer.first, _FIRST)], _FIRST)
     return made + b"}"
 
 
@@ -335,36 +333,38 @@ def _resources(touched: Touched, redactor: Redactor) -> tuple[bytes, bytes]:
             kept.append(data)
         else:
             dropped[kind] += 1
-    counts = b"".join(b'"%b_dropped":%d,' % (kind.encode(), count) for kind, count in dropped.items() if count)
+    counts = b"".join(b'"%b_dropped":%d,' % (kind.encode(), more) for kind, more in dropped.items() if more)
     return b",".join(kept), counts
 
 
 def _opened(opened: Opened, redactor: Redactor) -> bytes:
     denied = b'"denied":true,' if opened.denied else b""
-    name = _text(redactor.text(opened.path), _TOUCHED)
-    return b'{"data":{%b"mode":%b},"name":%b,"type":"file"}' % (denied, _text(opened.mode), name)
+    name = quoted(redactor.text(opened.path), _TOUCHED)
+    mode = opened.mode if opened.mode in _MODES else "rw"
+    return b'{"data":{%b"mode":"%b"},"name":%b,"type":"file"}' % (denied, mode.encode(), name)
 
 
 def _reached(reached: Reached) -> bytes:
-    denied, name = b'"denied":true,' if reached.denied else b"", _text(reached.host, _NAME)
-    data = b'{%b"port":%d,"received":%d,"sent":%d}' % (denied, reached.port, reached.received, reached.sent)
+    denied, name = b'"denied":true,' if reached.denied else b"", quoted(reached.host, NAME)
+    numbers = (count(reached.port), count(reached.received), count(reached.sent))
+    data = b'{%b"port":%d,"received":%d,"sent":%d}' % (denied, *numbers)
     return b'{"data":%b,"hostname":%b,"name":%b,"type":"host"}' % (data, name, name)
 
 
 def event(call: Call, what: str, details: dict[str, object]) -> bytes:
     """What is no call: `what` is its name ("approval.granted"), `details` what there is to say of it."""
-    context, shape, uid = call.context, _shape(call), _text(call.call, _NAME)
+    context, shape, uid = call.context, _shape(call), _encode(call.call)
     data = _encode(context.redactor.clean(details))
     if len(data) > _ARGUMENTS:
-        data = _encode({"truncated": data[: _ARGUMENTS - 64].decode("ascii")})
+        data = _truncated(data)
     accepted, image, manifest, profile, spec = context.about
     return b"".join(
         (
             b'{"activity_id":%d,"actor":%b,' % (call.activity, context.actor),
             b'"api":{"operation":%b,"request":{"uid":%b},' % (shape.operation, uid),
             b'"service":%b},"category_uid":6,"class_uid":6003,' % context.service,
-            b'"message":%b,' % _text(what, _NAME),
-            _metadata(uid, _text(what, _NAME)),
+            b'"message":%b,' % quoted(what, NAME),
+            _metadata(uid, quoted(what, NAME)),
             b'"severity_id":1,"src_endpoint":%b,' % context.source,
             b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"details":%b,%b%b' % (accepted, data, image, manifest),

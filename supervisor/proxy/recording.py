@@ -28,9 +28,10 @@ Kept = tuple[bytes, int]
 _FIRST, _LONGEST, _LAST = 0.05, 2.0, 2.0
 # and how long the first intents may wait for the first connection
 _EARLY = 20.0
-# what a record holds; a server says what it likes
+# what a record holds of a code; a server says what it likes
 _CODE = re.compile("-?(?:0|[1-9][0-9]{0,14})", re.ASCII)
-_LIMIT = re.compile(r"\(((?:limits|session|quota)\.[a-z_]+)")
+_LIMIT = re.compile(r"\(((?:limits|session|quota)\.[a-z_]{1,40})")
+_MOST_LIMITS = 16
 _REFUSED = (message.NOT_ALLOWED, message.DEGRADED, message.BUSY, message.NOT_RECORDED)
 _LOST = (envelope.SERVER_ENDED, envelope.SERVER_SILENT)
 _TOOK = {"cancelled": "its client did not wait for it", "timeout": "it took too long"}
@@ -222,4 +223,4 @@ def answer(outcome: str, line: bytes, said: str, first: int) -> Answer:
 
 def limits(said: str) -> tuple[str, ...]:
     """The limits that a reason names."""
-    return tuple(_LIMIT.findall(said))
+    return tuple(dict.fromkeys(_LIMIT.findall(said)))[:_MOST_LIMITS]
