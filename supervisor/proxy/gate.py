@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import itertools
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,8 +37,11 @@ _PLAIN = frozenset(
     )
 )
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-# what a server does for somebody, and answers: without an id it would be done and not recorded
 _CALLED = frozenset((*_NAMED, "completion/complete"))
+# what a server does for somebody, and answers: without an id it would be done and not recorded
+_ASKING = ("tools/", "prompts/", "resources/", "completion/", "tasks/")
+_KEY = re.compile(rb'[\s,]*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*', re.DOTALL)
+_encode = msgspec.json.Encoder().encode
 _DURING = 100
 # seconds, at the end of a session, for what its last calls touched to be told
 _LAST = 5.0
@@ -225,11 +229,33 @@ def objection(line: bytes) -> str:
         if fields is None:
             return "it could be read as another message than it seems to be: not UTF-8, or a member in another case"
         method = message.text(fields.get("method"))
-        if method in _CALLED and message.ambiguous(message.fields(fields.get("params", message.EMPTY)) or {}):
-            return f'the params of "{method}" have a member in another case'
-        if method in _CALLED and "id" not in fields:
+        if "method" in fields and _twice(bytes(each), fields):
+            return "a member is there twice"
+        if method in _CALLED:
+            params = message.fields(fields.get("params", message.EMPTY))
+            if params is None or message.ambiguous(params) or _twice(bytes(fields.get("params", b"{}")), params):
+                return f'the params of "{method}" are no object, or a member is there twice or in another case'
+        if method is not None and "id" not in fields and method.startswith(_ASKING):
             return f'"{method}" without an id'
     return ""
+
+
+def _twice(data: bytes, table: Fields) -> bool:
+    """Whether a member of this object is there twice; `table` has only one of them."""
+    data = data.strip()
+    if len(_encode(table)) == len(data):
+        return False  # no spelling of the same is shorter
+    seen: set[str] = set()
+    at = 1
+    while found := _KEY.match(data, at):
+        name = message.text(msgspec.Raw(found[1]))
+        if name is None or name in seen or name not in table:
+            return True
+        if not data.startswith(bytes(table[name]), found.end()):
+            return True
+        seen.add(name)
+        at = found.end() + len(bytes(table[name]))
+    return data[at:].strip() != b"}"
 
 
 def _messages(line: bytes) -> list[Fields]:
