@@ -229,7 +229,7 @@ def objection(line: bytes) -> str:
         if fields is None:
             return "it could be read as another message than it seems to be: not UTF-8, or a member in another case"
         method = message.text(fields.get("method"))
-        if "method" in fields and _twice(bytes(each), fields):
+        if "method" in fields and _twice(message.blanked(bytes(each)), fields):
             return "a member is there twice"
         if method in _CALLED:
             params = message.fields(fields.get("params", message.EMPTY))

@@ -75,7 +75,12 @@ def _unusual(line: bytes) -> Fields | None:
     if not _is_text(line):
         return None
     # within a text the end of a line is wrong
-    return None if fields(line) is None else fields(line.translate(_BLANK))
+    return None if fields(line) is None else fields(blanked(line))
+
+
+def blanked(line: bytes) -> bytes:
+    """JSON with blanks for all that ends a line; it must have been found to be JSON, where a text has none."""
+    return line.translate(_BLANK)
 
 
 def repaired(line: bytes) -> Fields | None:

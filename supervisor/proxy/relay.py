@@ -20,7 +20,6 @@ from supervisor.proxy.meter import Meter
 _CLIENT_LINE = 16 << 20
 _MAX_PENDING = 4096
 _TOLD = 100
-_BLANK = bytes.maketrans(b"\r\n", b"  ")
 _MUTE = "it closed its standard output"
 
 
@@ -125,7 +124,7 @@ class Relay:
             return
         if b"\r" in line:
             # between tokens, or it would be no JSON: some read a line's end there, and a message of its own
-            line = line.translate(_BLANK) + b"\n"
+            line = message.blanked(line) + b"\n"
         if head.is_request:
             if not self.pending and not self.answered:
                 loop = asyncio.get_running_loop()

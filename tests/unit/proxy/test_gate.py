@@ -15,6 +15,7 @@ CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"x","arg
         CALL,
         CALL + b"\r\n",
         b"[" + CALL + b"]",
+        CALL.replace(b",", b",\r ").replace(b'"name":', b'"name"\r:\r'),
         CALL.replace(b'"arguments"', b'"x-call":1,"arguments"'),
         b'{"jsonrpc":"2.0","method":"notifications/x","x-odd":"\xe2\x80\xa8"}',
         b'{"jsonrpc":"2.0","id":1,"result":{"Method":"tools/call"}}',
