@@ -19,23 +19,15 @@ from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Plan, Planned, Registered
 from supervisor.profile import host, load, offers, plan, seccomp
 from supervisor.profile.entry import Account, ServerEntry
-from supervisor.profile.image import Image
 from supervisor.registry import approvals, catalog, engines
 from supervisor.sandbox import rights, syscalls
 
-NOBODY = 65534
 _CAP_DAC_READ_SEARCH = 2
 
 
-class Found(Protocol):
-    """An image of the store; `sealed()` is its file system in a sealed memory file."""
+class Found(engines.Stored, Protocol):
+    """`sealed()` is its file system in a sealed memory file."""
 
-    @property
-    def image(self) -> Image: ...
-    @property
-    def place(self) -> str: ...
-    @property
-    def layers(self) -> tuple[tuple[str, str], ...]: ...
     def sealed(self) -> int: ...
 
 
@@ -49,8 +41,8 @@ def _drop() -> None:
     syscalls.prctl(rights.PR_SET_KEEPCAPS, 1, 0, 0, 0)
     rights.drop_bounding(syscalls.last_capability())
     os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.setresgid(engines.NOBODY, engines.NOBODY, engines.NOBODY)
+    os.setresuid(engines.NOBODY, engines.NOBODY, engines.NOBODY)
     rights.keep_capabilities(1 << _CAP_DAC_READ_SEARCH)
 
 
