@@ -91,12 +91,16 @@ def test_an_ordinary_user_s_session_ends_as_completely(arena: Arena, role: str) 
 
 @pytest.mark.parametrize("roles", [("monitor", "spawner"), ("proxy", "monitor"), ("proxy", "monitor", "spawner")])
 def test_when_several_are_killed_at_once_no_process_survives(roles: tuple[str, ...]) -> None:
-    """The groups of a spawner that was killed as well are for the next start to sweep."""
+    """The groups of a spawner that was killed as well are for the next start to sweep.
+
+    All are stopped first: one that runs on may end by itself, for the end of another, before it is killed.
+    """
     with adversary.adopting_orphans(), started(*RUN, *STUBBORN) as process:
         tree = ready(process)
         with Watch(tree.all) as watch:
-            for role in roles:
-                os.kill(tree.role(role), signal.SIGKILL)
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for role in roles:
+                    os.kill(tree.role(role), number)
             watch.assert_all_end(1)
             watch.reap(but=process.pid)
     assert adversary.run(*EXEC, "/bin/true").returncode == 0
