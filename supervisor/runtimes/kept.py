@@ -190,10 +190,28 @@ def _find(kept: Kept) -> None:
         if _readable(kept.pidfd) or time.monotonic() > deadline:
             raise OSError(errno.ESRCH, "it does not execute the gate")
         time.sleep(0.001)
+    # its filter is the last that it applies; one that never does is told by posture
+    filtered = bool(kept.document["seccomp"])
+    while filtered and not has_filter(pid) and not _readable(kept.pidfd) and time.monotonic() < deadline:
+        time.sleep(0.001)
     for name, (path, key) in groups.counters(pid).items():
         # a user's engine may have put it where there are no limits
         with contextlib.suppress(FileNotFoundError):
             kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
+
+
+def has_filter(pid: int) -> bool:
+    """Whether it has a filter more than who started it."""
+    own = _status(pid)
+    starters = _status(int(own["PPid"]))
+    if "Seccomp_filters" in own:
+        return int(own["Seccomp_filters"]) > int(starters["Seccomp_filters"])
+    return own.get("Seccomp") == "2"
+
+
+def _status(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 
 
 def _acted(fd: int, key: str) -> bool:
@@ -227,8 +245,7 @@ def _donated(kept: Kept) -> list[int]:
 
 def _show(kept: Kept) -> None:
     """Mount the files of its secrets over the empty folder that it has there: they belong to its own user."""
-    with open(f"/proc/{kept.pid}/status", encoding="ascii") as file:
-        owner = next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
+    owner = int(_status(kept.pid)["Uid"].split()[1])
     tree = inside.secrets(kept.secrets, {}, owner)
     place = sc.openat2(SECRETS[1:], os.O_PATH | os.O_DIRECTORY, _opened(kept, "root"))
     _setns(_opened(kept, "ns/mnt"), sc.CLONE_NEWNS)
