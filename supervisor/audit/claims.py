@@ -12,6 +12,7 @@ import os
 import pwd
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from supervisor.sandbox import syscalls as sc
 
@@ -28,6 +29,12 @@ def _text(found: str | None) -> str:
     if found and "\\" in found:
         return str(json.loads(found))
     return found[1:-1] if found else ""
+
+
+class Said(Protocol):
+    """What a record says, by name, in JSON."""
+
+    def __getitem__(self, name: str, /) -> str | None: ...
 
 
 class Claims:
@@ -55,7 +62,7 @@ class Claims:
         ordinary = sum(count for each, count in had.items() if not self._trusted(each))
         return had.get(uid, 0) < MOST_EACH and ordinary < _MOST and sum(had.values()) < MOST_PEERS
 
-    def refused(self, uid: int, kind: str, found: Mapping[str, str | None], size: int) -> str:
+    def refused(self, uid: int, kind: str, found: Said, size: int) -> str:
         """Why a record that says this is not taken from him, or ""."""
         if uid in self._own:
             return ""

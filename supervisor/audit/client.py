@@ -11,13 +11,16 @@ import functools
 import json
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
+from supervisor.audit import forms
+from supervisor.audit.forms import Short
 from supervisor.errors import SupervisorError
 
 # messages that wait for room in the socket
 _MOST_WAITING = 4096
 _ANSWER = 64 * 1024
+_OK = b'{"ok":['
 # what is called when a record is written (with nothing), or is not going to be (with the reason)
 Done = Callable[[str], None]
 
@@ -38,6 +41,10 @@ class Client:
         self._next = 0
         self._asked: dict[int, Done] = {}
         self._waiting: deque[bytes] = deque()
+        # numbers of the forms that the ledger has learned, what each was given to last, and the last of them
+        self._forms: dict[Hashable, int] = {}
+        self._given: dict[int, Hashable] = {}
+        self._last = 0
         # why nothing can be recorded any more, and who is told of it
         self._gone = ""
         self.lost: Callable[[], None] = lambda: None
@@ -68,14 +75,23 @@ class Client:
         self.tell(kind, record, functools.partial(_settle, future), power=power)
         return future
 
-    def tell(self, kind: bytes, record: bytes, done: Done, *, power: bool = False) -> None:
+    def tell(self, kind: bytes, record: bytes | Short, done: Done, *, power: bool = False) -> None:
         """The same for who has better to do than to await a future; `done` may be called at once."""
         if self._gone:
             done(self._gone)
             return
         self._next = number = self._next + 1
         policy = b"power" if power else b"process"
-        message = b'{"id":%d,"kind":"%b","policy":"%b","record":%b}' % (number, kind, policy, record)
+        if isinstance(record, bytes):
+            message = b'{"id":%d,"kind":"%b","policy":"%b","record":%b}' % (number, kind, policy, record)
+        elif (form := self._forms.get(record.form)) is not None:
+            message = b'{"id":%d,"form":%d,"policy":"%b","values":[%b]}' % (number, form, policy, record.values)
+        else:
+            body, new = record.whole(), b""
+            if len(body) <= forms.LIMIT and record.form not in self._given.values():
+                done = self._formed(record.form, done)
+                new = b'"form":%d,' % self._last
+            message = b'{"id":%d,"kind":"%b","policy":"%b",%b"record":%b}' % (number, kind, policy, new, body)
         self._asked[number] = done
         if self._waiting:
             self._queue(message)
@@ -87,6 +103,22 @@ class Client:
             self._loop.add_writer(self._socket.fileno(), self._writable)
         except OSError as error:
             self._lost(error.strerror or str(error))
+
+    def _formed(self, form: Hashable, done: Done) -> Done:
+        """Give it the next number, which it has when the ledger says that it took the record."""
+        self._last = number = (self._last + 1) % forms.MOST
+        self._forms.pop(self._given.get(number), None)
+        self._given[number] = form
+
+        def written(reason: str) -> None:
+            if self._given.get(number) == form:
+                if reason:
+                    del self._given[number]
+                else:
+                    self._forms[form] = number
+            done(reason)
+
+        return written
 
     @property
     def gone(self) -> bool:
@@ -126,11 +158,12 @@ class Client:
         if not data:
             self._lost("its ledger is gone")
             return
+        if data.startswith(_OK):
+            for each in data[len(_OK) : -2].split(b","):
+                self._asked.pop(int(each))("")
+            return
         answer = json.loads(data)
-        for number in answer.get("ok", ()):
-            self._asked.pop(number)("")
-        if "no" in answer:
-            self._fail(answer["no"], f"the audit log takes no records: {answer['reason']}")
+        self._fail(answer["no"], f"the audit log takes no records: {answer['reason']}")
 
     def _fail(self, numbers: list[int], reason: str) -> None:
         for number in numbers:

@@ -29,6 +29,8 @@ from supervisor.sandbox import rights
 # how long peers may still finish what they have begun when the starter is gone
 _GRACE = 5.0
 _BATCH = 1 << 20
+# seconds that an acknowledgement may wait for which nobody waits
+_OWED = 0.002
 _FULL = "No space left on device, but for what was begun"
 
 
@@ -39,6 +41,9 @@ class Ledger:
         self._control, self._log, self._signing, self._exports = control, log, signing, exports
         self._claims = claims
         self._peers: set[Peer] = set()
+        # who is owed an acknowledgement, and until when
+        self._owing: set[Peer] = set()
+        self._owed = 0.0
         self._epoll = epoll()
         self._heard: dict[int, Peer | Callable[[], None]] = {}
         self._ends: float | None = None
@@ -56,6 +61,7 @@ class Ledger:
             schema.grammar(kind)
         while self._ends is None or (self._peers and time.monotonic() < self._ends):
             self._turn()
+        self._pay(Turn(self._log, "", self._claims))
         if self._gap:
             self._log.note(chain.GAP, since=self._gap[0], reason=self._gap[1], refused=self._gap[2])
         self._log.note(chain.CLOSED, peers=len(self._peers))
@@ -73,9 +79,13 @@ class Ledger:
         self._epoll.unregister(sock.fileno())
 
     def _wait(self) -> float:
-        ends = None if self._ends is None else max(0.0, self._ends - time.monotonic())
         due = self._signing.due(self._log)
-        return min((each for each in (ends, due) if each is not None), default=-1)
+        wait = -1.0 if due is None else due
+        for at in (self._owed if self._owing else None, self._ends):
+            if at is not None:
+                left = max(0.0, at - time.monotonic())
+                wait = left if wait < 0 else min(wait, left)
+        return wait
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._wait())
@@ -89,6 +99,8 @@ class Ledger:
             elif whom:
                 whom()
         self._write(turn)
+        if self._owing and time.monotonic() >= self._owed:
+            self._pay(turn)
         self._signing.ask(self._log)
 
     def _room(self) -> str:
@@ -134,18 +146,23 @@ class Ledger:
 
     def _forget(self, peer: Peer) -> None:
         self._peers.discard(peer)
+        self._owing.discard(peer)
         self._unwatch(peer.socket)
         peer.socket.close()
 
     def _write(self, turn: Turn) -> None:
         """Write and answer what has been appended."""
-        self._deny(turn)
+        if turn.denied:
+            self._deny(turn)
         try:
             self._log.commit()
             written = turn.taken > 0
         except OSError as error:
             turn.fail(error.strerror or str(error))
             written = False
+        if owing := turn.owe():
+            self._owed = self._owed if self._owing else time.monotonic() + _OWED
+            self._owing |= owing
         self._say(turn.answers(turn.process))
         if turn.power:
             try:
@@ -153,9 +170,15 @@ class Ledger:
             except OSError as error:
                 turn.refusing = error.strerror or str(error)
                 turn.refuse(turn.power)
-        self._say(turn.answers(turn.power))
-        self._say(turn.answers(turn.no, turn.refusing))
+            self._say(turn.answers(turn.power))
+        if turn.no:
+            self._say(turn.answers(turn.no, turn.refusing))
         self._account(turn, written=written)
+
+    def _pay(self, turn: Turn) -> None:
+        """Acknowledge what is owed."""
+        self._say(turn.answers({peer: [] for peer in self._owing}))
+        self._owing.clear()
 
     def _deny(self, turn: Turn) -> None:
         """Say no to who may not write what he has sent, and write that down, though not each time."""

@@ -2,7 +2,8 @@
 
 Runs in the ledger; standard library only. A message is one JSON object, `{"id":7,"kind":"intent",
 "policy":"power","record":{...}}`, in ASCII, in this order, without spaces; `id` grows. Anything else ends the peer,
-and nobody else. An answer is `{"ok":[7,8]}` or `{"no":[9],"reason":"..."}`.
+and nobody else. With `"form":3` before its record it can be referred to, see audit/forms.py. An answer is
+`{"ok":[7,8]}` or `{"no":[9],"reason":"..."}`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import socket
 import struct
 from collections import deque
 
-from supervisor.audit import schema
+from supervisor.audit import forms, schema
 from supervisor.audit.chain import PEER_KINDS
-from supervisor.audit.claims import Claims
+from supervisor.audit.claims import Claims, Said
+from supervisor.audit.forms import Form
 from supervisor.audit.segments import Log
 from supervisor.errors import WireError
 
 POLICIES = ("process", "power")
 _HEAD = re.compile(
-    rf'\{{"id":([1-9][0-9]{{0,14}}),"kind":"({"|".join(PEER_KINDS)})","policy":"({"|".join(POLICIES)})","record":'
+    rf'\{{"id":([1-9][0-9]{{0,14}}),"kind":"({"|".join(PEER_KINDS)})","policy":"({"|".join(POLICIES)})",'
+    r'(?:"form":([0-9]{1,2}),)?"record":'
+)
+_SHORT = re.compile(
+    rf'\{{"id":([1-9][0-9]{{0,14}}),"form":([0-9]{{1,2}}),"policy":"({"|".join(POLICIES)})","values":\['.encode()
 )
 _LIMIT = 64 * 1024
 _CREDENTIALS = struct.Struct("iii")
@@ -30,6 +36,13 @@ _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 _AT_ONCE = 64
 _IDS = 2000
 _SINGLE = 16
+# of a form was said, and judged, what it says of who
+NOTHING: dict[str, str | None] = dict.fromkeys(("user", "app", "svc"))
+
+
+def _fits(size: int) -> None:
+    if size > schema.RECORD_LIMIT:
+        raise WireError(f"record of {size} bytes is over the limit of {schema.RECORD_LIMIT}")
 
 
 class Peer:
@@ -45,6 +58,9 @@ class Peer:
         self._last = self._single = 0
         self._credentials = b""
         self._unread: deque[bytes] = deque()
+        self._forms: dict[int, Form] = {}
+        # outcomes that are written, and not acknowledged yet
+        self.owed: list[int] = []
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
@@ -81,32 +97,63 @@ class Peer:
 
     def _take(self, data: bytes, turn: Turn) -> None:
         try:
+            short = _SHORT.match(data)
+            if short is not None:
+                self._filled(data, short, turn)
+            else:
+                self._whole(data, turn)
+        except schema.Malformed as error:
+            raise WireError(f"malformed record: {error}") from None
+
+    def _numbered(self, number: str | bytes) -> int:
+        self._last, last = int(number), self._last
+        if self._last <= last:
+            raise WireError(f"malformed message: id {self._last} after {last}")
+        return self._last
+
+    def _filled(self, data: bytes, short: re.Match[bytes], turn: Turn) -> None:
+        """A record of a form that it has sent before."""
+        number, which, policy = short.groups()
+        form = self._forms.get(int(which))
+        if form is None or form.uid != self.who[0]:
+            raise WireError(f"malformed message: no form {int(which)} of uid {self.who[0]}")
+        if not data.isascii():
+            raise WireError("malformed message: not ASCII")
+        body = form.fill(data, short.end())
+        _fits(len(body))
+        turn.add(self, self._numbered(number), form.kind, body, NOTHING, power=policy == b"power")
+
+    def _whole(self, data: bytes, turn: Turn) -> None:
+        try:
             text = data.decode("ascii")
         except UnicodeDecodeError:
             raise WireError("malformed message: not ASCII") from None
         found = _HEAD.match(text)
         if found is None:
             raise WireError("malformed message: not {id, kind, policy, record}")
-        number, kind, policy = found.groups()
-        self._last, last = int(number), self._last
-        if self._last <= last:
-            raise WireError(f"malformed message: id {number} after {last}")
+        number, kind, policy, form = found.groups()
         start = found.end()
-        if len(data) - start > schema.RECORD_LIMIT:
-            raise WireError(f"record of {len(data) - start} bytes is over the limit of {schema.RECORD_LIMIT}")
-        try:
-            end, said = schema.read(kind, text, start)
-        except schema.Malformed as error:
-            raise WireError(f"malformed record: {error}") from None
+        _fits(len(data) - start - 1)
+        end, said = schema.read(kind, text, start)
         if text[end:] != "}":
             raise WireError("malformed message: something follows the record")
-        turn.add(self, self._last, kind, data[start:-1], said, power=policy == "power")
+        taken = turn.add(self, self._numbered(number), kind, data[start:-1], said, power=policy == "power")
+        if taken and form and end - start <= forms.LIMIT and int(form) < forms.MOST and kind != "event":
+            self._forms[int(form)] = Form(kind, self.who[0], text, start, said)
 
     def answer(self, message: bytes) -> None:
         """Send, now or when it can be taken."""
+        if not self._unread:
+            try:
+                self.socket.send(message)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # it has gone; that is noticed when it is read
+            else:
+                return
         self._unread.append(message)
-        if len(self._unread) == 1:
-            self.flush()
+        self.waits = True
 
     def flush(self) -> None:
         """Send what waits. While something does (`waits`), nothing more is read of this peer."""
@@ -132,29 +179,30 @@ class Turn:
         self.taken = self.refused = 0
         self.power: dict[Peer, list[int]] = {}
         self.process: dict[Peer, list[int]] = {}
+        self.outcomes: dict[Peer, list[int]] = {}
         self.no: dict[Peer, list[int]] = {}
         # by the reason: what its sender may not write
         self.denied: dict[str, dict[Peer, list[int]]] = {}
 
-    def add(
-        self, peer: Peer, number: int, kind: str, body: bytes, said: dict[str, str | None], *, power: bool
-    ) -> None:
-        """Append a record, or put it with the refused."""
+    def add(self, peer: Peer, number: int, kind: str, body: bytes, said: Said, *, power: bool) -> bool:
+        """Append a record, or put it with the refused; whether it was appended."""
         if reason := self._claims.refused(peer.who[0], kind, said, len(body)):
             self.denied.setdefault(reason, {}).setdefault(peer, []).append(number)
-            return
+            return False
         if self.refusing and kind != "outcome":
             self.no.setdefault(peer, []).append(number)
             self.refused += 1
-            return
+            return False
         self._log.append(kind, peer.who, body)
-        (self.power if power else self.process).setdefault(peer, []).append(number)
+        which = self.power if power else self.outcomes if kind == "outcome" else self.process
+        which.setdefault(peer, []).append(number)
         self.taken += 1
+        return True
 
     def fail(self, reason: str) -> None:
         """Nothing of it was written."""
         self.refusing = reason
-        for each in (self.process, self.power):
+        for each in (self.process, self.outcomes, self.power):
             self.refuse(each)
         self.taken = 0
 
@@ -165,16 +213,27 @@ class Turn:
             self.refused += len(ids)
         which.clear()
 
+    def owe(self) -> set[Peer]:
+        """Nobody waits for the acknowledgement of an outcome: it rides with the next answer, or is late."""
+        for peer, ids in self.outcomes.items():
+            peer.owed += ids
+        owing = {peer for peer in self.outcomes if peer not in self.process}
+        self.outcomes.clear()
+        return owing
+
     def answers(self, which: dict[Peer, list[int]], no: str | None = None) -> list[tuple[Peer, bytes]]:
         """What to say to whom about these, once; `no` is why they were refused."""
         said: list[tuple[Peer, bytes]] = []
-        if not which:
-            return said
-        reason = b"" if no is None else b',"reason":' + json.dumps(no).encode()
-        key = b"ok" if no is None else b"no"
-        for peer, ids in which.items():
+        for peer, new in which.items():
+            ids = new
+            if no is None and peer.owed:
+                ids, peer.owed = new + peer.owed, []
             for first in range(0, len(ids), _IDS):
-                text = ",".join(map(str, ids[first : first + _IDS])).encode()
-                said.append((peer, b'{"%b":[%b]%b}' % (key, text, reason)))
+                some = ids[first : first + _IDS]
+                text = b"%d" % some[0] if len(some) == 1 else ",".join(map(str, some)).encode()
+                if no is None:
+                    said.append((peer, b'{"ok":[%b]}' % text))
+                else:
+                    said.append((peer, b'{"no":[%b],"reason":%b}' % (text, json.dumps(no).encode())))
         which.clear()
         return said

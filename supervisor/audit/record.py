@@ -9,18 +9,21 @@ the time of building and encoding it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from json.encoder import encode_basestring_ascii as _escaped
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from supervisor.audit import schema
 from supervisor.audit.bounded import LONGEST, MOST, NAME, count, fit, listed, quoted, texts
+from supervisor.audit.forms import Short
 from supervisor.audit.redact import MARK, Redactor
 
 VERSION = "0.1.0"
@@ -35,6 +38,7 @@ _SHAPES = 256
 _MARK = MARK.encode()
 _VERSION, _PROFILE, _SCHEMA = VERSION.encode(), schema.PROFILE.encode(), schema.VERSION.encode()
 _encoder = msgspec.json.Encoder(order="sorted")
+_numbers = itertools.count(1)
 PLAIN = Redactor()
 
 # of an opened file; what is none of them is told as the most that it can have been
@@ -121,11 +125,15 @@ def _digest(data: bytes) -> bytes:
 
 
 class Shape(NamedTuple):
-    """A tool in JSON: what is done, by which method, and the end of `unmapped`, which names it."""
+    """A tool in JSON: what is done, by which method, and the end of `unmapped`, which names it.
+
+    `number` is its own, so that the ledger can be told of it once; 0 if nobody will remember it.
+    """
 
     operation: bytes
     method: bytes
     end: bytes
+    number: int
 
 
 @dataclass(frozen=True)
@@ -219,8 +227,9 @@ def _shape(call: Call) -> Shape:
             shapes.clear()
         text = call.context.redactor.text
         operation = quoted(text(f"{call.method} {call.tool}".rstrip()))
-        found = Shape(operation, quoted(call.method), b'"tool":%b}' % quoted(text(call.tool)))
-        if len(call.tool) + len(call.method) <= LONGEST:
+        number = next(_numbers) if len(call.tool) + len(call.method) <= LONGEST else 0
+        found = Shape(operation, quoted(call.method), b'"tool":%b}' % quoted(text(call.tool)), number)
+        if number:
             shapes[call.tool, call.method] = found
     return found
 
@@ -242,8 +251,39 @@ def _truncated(data: bytes) -> bytes:
     return b'{"truncated":%b}' % fit(data[:_ARGUMENTS].decode("ascii"), _ARGUMENTS - 16)
 
 
-def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes:
-    """What is about to be done, or was refused: `arguments` as the client sent them, JSON."""
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def short_intent(call: Call, arguments: bytes) -> bytes | Short:
+    """What is about to be done, for a ledger that may know the tool already."""
+    shape, at = _shape(call), time.time_ns() // 1_000_000
+    data, size = _arguments(arguments, call.context.redactor)
+    if size or not shape.number or _MARK in data:
+        return intent(call, arguments)
+    values = f'{_escaped(call.call)},{at},"{sha256(arguments).hexdigest()}",'.encode("ascii") + data
+    return Short((shape.number, call.activity), values, lambda: intent(call, arguments, at=at))
+
+
+def short_outcome(call: Call, microseconds: int, answer: Answer, touched: Touched) -> bytes | Short:
+    """What came of it, the same way; what is not as most are is written as a whole."""
+    shape, at = _shape(call), time.time_ns() // 1_000_000
+    resources, dropped = _resources(touched, call.context.redactor)
+    if not shape.number or dropped or touched.limits or answer.first or answer.message or answer.status != "ok":
+        return outcome(call, microseconds, answer, touched)
+    took, content = count(microseconds), answer.content
+    numbers = f"{_escaped(call.call)},{at},{took // 1000},{took},{len(content)}"
+    values = f'{numbers},"{sha256(content).hexdigest()}"'.encode("ascii")
+    if touched.during:
+        values += b"," + texts(touched.during)
+    if resources:
+        values += b",[%b]" % resources
+    form = (shape.number, call.activity, touched.attribution, touched.seen, bool(touched.during), bool(resources))
+    return Short(form, values, lambda: outcome(call, microseconds, answer, touched, at=at))
+
+
+def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED, *, at: int = 0) -> bytes:
+    """What is about to be done, or was refused: `arguments` as the client sent them, JSON. `at`: milliseconds."""
     context, shape, uid = call.context, _shape(call), _encode(call.call)
     data, size = _arguments(arguments, context.redactor)
     action, disposition, severity = _ACTIONS[decision.outcome]
@@ -259,7 +299,7 @@ def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes
             b'"policy":{"name":%b},' % quoted(decision.rule) if decision.rule else b"",
             b'"severity_id":%d,"src_endpoint":%b,' % (severity, context.source),
             b'"status_detail":%b,' % quoted(context.redactor.text(decision.reason)) if decision.reason else b"",
-            b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
+            b'"time":%d,"type_uid":%d,' % (at or _now(), schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"arguments":%b,%b%b' % (accepted, _digest(arguments), image, manifest),
             b'"method":%b,%b' % (shape.method, profile),
             b'"redacted":%d,' % redacted if redacted else b"",
@@ -270,7 +310,9 @@ def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED) -> bytes
     )
 
 
-def outcome(call: Call, microseconds: int, answer: Answer = _OK, touched: Touched = _NOTHING) -> bytes:
+def outcome(
+    call: Call, microseconds: int, answer: Answer = _OK, touched: Touched = _NOTHING, *, at: int = 0
+) -> bytes:
     """What came of a call that took so long."""
     context, shape, uid = call.context, _shape(call), _encode(call.call)
     status, severity = _STATUSES[answer.status]
@@ -287,7 +329,7 @@ def outcome(call: Call, microseconds: int, answer: Answer = _OK, touched: Touche
             b'"resources":[%b],' % resources if resources else b"",
             b'"severity_id":%d,"src_endpoint":%b,' % (severity, context.source),
             b'"status_code":"%b","status_id":%d,' % (answer.status.encode(), status),
-            b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
+            b'"time":%d,"type_uid":%d,' % (at or _now(), schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"attribution":"%b",' % (accepted, touched.attribution.encode()),
             b'"during":%b,' % texts(touched.during) if touched.during else b"",
             b'"files":"%b",' % touched.seen.encode(),
@@ -366,7 +408,7 @@ def event(call: Call, what: str, details: dict[str, object]) -> bytes:
             b'"message":%b,' % quoted(what, NAME),
             _metadata(uid, quoted(what, NAME)),
             b'"severity_id":1,"src_endpoint":%b,' % context.source,
-            b'"time":%d,"type_uid":%d,' % (time.time_ns() // 1_000_000, schema.CLASS * 100 + call.activity),
+            b'"time":%d,"type_uid":%d,' % (_now(), schema.CLASS * 100 + call.activity),
             b'"unmapped":{%b"details":%b,%b%b' % (accepted, data, image, manifest),
             b'"method":%b,%b%b' % (shape.method, profile, spec),
             shape.end,

@@ -24,6 +24,7 @@ SIGNED = rf"-?{NUMBER}"
 FLAG = r"(?:true|false)"
 # stands for any JSON, once in a schema, where it must be present
 FREE = "\0"
+_PRINTABLE = re.compile("[ -~]*")
 _NEXT = r'(?:,(?=")|(?=\}))'
 
 
@@ -53,15 +54,15 @@ def one_of(*values: object) -> str:
 
 
 _ACTIVITY = r"(?:[01234]|99)"
-_DIGEST = table({"algorithm_id": "3", "value": TEXT})
+_DIGEST = table({"algorithm_id": "3", "value": f"(?P<digest>{TEXT})"})
 _METADATA = table(
     {
         "version": one_of(VERSION),
         "product": table({"name": TEXT, "vendor_name": TEXT}, {"version": TEXT}),
         "profiles": one_of([PROFILE]),
-        "uid": TEXT,
+        "uid": f"(?P<uid>{TEXT})",
         "correlation_uid": f"(?P<call>{TEXT})",
-        "event_code": TEXT,
+        "event_code": f"(?P<code>{TEXT})",
     },
     {"is_truncated": FLAG, "untruncated_size": NUMBER},
 )
@@ -77,6 +78,7 @@ _TOUCHED = (
     f"(?:{table({'type': one_of('file'), 'name': TEXT, 'data': _FILE})}"
     f"|{table({'type': one_of('host'), 'name': TEXT, 'hostname': TEXT, 'data': _HOST})})"
 )
+RESOURCES, DURING = listed(_TOUCHED), listed(TEXT)
 # what OCSF has no place for
 _ABOUT = {
     "tool": TEXT,
@@ -103,7 +105,7 @@ def _record(needed: dict[str, str], other: dict[str, str]) -> str:
         "activity_id": f"(?P<activity>{_ACTIVITY})",
         "type_uid": f"{CLASS}(?P<type>[0-9]{{2}})",
         "severity_id": "[0-6]",
-        "time": NUMBER,
+        "time": f"(?P<time>{NUMBER})",
         "metadata": _METADATA,
         "actor": _ACTOR,
         "src_endpoint": _ENDPOINT,
@@ -125,19 +127,24 @@ _OUTCOME = _record(
         "api": _api({}, {"response": _RESPONSE}),
         "status_id": "(?:1|2|99)",
         "status_code": one_of("ok", "failed", "refused", "lost"),
-        "duration": NUMBER,
+        "duration": f"(?P<duration>{NUMBER})",
         "unmapped": table(
             {
-                "microseconds": NUMBER,
+                "microseconds": f"(?P<took>{NUMBER})",
                 "attribution": one_of("exact", "window"),
                 "files": one_of("all", "part", "none"),
-                "response": table({"bytes": NUMBER, "digest": _DIGEST}, {"first": TEXT}),
+                "response": table({"bytes": f"(?P<size>{NUMBER})", "digest": _DIGEST}, {"first": TEXT}),
             },
             _ABOUT
-            | {"during": listed(TEXT), "limits": listed(TEXT), "files_dropped": NUMBER, "hosts_dropped": NUMBER},
+            | {
+                "during": f"(?P<during>{DURING})",
+                "limits": listed(TEXT),
+                "files_dropped": NUMBER,
+                "hosts_dropped": NUMBER,
+            },
         ),
     },
-    {"resources": listed(_TOUCHED)},
+    {"resources": f"(?P<resources>{RESOURCES})"},
 )
 _EVENT = _record({"api": _api({}), "message": TEXT, "unmapped": table({"details": FREE}, _ABOUT)}, {})
 
@@ -147,6 +154,31 @@ class Grammar(NamedTuple):
 
     head: re.Pattern[str]
     tail: re.Pattern[str] | None
+
+
+class Said:
+    """What a record says, by the names in the grammar, in JSON: `user`, `app` and `svc` of who, and what varies."""
+
+    __slots__ = ("_head", "_tail", "free")
+
+    def __init__(self, head: re.Match[str], tail: re.Match[str] | None, free: tuple[int, int]) -> None:
+        self._head, self._tail = head, tail
+        # where the part without a shape is
+        self.free = free
+
+    def _match(self, name: str) -> re.Match[str]:
+        return self._tail if self._tail is not None and name in self._tail.re.groupindex else self._head
+
+    def __getitem__(self, name: str) -> str | None:
+        value: str | None = self._match(name)[name]
+        return value
+
+    def span(self, name: str) -> tuple[int, int]:
+        """Where it is in the text; (-1, -1) if it is not there. KeyError: no record of this kind has it."""
+        found = self._match(name)
+        if name not in found.re.groupindex:
+            raise KeyError(name)
+        return found.span(name)
 
 
 KINDS = {"intent": _INTENT, "outcome": _OUTCOME, "event": _EVENT}
@@ -185,34 +217,35 @@ def check(kind: str, text: str, start: int = 0) -> int:
     return read(kind, text, start)[0]
 
 
-def read(kind: str, text: str, start: int) -> tuple[int, dict[str, str | None]]:
-    """Also what it says of whose it is, in JSON: `user`, `app` (None if nothing) and `svc`."""
+def read(kind: str, text: str, start: int) -> tuple[int, Said]:
+    """Also what it says. Outside of the part without a shape the grammar lets nothing but printable ASCII pass."""
     head, tail = grammar(kind)
     first = head.match(text, start)
     if first is None:
         raise Malformed(_suspect(text, start))
-    found: dict[str, str | None] = first.groupdict()
-    end = first.end()
+    last, free = None, (-1, -1)
     if tail is not None:
-        last = tail.match(text, _free(text, end))
+        free = first.end(), any_json(text, first.end())
+        last = tail.match(text, free[1])
         if last is None:
-            raise Malformed(_suspect(text, end))
-        end = last.end()
-        found |= last.groupdict()
-    if not text.isascii() or not text.isprintable():
-        raise Malformed("a character that is not printable ASCII: escape it")
-    if int(found["type"] or 0) != int(found["activity"] or 0):
+            raise Malformed(_suspect(text, free[0]))
+    end = (last or first).end()
+    found = Said(first, last, free)
+    if int(found["type"] or 0) != int(first["activity"]):
         raise Malformed("type_uid: not that of its class and activity")
     if found["request"] != found["call"]:
         raise Malformed("correlation_uid: not the call's")
     return end, found
 
 
-def _free(text: str, start: int) -> int:
+def any_json(text: str, start: int) -> int:
+    """Where the JSON value that begins at `start` ends. Malformed: it is none, or not printable ASCII."""
     try:
         end: int = _scan(text, start)[1]
     except (ValueError, RecursionError) as error:
         raise Malformed(str(error)) from None
+    if not _PRINTABLE.fullmatch(text, start, end):
+        raise Malformed("a character that is not printable ASCII: escape it")
     return end
 
 

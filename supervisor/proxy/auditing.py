@@ -39,7 +39,6 @@ _LAST = 5.0
 _SOON = 0.002
 _ARGUMENTS = ("tools/call", "prompts/get")
 _READING = ("prompts/get", "resources/read", "completion/complete", "tasks/get", "tasks/result", "tasks/list")
-_ALLOW = Decision()
 
 
 class Mark:
@@ -88,7 +87,8 @@ class Audit:
         self._transport, self._monitor = transport, monitor
         self._number = itertools.count(1)
         self._run = os.urandom(6).hex()
-        self._lates: set[asyncio.Task[None]] = set()
+        # of whom it is not known yet what they touched
+        self._late: dict[Mark, Callable[[], None]] = {}
         # outcomes that are not written yet, and the timer that ends their wait
         self._unwritten: list[Ended] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -110,7 +110,7 @@ class Audit:
             else:
                 (then or conversation.dispatch)(call, server)
 
-        self._recording.intent(record.intent(mark.call, _arguments(call), _ALLOW), done, power=mark.power)
+        self._recording.intent(record.short_intent(mark.call, _arguments(call)), done, power=mark.power)
         if self._unwritten:
             # while the ledger writes this one
             asyncio.get_running_loop().call_soon(self._write_all)
@@ -210,18 +210,27 @@ class Audit:
         if mark.window is None and not instance.reaches:
             self._soon(call, mark, took, outcome, line)
             return
-        task = loop.create_task(self._late(mark, instance))
-        self._lates.add(task)
-        task.add_done_callback(self._lates.discard)
-        task.add_done_callback(lambda _: self._soon(call, mark, took, outcome, line))
 
-    async def _late(self, mark: Mark, instance: Instance) -> None:
-        """What is known after the answer: the kernel's word on files, and the broker's on hosts."""
+        def seen(files: list[Opened], complete: bool) -> None:
+            mark.files, mark.seen = files, "all" if complete else "part"
+            told()
+
+        def told() -> None:
+            if instance.reaches:
+                loop.call_later(PATIENCE, late)
+            else:
+                late()
+
+        def late() -> None:
+            if self._late.pop(mark, None):
+                self._soon(call, mark, took, outcome, line)
+
+        self._late[mark] = late
+
         if mark.window is not None:
-            mark.files, complete = await mark.window.close(hurry=instance.turn_mark is mark)
-            mark.seen = "all" if complete else "part"
-        if instance.reaches:
-            await asyncio.sleep(PATIENCE)
+            mark.window.end(seen, hurry=instance.turn_mark is mark)
+        else:
+            told()
 
     def _soon(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
         """Nobody waits for an outcome: it is written when the ledger has the next intent to write, or soon."""
@@ -243,16 +252,16 @@ class Audit:
         said = "" if outcome in ("ok", "tool_error") else _error(line)
         first = call.server.settings.audit.first if call.server is not None else 0
         told = answer(outcome, line.rstrip(b"\n"), said, first)
-        written = record.outcome(mark.call, took, told, self._touched(mark, limits(said)))
+        written = record.short_outcome(mark.call, took, told, self._touched(mark, limits(said)))
         self._recording.outcome(written, power=mark.power)
 
     async def close(self) -> None:
         """Write what is not written yet, within a bound, and hang up."""
-        late = [each for each in self._lates if not each.done()]
-        if late:
-            for task in (await asyncio.wait(late, timeout=_LAST))[1]:
-                task.cancel()
-            await asyncio.wait(late)
+        ends = time.monotonic() + _LAST
+        while self._late and time.monotonic() < ends:
+            await asyncio.sleep(0.005)
+        for late in list(self._late.values()):
+            late()
         self._write_all()
         await self._recording.close()
 

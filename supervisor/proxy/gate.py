@@ -110,7 +110,7 @@ class Gate:
         self._lines: deque[_Line] = deque()
         self._watch = Watch(audited.opened.files)
         self._passing: dict[bytes, _Passing] = {}
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking = 0
         self._late: dict[asyncio.Task[None], _Passing] = {}
         self._hosts: list[Reached] = []
         self._run = os.urandom(6).hex()
@@ -150,7 +150,7 @@ class Gate:
                 self._passing[key] = _Passing(call, time.monotonic(), during, self._watch.window(), self._watch.on)
             self._flush()
 
-        self._recording.intent(record.intent(call, arguments), done, power=False)
+        self._recording.intent(record.short_intent(call, arguments), done, power=False)
 
     def _flush(self) -> None:
         while self._lines and self._lines[0].waits == 0:
@@ -166,7 +166,8 @@ class Gate:
         """A line of the server's, which has been passed on."""
         if not self._passing and not self._asking and self._watch.on:
             # what it opened for itself, or for nobody's call, is no call's
-            self._keep(asyncio.get_running_loop().create_task(self._watch.ask()))
+            self._asking += 1
+            self._watch.ask(self._asked)
         for fields in _messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
                 key = message.identifier(fields["id"]) or bytes(fields["id"])
@@ -174,9 +175,8 @@ class Gate:
                 said = message.text(failure.get("message")) or ""
                 self._later(key, message.outcome(fields), line.rstrip(b"\n"), said)
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+    def _asked(self) -> None:
+        self._asking -= 1
 
     def _later(self, key: bytes, outcome: str, line: bytes, said: str) -> None:
         """What a call touched is known some time after its answer."""
@@ -199,7 +199,7 @@ class Gate:
         touched = Touched(files, tuple(self._hosts), attribution, during, hit, seen)
         if not self._passing and len(self._late) == 1:
             self._hosts.clear()
-        self._recording.outcome(record.outcome(passing.call, took, told, touched))
+        self._recording.outcome(record.short_outcome(passing.call, took, told, touched))
 
     def reached(self, reached: Reached) -> None:
         """The session has reached a host, or was not let."""

@@ -182,7 +182,7 @@ class Process:
         """Give up its streams, whoever else has them."""
         if self.touched:
             # for those calls that ended with it
-            await self.touched.ask()
+            await self.touched.since()
             self.touched.close()
         for each in (self._reader, self._errors):
             if each and each.transport:

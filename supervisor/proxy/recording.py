@@ -18,12 +18,14 @@ from typing import NamedTuple
 from supervisor import wire
 from supervisor.audit import record
 from supervisor.audit.client import Client, Done, Unrecorded
+from supervisor.audit.forms import Short
 from supervisor.audit.record import Answer, Context
 from supervisor.proxy import envelope, message
 
 # outcomes that wait for a new ledger, each with how often it may still be lost
 _KEPT, _TRIES = 4096, 3
-Kept = tuple[bytes, int]
+Written = bytes | Short
+Kept = tuple[Written, int]
 # seconds: between two requests for a ledger, and how long the last outcomes may wait for room
 _FIRST, _LONGEST, _LAST = 0.05, 2.0, 2.0
 # and how long the first intents may wait for the first connection
@@ -56,7 +58,7 @@ class Recording:
         self._pause = _FIRST
         self._kept: deque[Kept] = deque(maxlen=_KEPT)
         # what is said of intents before the keeper's first answer
-        self._early: list[tuple[bytes, Done, bool]] | None = []
+        self._early: list[tuple[Written, Done, bool]] | None = []
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -70,7 +72,7 @@ class Recording:
             self._ask()
             asyncio.get_running_loop().call_later(_EARLY, self._too_late)
 
-    def intent(self, written: bytes, done: Done, *, power: bool) -> None:
+    def intent(self, written: Written, done: Done, *, power: bool) -> None:
         """`done` hears that it is written, or why the call must not be made, for the caller to be told."""
         if self._client:
             self._client.tell(b"intent", written, lambda why: done(why and self._refused(why)), power=power)
@@ -90,7 +92,7 @@ class Recording:
         for written, done, power in early:
             self.intent(written, done, power=power)
 
-    def outcome(self, written: bytes, *, power: bool = False) -> None:
+    def outcome(self, written: Written, *, power: bool = False) -> None:
         """Not waited for. What a ledger has not acknowledged when it is ended, the next one gets."""
         self._outcome((written, _TRIES), power=power)
 

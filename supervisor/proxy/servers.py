@@ -228,7 +228,7 @@ class Server:
         await self.compare(instance, handshake)
         if instance.touched is not None:
             # what it opened to start is no call's
-            await instance.touched.ask()
+            await instance.touched.since()
 
     async def compare(self, instance: Instance, handshake: msgspec.Raw) -> None:
         """Compare what the process lists with what was pinned; Unavailable, and no more calls, if it differs."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Callable
 
 from supervisor import wire
 from supervisor.audit.record import Opened
@@ -21,7 +22,9 @@ _SECONDS = 10.0
 # seconds: what a session reached is told by the broker, over the monitor, after the server has answered
 PATIENCE = 0.1
 # seconds: a question costs more than a small call; so soon after one, calls that end together share the next
-_RECENT, _TOGETHER = 0.005, 0.001
+_RECENT, _TOGETHER = 0.005, 0.002
+# what was opened, and whether that is all
+Seen = Callable[[list[Opened], bool], None]
 
 
 class Window:
@@ -34,19 +37,24 @@ class Window:
 
     def add(self, files: list[Opened], complete: bool) -> None:
         """What was told since the last time."""
-        self._files |= dict.fromkeys(files[: max(0, _MOST - len(self._files))])
+        if files:
+            self._files |= dict.fromkeys(files[: max(0, _MOST - len(self._files))])
         self._complete &= complete and len(self._files) < _MOST
 
-    async def close(self, *, hurry: bool = False) -> tuple[list[Opened], bool]:
-        """Everything since it was opened, and whether that is all; when the answer to a call has been read.
+    def end(self, seen: Seen, *, hurry: bool = False) -> None:
+        """Tell everything since it was opened, when the answer to a call has been read. `hurry`: somebody waits."""
 
-        `hurry`: somebody waits for it.
-        """
-        try:
-            await self._watch.ask(hurry=hurry)
-        finally:
+        def asked() -> None:
             self._watch.windows.discard(self)
-        return list(self._files), self._complete
+            seen(list(self._files), self._complete)
+
+        self._watch.ask(asked, hurry=hurry)
+
+    async def close(self) -> tuple[list[Opened], bool]:
+        """The same, to be waited for."""
+        found: asyncio.Future[tuple[list[Opened], bool]] = asyncio.get_running_loop().create_future()
+        self.end(lambda files, complete: None if found.done() else found.set_result((files, complete)))
+        return await found
 
 
 class Watch:
@@ -54,17 +62,23 @@ class Watch:
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd) if fd >= 0 else None
-        self._turn = asyncio.Lock()
-        self._coming: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.windows: set[Window] = set()
+        # who waits for the next question, and for the answer of the one under way (None: there is none)
+        self._next: list[Callable[[], None]] = []
+        self._under_way: list[Callable[[], None]] | None = None
         self._asked = 0.0
-        self._heard: asyncio.Future[wire.Message | None] | None = None
-        # what a watcher says that ends with its session, of its own accord
+        self._timer: asyncio.TimerHandle | None = None
+        self._silent: asyncio.TimerHandle | None = None
+        # the parts of its answer
+        self._files: list[Opened] = []
+        self._parts = 0
+        # what a watcher says that ends with its session, of its own accord; then everything is known
         self._last: wire.Message | None = None
         self._over = False
-        self.windows: set[Window] = set()
         if self._socket:
             self._socket.setblocking(False)
-            asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
+            self._loop.add_reader(self._socket.fileno(), self._readable)
 
     @property
     def on(self) -> bool:
@@ -81,52 +95,65 @@ class Watch:
         """What was opened since the last question, and whether that is all of it."""
         return await self.window().close()
 
-    async def ask(self, *, hurry: bool = False) -> None:
-        """Ask what was opened, for every window. It is asked to the end, whoever is cancelled meanwhile."""
-        if hurry or (self._coming is None and time.monotonic() - self._asked > _RECENT):
-            await asyncio.shield(asyncio.ensure_future(self._ask()))
-            return
-        if self._coming is None:
-            self._coming = asyncio.ensure_future(self._together())
-        await asyncio.shield(self._coming)
+    def ask(self, then: Callable[[], None], *, hurry: bool = False) -> None:
+        """Ask what was opened, for every window, by a question that is not under way yet."""
+        self._next.append(then)
+        if self._under_way is None:
+            self._soon(hurry=hurry)
 
-    async def _together(self) -> None:
-        await asyncio.sleep(_TOGETHER)
-        # what comes from now on is another question
-        self._coming = None
-        await self._ask()
+    def _soon(self, *, hurry: bool) -> None:
+        if hurry or time.monotonic() - self._asked > _RECENT:
+            self._begin()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_TOGETHER, self._begin)
 
-    async def _ask(self) -> None:
+    def _begin(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         self._asked = time.monotonic()
-        async with self._turn:
+        self._under_way, self._next = self._next, []
+        self._files, self._parts = [], 0
+        if self._over:
             # of a session that has ended everything is known when its watcher has said its last
-            request, files, complete = "since", list[Opened](), self._over
-            for _ in range(0 if self._over else _PARTS):
-                answer = await self._exchange(request)
-                if answer is None:
-                    break
-                files += _opened(answer)
-                request = "more"
-                if not answer.get("more"):
-                    complete = answer.get("complete") is True
-                    break
-            for window in self.windows:
-                window.add(files, complete)
+            self._end(complete=True)
+        else:
+            self._exchange("since")
 
-    async def _exchange(self, request: str) -> wire.Message | None:
-        if self._socket and not self._last:
-            self._heard = asyncio.get_running_loop().create_future()
-            # its last may still be there to be read when it does not listen any more
-            with contextlib.suppress(OSError):
-                wire.send(self._socket, {"req": request})
-            try:
-                if answer := await asyncio.wait_for(self._heard, _SECONDS):
-                    return answer
-            except TimeoutError:
-                self.close()
-        answer, self._last = self._last, None
-        self._over = self._over or answer is not None
-        return answer
+    def _exchange(self, request: str) -> None:
+        self._parts += 1
+        if self._socket is None or self._last:
+            self._end_with_last()
+            return
+        self._silent = self._loop.call_later(_SECONDS, self.close)
+        # its last may still be there to be read when it does not listen any more
+        with contextlib.suppress(OSError):
+            wire.send(self._socket, {"req": request})
+
+    def _end_with_last(self) -> None:
+        last, self._last = self._last, None
+        self._over = self._over or last is not None
+        if last is None:
+            self._end(complete=False)
+        else:
+            self._files += _opened(last)
+            self._end(complete=last.get("complete") is True)
+
+    def _heard(self, answer: wire.Message) -> None:
+        self._files += _opened(answer)
+        if answer.get("more") and self._parts < _PARTS:
+            self._exchange("more")
+        else:
+            self._end(complete=not answer.get("more") and answer.get("complete") is True)
+
+    def _end(self, *, complete: bool) -> None:
+        for window in self.windows:
+            window.add(self._files, complete)
+        told, self._under_way = self._under_way or (), None
+        for each in told:
+            each()
+        if self._next and self._under_way is None:
+            self._soon(hurry=False)
 
     def _readable(self) -> None:
         # to the end of what is there: libuv looks at a socket with an error once, and then no more
@@ -145,17 +172,24 @@ class Watch:
                 return
             if received[0].get("last"):
                 self._last = received[0]
-            if self._heard and not self._heard.done():
-                self._heard.set_result(None if self._last else received[0])
+            if self._under_way is not None and self._silent:
+                self._silent.cancel()
+                self._silent = None
+                if self._last:
+                    self._end_with_last()
+                else:
+                    self._heard(received[0])
 
     def close(self) -> None:
         """Whoever waits gets what is known so far."""
         if self._socket:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
-        if self._heard and not self._heard.done():
-            self._heard.set_result(None)
+        if self._silent:
+            self._silent.cancel()
+            self._silent = None
+            self._end_with_last()
 
 
 def _opened(answer: wire.Message) -> list[Opened]:
