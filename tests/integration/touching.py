@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,7 +78,7 @@ def queues(pid: int) -> list[str]:
 @contextmanager
 def session(host: Host, server: str) -> Iterator[Session]:
     """A session of `server`, opened by root; it has started, and what that took is not told."""
-    before = watchers(host)
+    before, own = watchers(host), list[int]()
     connected = link.connect(f"{host.runtime}/proxy.sock")
     try:
         connected.hello()
@@ -85,10 +86,14 @@ def session(host: Host, server: str) -> Iterator[Session]:
         with asyncio.Runner() as runner:
             made = Session(host, opened, runner)
             made.opens("pass")
-            made.watchers = [pid for pid in watchers(host) if pid not in before]
+            made.watchers = own = [pid for pid in watchers(host) if pid not in before]
             try:
                 yield made
             finally:
                 runner.run(made.close())
     finally:
         connected.close()
+        # a watcher ends after its session
+        deadline = time.monotonic() + 10
+        while any(queues(pid) for pid in own):
+            assert time.monotonic() < deadline, own
