@@ -32,8 +32,9 @@ class Contained(Reader):
             own = [
                 str(first + self.spec.uid - inside) for inside, first, n in maps if 0 <= self.spec.uid - inside < n
             ]
-            # where ids of the host's own are mapped, its root is too
-            if status[name].split() != own * 4 or any(first == 0 for _, first, _ in maps):
+            # neither root nor who has started it: where ids of the host's own are mapped, those are too
+            known = any(first <= each < first + n for _, first, n in maps for each in (0, os.geteuid()))
+            if status[name].split() != own * 4 or known:
                 yield f"{name} is {status[name]}, by the map {maps}"
         if not set(status["Groups"].split()) <= set(status["Gid"].split()):
             yield f"Groups are {status['Groups']}"
@@ -61,6 +62,17 @@ class Contained(Reader):
         there = os.stat(f"{self.base}/root{point}")
         hidden = below(point, "/proc") and there.st_rdev == os.stat("/dev/null").st_rdev
         return hidden or (below(point, "/sys/fs/cgroup") and there.st_uid == 0 and not there.st_mode & 0o022)
+
+    def descriptors(self) -> Iterator[str]:
+        """A user may not read the links of another's, even in his own namespace: pipes are known by their mount."""
+        if self.root:
+            yield from super().descriptors()
+            return
+        here = os.pipe()
+        pipes = self.text(f"fdinfo/{here[0]}", "/proc/self").splitlines()[2]
+        for number in (*map(os.close, here), *os.listdir(f"{self.base}/fdinfo")):
+            if number and self.text(f"fdinfo/{number}").splitlines()[2] != pipes:
+                yield f"descriptor {number} is no pipe"
 
     def group(self, controller: str, joined: str, _own: str) -> str:
         """Wherever the engine has made it."""

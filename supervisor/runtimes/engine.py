@@ -102,7 +102,9 @@ class Engine:
         self.api = Api(path, self.prefix)
         self.keeper = keeper
         self.known: Table = {}
-        self.folder = f"{_RUN}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        # of a user: what lies beside the socket is that user's
+        self.run = _RUN if os.geteuid() == 0 else os.path.dirname(path)
+        self.folder = f"{self.run}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
     # what differs
 
@@ -255,10 +257,10 @@ class Engine:
                 if _whose(each, keeper):
                     count += 1
                     self._gone(f"/volumes/{each.get('Name')}")
-        for name in os.listdir(_RUN) if not keeper else []:
+        for name in os.listdir(self.run) if not keeper else []:
             parts = name.split("-")
             if name.startswith(cgroup.PREFIX) and len(parts) == 4 and not _lives("-".join(parts[:3])):
-                shutil.rmtree(f"{_RUN}/{name}", ignore_errors=True)
+                shutil.rmtree(f"{self.run}/{name}", ignore_errors=True)
         return count
 
 

@@ -42,8 +42,8 @@ class Shown(NamedTuple):
 def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
     """What no engine holds, and what this one says that it does not."""
     found: dict[str, str] = {}
-    if os.geteuid() != 0:
-        found["runtime"] = f'what {engine} has made is read back by root alone, so far: runtime = "native"'
+    if os.geteuid() != 0 and not facts.get("rootless"):
+        found["runtime"] = f"what root's {engine} has made is read back by root alone: use a podman of your own"
     if not engine_part(document).get("image"):
         found["image"] = f"{engine} runs images: name one that was added (--image, image = ...)"
     for each in _specs(document):
@@ -54,7 +54,8 @@ def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
         elif each.is_file and engine == "docker":
             found[f"mount {each.target}"] = f"{engine} shows folders only: grant the folder that it lies in"
     for name in ("memory", "cpus", "pids"):
-        if name not in entries(facts["limits"]):
+        # processes are counted by user namespace besides: a resource limit, which each container has of its own
+        if name not in entries(facts["limits"]) and not (name == "pids" and facts.get("rootless")):
             found[f"limits.{name}"] = (
                 f"this {engine} has no control group for it: mount the controller for it, and start it again"
             )

@@ -191,7 +191,9 @@ def _find(kept: Kept) -> None:
             raise OSError(errno.ESRCH, "it does not execute the gate")
         time.sleep(0.001)
     for name, (path, key) in groups.counters(pid).items():
-        # a user's engine may have put it where there are no limits
+        # a user's engine may have put it where there are no limits, or others, or beside others
+        if name not in enter.numbers(kept.document, "cgroup"):
+            continue
         with contextlib.suppress(FileNotFoundError):
             kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
 
@@ -212,7 +214,7 @@ def _donated(kept: Kept) -> list[int]:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def make() -> None:
-        _setns(_opened(kept, "ns/net"), sc.CLONE_NEWNET)
+        _enter(kept, "net", sc.CLONE_NEWNET)
         network.up()
         network.add(reach.addresses)
         network.donate(network.sockets(reach.udp, reach.tcp), there)
@@ -227,12 +229,20 @@ def _donated(kept: Kept) -> list[int]:
 
 def _show(kept: Kept) -> None:
     """Mount the files of its secrets over the empty folder that it has there: they belong to its own user."""
-    with open(f"/proc/{kept.pid}/status", encoding="ascii") as file:
-        owner = next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
-    tree = inside.secrets(kept.secrets, {}, owner)
     place = sc.openat2(SECRETS[1:], os.O_PATH | os.O_DIRECTORY, _opened(kept, "root"))
-    _setns(_opened(kept, "ns/mnt"), sc.CLONE_NEWNS)
+    _enter(kept, "mnt", sc.CLONE_NEWNS)
+    # whoever makes a file has to be somebody there
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    tree = inside.secrets(kept.secrets, {}, int(str(kept.document["uid"])))
     sc.move_mount(tree, b"", place, b"", sc.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def _enter(kept: Kept, name: str, kind: int) -> None:
+    """Enter a namespace of its first process by way of its user namespace, whose owner may, root or not."""
+    found = _opened(kept, f"ns/{name}")
+    _setns(_opened(kept, "ns/user"), sc.CLONE_NEWUSER)
+    _setns(found, kind)
 
 
 def _opened(kept: Kept, name: str) -> int:

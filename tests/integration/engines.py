@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ class Started:
     kind: type[Engine]
     argv: list[str]
     env: dict[str, str]
+    # whose it is: (uid, gid)
+    owner: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.socket).parent
@@ -67,6 +70,9 @@ class Started:
                 env=self.env | {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
                 cwd=self.folder,
                 start_new_session=True,
+                user=self.owner[0],
+                group=self.owner[1],
+                extra_groups=[],
             )
         deadline = time.monotonic() + SECONDS
         while True:
@@ -87,7 +93,8 @@ class Started:
         """What keepers have in it, and those that are gone in the folder that it shows from."""
         found = self.kind(self.socket, "supervisor-0-0")
         names = [str(each.get("Names")) for each in found.containers()]
-        files = [each for each in os.listdir("/run") if each.startswith("supervisor-") and not used(each)]
+        place = "/run" if self.owner == (0, 0) else self.folder
+        files = [each for each in os.listdir(place) if each.startswith("supervisor-") and not used(each)]
         return names + [str(each.get("Name")) for each in found.volumes()] + files
 
     def swept(self) -> list[str]:
@@ -163,6 +170,28 @@ def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
         finally:
             made.stop()
             _unmounted(base)
+
+
+@contextmanager
+def own(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
+    """podman's service of the ordinary user: nobody is root in it, nor has it a control group."""
+    base, plot = arena.base / "own", arena.plots["user"]
+    for each in (base, base / "run", base / "tmp"):
+        each.mkdir(exist_ok=True, mode=0o700)
+        os.chown(each, plot.uid, plot.gid)
+    config = base / "containers.conf"
+    config.write_text(CONTAINERS.format(base=base))
+    argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run/containers"]
+    argv += ["--storage-driver", "overlay", "system", "service", "-t", "0", f"unix://{base}/run/podman.sock"]
+    env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": f"{base}/run"}
+    with _traceless():
+        made = Started("podman", f"{base}/run/podman.sock", kind, argv, env, (plot.uid, plot.gid))
+        try:
+            yield made
+        finally:
+            made.stop()
+            # what holds the namespaces of all of the user's podmans, until he is gone
+            os.kill(int((base / "tmp/pause.pid").read_text()), signal.SIGKILL)
 
 
 def _unmounted(base: Path) -> None:
