@@ -29,9 +29,7 @@ class Contained(Reader):
         status = self.fields()
         for name, table in (("Uid", "uid_map"), ("Gid", "gid_map")):
             maps = [[int(word) for word in line.split()] for line in self.text(table).splitlines()]
-            own = [
-                str(first + self.spec.uid - inside) for inside, first, n in maps if 0 <= self.spec.uid - inside < n
-            ]
+            own = [str(self.spec.uid - low + at) for low, at, n in maps if low <= self.spec.uid < low + n]
             # neither root nor who has started it: where ids of the host's own are mapped, those are too
             known = any(first <= each < first + n for _, first, n in maps for each in (0, os.geteuid()))
             if status[name].split() != own * 4 or known:
@@ -64,15 +62,14 @@ class Contained(Reader):
         return hidden or (below(point, "/sys/fs/cgroup") and there.st_uid == 0 and not there.st_mode & 0o022)
 
     def descriptors(self) -> Iterator[str]:
-        """A user may not read the links of another's, even in his own namespace: pipes are known by their mount."""
-        if self.root:
-            yield from super().descriptors()
-            return
-        here = os.pipe()
-        pipes = self.text(f"fdinfo/{here[0]}", "/proc/self").splitlines()[2]
-        for number in (*map(os.close, here), *os.listdir(f"{self.base}/fdinfo")):
-            if number and self.text(f"fdinfo/{number}").splitlines()[2] != pipes:
-                yield f"descriptor {number} is no pipe"
+        """Nothing is open but pipes, by the kernel's one mount of them: a user may not read another's links."""
+        numbers, own = os.listdir(f"{self.base}/fdinfo"), os.pipe()
+        mounts = [self.text(f"fdinfo/{each}", "/proc/self").split()[5] for each in own]
+        for each in own:
+            os.close(each)
+        yield from (
+            f"descriptor {n} is no pipe" for n in numbers if self.text(f"fdinfo/{n}").split()[5] not in mounts
+        )
 
     def group(self, controller: str, joined: str, _own: str) -> str:
         """Wherever the engine has made it."""

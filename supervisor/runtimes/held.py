@@ -53,12 +53,13 @@ def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
             )
         elif each.is_file and engine == "docker":
             found[f"mount {each.target}"] = f"{engine} shows folders only: grant the folder that it lies in"
+    give = "mount the controller for it, and start it again"
+    if facts.get("rootless"):
+        give = "delegate the controller to user@.service (cgroup v2)"
     for name in ("memory", "cpus", "pids"):
         # processes are counted by user namespace besides: a resource limit, which each container has of its own
         if name not in entries(facts["limits"]) and not (name == "pids" and facts.get("rootless")):
-            found[f"limits.{name}"] = (
-                f"this {engine} has no control group for it: mount the controller for it, and start it again"
-            )
+            found[f"limits.{name}"] = f"this {engine} has no control group for it: {give}"
     return found
 
 

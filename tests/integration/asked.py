@@ -62,14 +62,20 @@ def held_by(bench: Bench) -> dict[str, str]:
         "folder, writable": (folder.model_copy(update={"mode": "rw"}),),
         "single file": (Mount(source="/usr/share/common-licenses/GPL-3", target="/one", is_file=True),),
     }
-    found = dict.fromkeys(EVERYWHERE, "held")
+    found, own = dict.fromkeys(EVERYWHERE, "held"), bench.engine is not None and bench.engine.owner[0]
     for name, mounts in asked.items():
         document = native.document(bench.spec(ECHO, *mounts), host.probe())
         gaps: dict[str, str] = {}
         if bench.engine:
             engine = bench.engine.kind(bench.engine.socket, "")
             gaps = engine.gaps(document, engine.facts())
+            unlimited = {name for name in gaps if name.startswith("limits.")}
+            assert unlimited == ({"limits.memory", "limits.cpus"} if own else set())
+            gaps = {name: gaps[name] for name in gaps.keys() - unlimited}
         found[name] = "refused" if gaps else "held"
+    if own:
+        assert host.probe().unseen
+        found |= dict.fromkeys(("memory, processors, processes", "record of the files that it opens"), "refused")
     found["host's /usr, without an image"] = "refused" if bench.engine else "held"
-    found["a host user of its own"] = "shared" if bench.name == "docker" else "held"
+    found["a host user of its own"] = "shared" if own or bench.name == "docker" else "held"
     return found

@@ -61,18 +61,17 @@ class Started:
         """Start it, and wait until it listens."""
         # docker's own containerd goes with a docker that is killed, and is a zombie where nobody reaps it
         (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        ids = ("--reuid", str(self.owner[0]), "--regid", str(self.owner[1]), "--clear-groups")
+        become = ("setpriv", *ids, "--") if os.geteuid() != self.owner[0] else ()
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                self.argv,
+                [*become, *self.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.env | {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
                 cwd=self.folder,
                 start_new_session=True,
-                user=self.owner[0],
-                group=self.owner[1],
-                extra_groups=[],
             )
         deadline = time.monotonic() + SECONDS
         while True:
@@ -83,6 +82,11 @@ class Started:
             assert self.process.poll() is None, said
             assert time.monotonic() < deadline, said
             time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Without warning, and in one go: a user's is two processes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(SECONDS)
 
     def stop(self) -> None:
         """In order."""
@@ -176,16 +180,19 @@ def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
 def own(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
     """podman's service of the ordinary user: nobody is root in it, nor has it a control group."""
     base, plot = arena.base / "own", arena.plots["user"]
-    for each in (base, base / "run", base / "tmp"):
+    folder = base / "run/podman"
+    for each in (base, base / "run", folder, base / "tmp"):
         each.mkdir(exist_ok=True, mode=0o700)
         os.chown(each, plot.uid, plot.gid)
+    (folder / "log").touch()
+    os.chown(folder / "log", plot.uid, plot.gid)
     config = base / "containers.conf"
     config.write_text(CONTAINERS.format(base=base))
     argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run/containers"]
-    argv += ["--storage-driver", "overlay", "system", "service", "-t", "0", f"unix://{base}/run/podman.sock"]
+    argv += ["--storage-driver", "overlay", "system", "service", "-t", "0", f"unix://{folder}/podman.sock"]
     env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": f"{base}/run"}
     with _traceless():
-        made = Started("podman", f"{base}/run/podman.sock", kind, argv, env, (plot.uid, plot.gid))
+        made = Started("podman", f"{folder}/podman.sock", kind, argv, env, (plot.uid, plot.gid))
         try:
             yield made
         finally:
