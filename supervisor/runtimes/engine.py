@@ -160,6 +160,11 @@ class Engine:
             os.rename(f"{path}.new", path)
         return path
 
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """While a container is made and started."""
+        yield
+
     def empty(self) -> str:
         """An empty folder of ours for containers; its path."""
         path = f"{self.folder}/empty"

@@ -156,11 +156,12 @@ def fresh(kept: Kept) -> Kept:
     engine, name = kept.engine, kept.name
     step = "create its container"
     try:
-        engine.create(name, kept.document)
-        step = "attach to its container"
-        kept.stream = engine.attach(name)
-        step = "start its container"
-        engine.start(name)
+        with engine.making():
+            engine.create(name, kept.document)
+            step = "attach to its container"
+            kept.stream = engine.attach(name)
+            step = "start its container"
+            engine.start(name)
         step = "find its first process"
         _find(kept)
         step = f"mount its secrets at {SECRETS}"

@@ -6,12 +6,15 @@ volume, because podman's tmpfs mounts cannot bound the number of files. Standard
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from supervisor.runtimes import gate, held, keeper
 from supervisor.runtimes.api import Table, entries, table
 from supervisor.runtimes.document import image
 from supervisor.runtimes.engine import LABEL, Engine
+from supervisor.runtimes.shut import Shut
 from supervisor.sandbox import enter
 from supervisor.sandbox import syscalls as sc
 
@@ -31,18 +34,23 @@ class Podman(Engine):
     name = "podman"
     prefix = "/v4.0.0/libpod"
 
+    def __init__(self, path: str, keeper: str) -> None:
+        super().__init__(path, keeper)
+        self.shut = Shut()
+
     def facts(self) -> Table:
         """Version, whose it is, what it says it can limit."""
         said = table(self.api.get("/info"))
         host = table(said.get("host"))
-        names = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
+        store, names = table(said.get("store")), {"memory": "memory", "cpus": "cpu", "pids": "pids"}
         controllers = entries(host.get("cgroupControllers"))
         rootless, maps = table(host.get("security")).get("rootless") is True, table(host.get("idMappings"))
         return {
             "version": table(said.get("version")).get("Version"),
             "rootless": rootless,
-            "UIDMap": _subordinate(entries(maps.get("uidmap"))),
-            "GIDMap": _subordinate(entries(maps.get("gidmap"))),
+            "folders": [str(store.get(each)) for each in ("graphRoot", "runRoot", "volumePath")],
+            "UIDMap": subordinate(entries(maps.get("uidmap"))),
+            "GIDMap": subordinate(entries(maps.get("gidmap"))),
             "cgroup": host.get("cgroupVersion"),
             "limits": [each for each, name in names.items() if name in controllers],
         }
@@ -58,6 +66,24 @@ class Podman(Engine):
             if not any(_number(each, "size") > int(str(document["uid"])) for each in entries(facts[name])):
                 found["namespaces.user"] = _TOO_FEW
         return found
+
+    def prepare(self) -> None:
+        """The guard, which is forked next, has to know too what is shut."""
+        super().prepare()
+        with self.making():
+            return
+
+    def tidy(self) -> None:
+        """As it was."""
+        super().tidy()
+        self.shut.again()
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """A user's podman lets everybody search the folders above its own: see supervisor.runtimes.shut."""
+        folders = [str(each) for each in entries(self.known["folders"])] if self.known["rootless"] else []
+        with self.shut.open(self.run, folders):
+            yield
 
     def volumes(self) -> list[Table]:
         """Every volume of keepers."""
@@ -153,7 +179,7 @@ def _mount(shown: held.Shown) -> Table:
     }
 
 
-def _subordinate(extents: list[object]) -> list[Table]:
+def subordinate(extents: list[object]) -> list[Table]:
     """The widest range of ids that podman's own namespace has, without the user's own, which is its root."""
     wide = max(
         (each for each in map(table, extents) if _number(each, "container_id") > 0),

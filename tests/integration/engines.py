@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.runtimes.api import Api, entries, table
+from supervisor.runtimes.api import Api, ApiError, entries, table
 from supervisor.runtimes.engine import Engine
 from tests.escape.arena import Arena
 from tests.integration.engine_image import image
@@ -96,10 +96,15 @@ class Started:
     def left(self) -> list[str]:
         """What keepers have in it, and those that are gone in the folder that it shows from."""
         found = self.kind(self.socket, "supervisor-0-0")
-        names = [str(each.get("Names")) for each in found.containers()]
+        try:
+            names = [str(each.get("Names")) for each in found.containers()]
+            names += [str(each.get("Name")) for each in found.volumes()]
+        except ApiError as error:
+            # podman's list of volumes fails when one of them is just being removed
+            return [str(error)]
         place = "/run" if self.owner == (0, 0) else self.folder
         files = [each for each in os.listdir(place) if each.startswith("supervisor-") and not used(each)]
-        return names + [str(each.get("Name")) for each in found.volumes()] + files
+        return names + files
 
     def swept(self) -> list[str]:
         """What is left when whoever cleans up has had the time: of other tests of this host, too."""
