@@ -22,7 +22,7 @@ PLACE = "/.supervisor"
 _ENVIRONMENT = 0x10000000
 MISSING = 'the gate, the first process of a container, is there for x86-64 only: use runtime = "native"'
 # what its end says about a step that failed
-FAILED = {
+FAILED: dict[object, str] = {
     121: "apply its Landlock rules",
     122: "load its system call filter",
     125: "wait until it is let go",

@@ -180,16 +180,15 @@ def _find(kept: Kept) -> None:
     """Hold on to the first process, when it has become the gate."""
     pid = kept.engine.state(kept.name).get("Pid")
     if not isinstance(pid, int) or pid <= 1:
-        raise OSError(errno.ESRCH, "it has ended at once")
+        raise _over(kept)
     kept.pid, kept.pidfd = pid, os.pidfd_open(pid)
     if kept.engine.state(kept.name).get("Pid") != pid:
-        raise OSError(errno.ESRCH, "it has ended at once")
+        raise _over(kept)
     ours = os.stat(held.gate_of(kept.engine, kept.document))
     deadline = time.monotonic() + _PATIENCE
-    # until its execve it is the engine's own runtime
-    while (found := os.stat(f"/proc/{pid}/exe")).st_ino != ours.st_ino or found.st_dev != ours.st_dev:
+    while not _waits(pid, ours):
         if _readable(kept.pidfd) or time.monotonic() > deadline:
-            raise OSError(errno.ESRCH, "it does not execute the gate")
+            raise _over(kept)
         time.sleep(0.001)
     for name, (path, key) in groups.counters(pid).items():
         # a user's engine may have put it where there are no limits, or others, or beside others
@@ -197,6 +196,21 @@ def _find(kept: Kept) -> None:
             continue
         with contextlib.suppress(FileNotFoundError):
             kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
+
+
+def _over(kept: Kept) -> OSError:
+    """What it has not done, by its exit status."""
+    code = kept.engine.state(kept.name).get("ExitCode")
+    return OSError(errno.ESRCH, f"it has ended at once: it could not {gate.FAILED.get(code, 'execute the gate')}")
+
+
+def _waits(pid: int, ours: os.stat_result) -> bool:
+    """Whether it has become the gate and has nothing left to do: before, it is the engine's own runtime."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        if os.path.samestat(os.stat(f"/proc/{pid}/exe"), ours):
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                return file.read().rpartition(b") ")[2].startswith(b"S")
+    return False
 
 
 def _acted(fd: int, key: str) -> bool:

@@ -202,6 +202,9 @@ def own(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
             yield made
         finally:
             made.stop()
+            # the service itself may outlive the process that was started, which is there to wait for it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(made.process.pid, signal.SIGKILL)
             # what holds the namespaces of all of the user's podmans, until he is gone
             os.kill(int((base / "tmp/pause.pid").read_text()), signal.SIGKILL)
 

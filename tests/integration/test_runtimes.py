@@ -305,6 +305,13 @@ def test_a_posture_that_is_not_what_was_asked_for_is_noticed(bench: Bench, what:
         bench.run(spec, spec.model_copy(update=changes[what]))
 
 
+def test_a_filter_that_the_kernel_refuses_starts_nothing(bench: Bench) -> None:
+    spec = bench.spec(ECHO)
+    broken = spec.seccomp.model_copy(update={"program": sessions.encoded(bytes([255]) * 8)})
+    with pytest.raises(SupervisorError, match="filter" if bench.engine else "Invalid argument"):
+        bench.run(spec.model_copy(update={"seccomp": broken}))
+
+
 def test_what_no_engine_can_hold_is_refused_by_name(bench: Bench, arena: Arena) -> None:
     if bench.engine is None:
         return
