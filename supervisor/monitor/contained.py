@@ -15,7 +15,7 @@ from supervisor.sandbox import cgroup
 
 # what an engine makes writable: most of it by the container's own root, which nobody is
 _WRITABLE = {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/tty", "/tmp", "/sys/fs/cgroup"}
-_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+_WRITABLE |= {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
 
 
 class Contained(Reader):
@@ -52,7 +52,7 @@ class Contained(Reader):
             if lacking := flags - seen.get(point, set()):
                 yield f"mount {point} lacks {','.join(sorted(lacking))}"
         for point, flags in seen.items():
-            if "rw" in flags and point not in _WRITABLE | _DEVICES and not self._harmless(point):
+            if "rw" in flags - wanted.get(point, set()) and point not in _WRITABLE and not self._harmless(point):
                 yield f"mount {point} is writable"
 
     def _harmless(self, point: str) -> bool:

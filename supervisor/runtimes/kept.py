@@ -21,7 +21,7 @@ from supervisor.runtimes import document as described
 from supervisor.runtimes import gate, groups, held, pump
 from supervisor.runtimes.api import ApiError
 from supervisor.runtimes.engine import Engine
-from supervisor.sandbox import enter, inside, network
+from supervisor.sandbox import enter, inside, mounts, network
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.mounts import SECRETS
 from supervisor.sandbox.session import StepError, donated
@@ -164,11 +164,13 @@ def fresh(kept: Kept) -> Kept:
             engine.start(name)
         step = "find its first process"
         _find(kept)
-        step = f"mount its secrets at {SECRETS}"
-        if kept.secrets >= 0:
+        step = "mount its own folders and secrets"
+        if kept.secrets >= 0 or held.late(kept.document, engine.name):
             _forked(lambda: _show(kept))
         step = "make its addresses and the sockets for the egress broker"
         kept.donated = _donated(kept)
+        step = "start its gate"
+        _let(kept)
     except OSError as error:
         kept.kill(signal.SIGKILL)
         kept.close()
@@ -200,17 +202,23 @@ def _find(kept: Kept) -> None:
 
 def _over(kept: Kept) -> OSError:
     """What it has not done, by its exit status."""
-    code = kept.engine.state(kept.name).get("ExitCode")
-    return OSError(errno.ESRCH, f"it has ended at once: it could not {gate.FAILED.get(code, 'execute the gate')}")
+    kept.kill(signal.SIGKILL)
+    return OSError(errno.ESRCH, f"it has ended: it could not {gate.FAILED.get(kept.code(), 'execute the gate')}")
 
 
 def _waits(pid: int, ours: os.stat_result) -> bool:
-    """Whether it has become the gate and has nothing left to do: before, it is the engine's own runtime."""
+    """Whether it has become the gate and waits: before, it is the engine's own runtime."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-        if os.path.samestat(os.stat(f"/proc/{pid}/exe"), ours):
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                return file.read().rpartition(b") ")[2].startswith(b"S")
+        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), ours) and _sleeps(pid) >= 0
     return False
+
+
+def _sleeps(pid: int) -> int:
+    """How often it has gone to sleep, while it does; -1 otherwise. The gate does that to read, and never else."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/status", "rb") as file:
+        said = dict(line.partition(b":\t")[::2] for line in file.read().splitlines())
+        return int(said[b"voluntary_ctxt_switches"]) if said[b"State"].startswith(b"S") else -1
+    return -1
 
 
 def _acted(fd: int, key: str) -> bool:
@@ -243,14 +251,32 @@ def _donated(kept: Kept) -> list[int]:
 
 
 def _show(kept: Kept) -> None:
-    """Mount the files of its secrets over the empty folder that it has there: they belong to its own user."""
-    place = sc.openat2(SECRETS[1:], os.O_PATH | os.O_DIRECTORY, _opened(kept, "root"))
+    """Mount what is its own over the empty places that it has there: it belongs to its user inside."""
+    root = _opened(kept, "root")
+    with open(f"/proc/{kept.pid}/status", encoding="ascii") as file:
+        user = next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
+    specs = held.late(kept.document, kept.engine.name)
+    trees = [(each.target, mounts.detached(each, user)) for each in specs]
     _enter(kept, "mnt", sc.CLONE_NEWNS)
-    # whoever makes a file has to be somebody there
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    tree = inside.secrets(kept.secrets, {}, int(str(kept.document["uid"])))
-    sc.move_mount(tree, b"", place, b"", sc.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+    if kept.secrets >= 0:
+        # whoever makes a file has to be somebody there
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        trees.append((SECRETS, inside.secrets(kept.secrets, {}, int(str(kept.document["uid"])))))
+    for target, tree in trees:
+        place = sc.openat2(target[1:], os.O_PATH, root)
+        sc.move_mount(tree, b"", place, b"", sc.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def _let(kept: Kept) -> None:
+    """Let the gate apply its rules and its filter, and wait until it waits again."""
+    before, deadline = _sleeps(kept.pid), time.monotonic() + _PATIENCE
+    if kept.stream:
+        kept.stream.sendall(b"\0")
+    while _sleeps(kept.pid) in (-1, before):
+        if _readable(kept.pidfd) or time.monotonic() > deadline:
+            raise _over(kept)
+        time.sleep(0.001)
 
 
 def _enter(kept: Kept, name: str, kind: int) -> None:

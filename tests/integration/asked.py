@@ -38,6 +38,36 @@ print(json.dumps({
     "passwd": open("/etc/passwd").read().split("\\n")[0],
 }))"""
 
+FORKS = """import os, time
+for number in range(100):
+    try:
+        if os.fork() == 0:
+            time.sleep(60)
+    except OSError as error:
+        print(number, error.strerror, flush=True)
+        break
+time.sleep(1)"""
+FILLS = """import errno, os
+opened = []
+try:
+    while True: opened.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error: print(len(opened), errno.errorcode[error.errno])
+for fd in opened: os.close(fd)
+try:
+    with open("/tmp/big", "wb") as file:
+        while True: file.write(bytes(1 << 20))
+except OSError as error: print(errno.errorcode[error.errno])
+os.unlink("/tmp/big")
+try:
+    for number in range(100000): open(f"/tmp/{number}", "x").close()
+except OSError as error: print(number, errno.errorcode[error.errno])"""
+WRITES = """import os
+print(open("/work/private").read(), open("/one").read(), os.stat("/work").st_uid)
+open("/work/made", "w").write("inside")
+for path in ("/work/kept", "/one"):
+    try: open(path, "a")
+    except OSError as error: print(error.strerror)"""
+
 
 # each of these has a test, for every runtime
 EVERYWHERE = (

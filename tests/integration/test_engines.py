@@ -261,6 +261,21 @@ def test_secrets_are_files_and_variables_of_its_own_and_nowhere_in_the_engine(pl
     assert place.engine.swept() == []
 
 
+def test_what_is_written_to_a_folder_is_bounded(place: Place) -> None:
+    if place.own:
+        return  # refused: see test_runtimes
+    profile = write_profile(place.bench.folder, "bounded", '[limits]\ndisk = "8M"\n')
+    code = "for n in range(10000): open(f'/work/{n}', 'wb').write(bytes(1 << 20))"
+    options = ("--rw", f"{place.caller.plot.scope}:/work", "--", "-c", f'exec python3 -I -S -c "{code}"')
+    done = place.caller.finish(place.argv("exec", *options, profile=str(profile)))
+    assert (done.returncode, "(limits.disk)" in done.stderr) == (137, True), done.stderr
+    written = list(place.caller.plot.scope.glob("[0-9]*"))
+    assert 8 <= len(written) < 500
+    assert {each.stat().st_uid for each in written} == {place.caller.plot.uid}
+    place.caller.reset()
+    assert place.engine.swept() == []
+
+
 def test_what_a_call_opens_is_recorded_with_the_runtime_and_the_image(place: Place) -> None:
     if place.own:
         return  # the kernel tells root alone: see the next test

@@ -26,7 +26,7 @@ from supervisor.runtimes.podman import Podman
 from supervisor.sandbox.syscalls import FIRST_UID
 from tests.escape.arena import Arena
 from tests.integration import engines, sessions
-from tests.integration.asked import ECHO, PROBE, held_by
+from tests.integration.asked import ECHO, FILLS, FORKS, PROBE, WRITES, held_by
 from tests.integration.sessions import Bench, acting
 from tests.unit.oci import making
 
@@ -209,16 +209,7 @@ def test_memory_beyond_the_limit_ends_the_session_by_name(bench: Bench) -> None:
 
 
 def test_processes_beyond_the_limit_are_refused_by_name(bench: Bench) -> None:
-    code = """import os, time
-for number in range(100):
-    try:
-        if os.fork() == 0:
-            time.sleep(60)
-    except OSError as error:
-        print(number, error.strerror, flush=True)
-        break
-time.sleep(1)"""
-    spec = bench.spec(code)
+    spec = bench.spec(FORKS)
     others = bench.run(spec) if bench.name == OWN else None
     running = bench.run(spec)
     out = os.read(running.stdout, 100)
@@ -236,21 +227,7 @@ time.sleep(1)"""
 
 
 def test_open_files_and_sizes_are_bounded(bench: Bench) -> None:
-    code = """import errno, os
-opened = []
-try:
-    while True: opened.append(os.open("/dev/null", os.O_RDONLY))
-except OSError as error: print(len(opened), errno.errorcode[error.errno])
-for fd in opened: os.close(fd)
-try:
-    with open("/tmp/big", "wb") as file:
-        while True: file.write(bytes(1 << 20))
-except OSError as error: print(errno.errorcode[error.errno])
-os.unlink("/tmp/big")
-try:
-    for number in range(100000): open(f"/tmp/{number}", "x").close()
-except OSError as error: print(number, errno.errorcode[error.errno])"""
-    out, errors, _, _ = bench.result(bench.spec(code))
+    out, errors, _, _ = bench.result(bench.spec(FILLS))
     files, size, inodes = out.decode().splitlines()
     assert files.split()[1] == "EMFILE"
     assert int(files.split()[0]) < 512
@@ -312,14 +289,31 @@ def test_a_filter_that_the_kernel_refuses_starts_nothing(bench: Bench) -> None:
         bench.run(spec.model_copy(update={"seccomp": broken}))
 
 
-def test_what_no_engine_can_hold_is_refused_by_name(bench: Bench, arena: Arena) -> None:
-    if bench.engine is None:
+def test_a_writable_folder_and_a_file_are_their_owner_s_on_both_sides(bench: Bench, arena: Arena) -> None:
+    plot, folder = arena.plots["user"], bench.ground(arena) / "written"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    for name in ("private", "kept"):
+        (folder / name).write_text(f"{name}, of its owner")
+        (folder / name).chmod(0o600)
+    if bench.name != OWN:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, plot.uid, plot.gid)
+    mounts = [
+        Mount(source=str(folder / name), target=target, is_file=bool(name), map_owner=True, per_session=True)
+        for name, target in (("", "/work"), ("kept", "/work/kept"), ("private", "/one"))
+    ]
+    mounts[0] = mounts[0].model_copy(update={"mode": "rw"})
+    if bench.name == OWN:
+        with pytest.raises(Unenforceable, match="mount /work: only root"):
+            bench.run(bench.spec(WRITES, *mounts))
         return
-    written = Mount(source=str(bench.ground(arena) / "shown"), target="/work", mode="rw")
-    with pytest.raises(Unenforceable) as refused:
-        bench.run(bench.spec(ECHO, written))
-    assert "mount /work" in refused.value.gaps
-    assert "native" in refused.value.gaps["mount /work"]
+    out, errors, status, _ = bench.result(bench.spec(WRITES, *mounts))
+    assert status == 0, errors
+    first, *others = out.decode().splitlines()
+    assert first == "private, of its owner private, of its owner 1000"
+    assert others == ["Read-only file system"] * 2 or others == ["Permission denied"] * 2
+    made = (folder / "made").stat()
+    assert (made.st_uid, made.st_gid) == (plot.uid, plot.gid)
 
 
 def test_an_image_that_is_not_what_was_verified_is_refused(bench: Bench, arena: Arena) -> None:
