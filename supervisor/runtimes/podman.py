@@ -76,7 +76,7 @@ class Podman(Engine):
     def tidy(self) -> None:
         """As it was."""
         super().tidy()
-        self.shut.again()
+        self.shut.again(self.run)
 
     @contextlib.contextmanager
     def making(self) -> Iterator[None]:

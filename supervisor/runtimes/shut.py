@@ -29,15 +29,13 @@ class Shut:
         if not below:
             yield
             return
-        fd = os.open(lock, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        with _locked(lock):
             for each in (lock, *below):
                 self._look(os.path.realpath(each))
-            yield
-        finally:
-            self.again()
-            os.close(fd)
+            try:
+                yield
+            finally:
+                self._shut()
 
     def _look(self, path: str) -> None:
         while path != "/":
@@ -48,9 +46,24 @@ class Shut:
                     self.found[path] = mode
             path = os.path.dirname(path)
 
-    def again(self) -> None:
-        """Shut what is open."""
+    def again(self, lock: str) -> None:
+        """Shut what is open, when nobody needs it: a container of another keeper may be just about to start."""
+        if self.found:
+            with contextlib.suppress(OSError), _locked(lock):
+                self._shut()
+
+    def _shut(self) -> None:
         for path, mode in self.found.items():
             with contextlib.suppress(OSError):
                 if stat.S_IMODE(os.stat(path).st_mode) == mode | _SEARCH:
                     os.chmod(path, mode)
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -158,6 +159,18 @@ params.root = "{caller.plot.folder}"
     [found] = log.query("--tool", "open")
     about = log.records(found["call"])[1]["unmapped"]
     assert (about["runtime"], about["image"], about["files"]) == ("podman", REFERENCE, "none")
+    assert place.engine.swept() == []
+
+
+def test_several_commands_of_a_user_at_once_leave_his_folders_as_they_were(place: Place) -> None:
+    if not place.own:
+        return
+    arena, argv = place.caller.arena, place.argv("exec", "--", "-c", "echo it runs")
+    done = [arena.finish(each) for each in [place.caller.process(argv) for _ in range(3)]]
+    assert [each.stdout for each in done] == ["it runs\n"] * 3, done
+    # podman has let everybody search them meanwhile
+    places = (place.engine.folder, *place.engine.folder.parents[:2])
+    assert [stat.S_IMODE(each.stat().st_mode) for each in places] == [0o700] * 3
     assert place.engine.swept() == []
 
 

@@ -49,7 +49,7 @@ def test_another_process_that_had_looked_before_can_do_it_too(home: Path) -> Non
         os._exit(0)
     os.wait()
     assert modes(home) == [0o711]
-    shut.again()
+    shut.again(str(home))
     assert modes(home) == [0o700]
 
 
