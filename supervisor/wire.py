@@ -104,6 +104,4 @@ def hear(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int]] 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:
     """(pid, uid, gid) of whoever connected, from SO_PEERCRED."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid, uid, gid = struct.unpack("iii", raw)
-    return pid, uid, gid
+    return struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -29,7 +29,8 @@ from supervisor.monitor.children import Spawner; spawner = Spawner()
 from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4, 5))"""
 _PLANNER = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
 from supervisor.registry.{} import main; main()"""
-_PASSED = ("LANG", "LC_ALL", "TZ")
+# where a user's own engine listens, among them
+_PASSED = ("LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR")
 # no package that lies beside it gets to change what pydantic accepts
 _SET = {"PYDANTIC_DISABLE_PLUGINS": "1"}
 

@@ -5,6 +5,7 @@ Runs as root. Pure: it looks at the registry entry and at the identity the kerne
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -41,8 +42,6 @@ def _granted(users: tuple[str, ...], uid: int, gid: int) -> bool:
         return str(uid) in users
     groups = set()
     for number in os.getgrouplist(name, gid):
-        try:
+        with contextlib.suppress(KeyError):
             groups.add(f"@{grp.getgrgid(number).gr_name}")
-        except KeyError:
-            continue
     return bool({name, str(uid)} & set(users) or groups & set(users))

@@ -15,7 +15,7 @@ from supervisor.sandbox import cgroup
 
 # what an engine makes writable: most of it by the container's own root, which nobody is
 _WRITABLE = {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/tty", "/tmp", "/sys/fs/cgroup"}
-_DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+_WRITABLE |= {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
 
 
 class Contained(Reader):
@@ -29,11 +29,10 @@ class Contained(Reader):
         status = self.fields()
         for name, table in (("Uid", "uid_map"), ("Gid", "gid_map")):
             maps = [[int(word) for word in line.split()] for line in self.text(table).splitlines()]
-            own = [
-                str(first + self.spec.uid - inside) for inside, first, n in maps if 0 <= self.spec.uid - inside < n
-            ]
-            # where ids of the host's own are mapped, its root is too
-            if status[name].split() != own * 4 or any(first == 0 for _, first, _ in maps):
+            own = [str(self.spec.uid - low + at) for low, at, n in maps if low <= self.spec.uid < low + n]
+            # neither root nor who has started it: where ids of the host's own are mapped, those are too
+            known = any(first <= each < first + n for _, first, n in maps for each in (0, os.geteuid()))
+            if status[name].split() != own * 4 or known:
                 yield f"{name} is {status[name]}, by the map {maps}"
         if not set(status["Groups"].split()) <= set(status["Gid"].split()):
             yield f"Groups are {status['Groups']}"
@@ -53,7 +52,7 @@ class Contained(Reader):
             if lacking := flags - seen.get(point, set()):
                 yield f"mount {point} lacks {','.join(sorted(lacking))}"
         for point, flags in seen.items():
-            if "rw" in flags and point not in _WRITABLE | _DEVICES and not self._harmless(point):
+            if "rw" in flags - wanted.get(point, set()) and point not in _WRITABLE and not self._harmless(point):
                 yield f"mount {point} is writable"
 
     def _harmless(self, point: str) -> bool:
@@ -61,6 +60,16 @@ class Contained(Reader):
         there = os.stat(f"{self.base}/root{point}")
         hidden = below(point, "/proc") and there.st_rdev == os.stat("/dev/null").st_rdev
         return hidden or (below(point, "/sys/fs/cgroup") and there.st_uid == 0 and not there.st_mode & 0o022)
+
+    def descriptors(self) -> Iterator[str]:
+        """Nothing is open but pipes, by the kernel's one mount of them: a user may not read another's links."""
+        numbers, own = os.listdir(f"{self.base}/fdinfo"), os.pipe()
+        mounts = [self.text(f"fdinfo/{each}", "/proc/self").split()[5] for each in own]
+        for each in own:
+            os.close(each)
+        yield from (
+            f"descriptor {n} is no pipe" for n in numbers if self.text(f"fdinfo/{n}").split()[5] not in mounts
+        )
 
     def group(self, controller: str, joined: str, _own: str) -> str:
         """Wherever the engine has made it."""

@@ -85,8 +85,7 @@ def daemon(
     # a connection costs us a descriptor, and a session costs the spawner two
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    spawner = Spawner()
-    loop = Loop()
+    loop, spawner = Loop(), Spawner()
     monitor = Monitor(loop, spawner, os.path.abspath(config), secrets, Record(loop, keeper))
     try:
         spawner.greet()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def ask(question: dict[str, object]) -> tuple[Planned, Sealed]:
     argv = [sys.executable, "-I", "-c", _CODE, children.ROOT]
     # no package that lies beside it gets to change what pydantic accepts
     env = {"LC_ALL": "C.UTF-8", "PYDANTIC_DISABLE_PLUGINS": "1"}
+    env |= {name: value for name, value in os.environ.items() if name == "XDG_RUNTIME_DIR"}
     with ours, theirs, subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=theirs.fileno(), env=env) as planner:
         theirs.close()
         ours.settimeout(60)

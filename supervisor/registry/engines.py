@@ -36,8 +36,9 @@ def socket(runtime: str, entry: ServerEntry) -> str:
         return entry.engine
     name = {"podman": "podman/podman.sock", "docker": "docker.sock"}[runtime]
     # a planner that root started is nobody
-    root = os.geteuid() in (0, NOBODY)
-    return f"/run/{name}" if root else f"/run/user/{os.geteuid()}/{name}"
+    if os.geteuid() in (0, NOBODY):
+        return f"/run/{name}"
+    return f"{os.environ.get('XDG_RUNTIME_DIR') or f'/run/user/{os.geteuid()}'}/{name}"
 
 
 def fitted(made: Planned, runtime: str, entry: ServerEntry, found: Stored) -> Planned:

@@ -102,7 +102,9 @@ class Engine:
         self.api = Api(path, self.prefix)
         self.keeper = keeper
         self.known: Table = {}
-        self.folder = f"{_RUN}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        # of a user: what lies beside the socket is that user's
+        self.run = _RUN if os.geteuid() == 0 else os.path.dirname(path)
+        self.folder = f"{self.run}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
     # what differs
 
@@ -157,6 +159,11 @@ class Engine:
                 file.write(data)
             os.rename(f"{path}.new", path)
         return path
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """While a container is made and started."""
+        yield
 
     def empty(self) -> str:
         """An empty folder of ours for containers; its path."""
@@ -255,10 +262,10 @@ class Engine:
                 if _whose(each, keeper):
                     count += 1
                     self._gone(f"/volumes/{each.get('Name')}")
-        for name in os.listdir(_RUN) if not keeper else []:
+        for name in os.listdir(self.run) if not keeper else []:
             parts = name.split("-")
             if name.startswith(cgroup.PREFIX) and len(parts) == 4 and not _lives("-".join(parts[:3])):
-                shutil.rmtree(f"{_RUN}/{name}", ignore_errors=True)
+                shutil.rmtree(f"{self.run}/{name}", ignore_errors=True)
         return count
 
 

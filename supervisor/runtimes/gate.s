@@ -2,9 +2,9 @@
 #
 # A flat ELF file for x86-64 Linux: as -o gate.o gate.s && ld --oformat binary -Ttext 0x400000 -o gate gate.o
 # Its arguments are PROGRAM, ARGUMENT ...; the environment that an engine made is not passed on.
-# It applies the Landlock rules and the system call filter that follow it in the file (see gate.py), and then reads from
-# standard input the size of the environment, eight bytes, and that itself, made ready for the address ENVIRONMENT.
-# Until it comes the monitor reads back, from outside, what the engine and the gate made; no engine writes it down.
+# It reads one byte from standard input, until which the keeper mounts what engines cannot; applies the Landlock rules and
+# the system call filter that follow it in the file (see gate.py); and then reads the size of the environment, eight
+# bytes, and that itself, made ready for the address ENVIRONMENT. Until that comes the monitor reads back, from outside, what the engine and the gate made; no engine writes it down.
 # It runs with the payload's identity, filter and limits, and shows itself to nobody inside.
 
 	.code64
@@ -35,6 +35,10 @@ _start:
 	xor	edi, edi		# SIG_BLOCK
 	lea	rsi, [rbp + ALL]
 	call	mask
+
+	lea	rsi, [rbp + CELL]	# one byte: everything is mounted that its rules name
+	mov	edx, 1
+	call	whole
 
 	lea	r14, [rip + data]
 	mov	rsi, [r14]

@@ -21,7 +21,9 @@ SHARED_MEMORY = 1 << 16
 
 
 class Places(Protocol):
-    """Where files of ours are put for a container."""
+    """Where files of ours are put for a container, and of which engine."""
+
+    name: str
 
     def place(self, name: str, data: bytes, mode: int = 0o444) -> str:
         """Write one; its path."""
@@ -42,27 +44,39 @@ class Shown(NamedTuple):
 def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
     """What no engine holds, and what this one says that it does not."""
     found: dict[str, str] = {}
-    if os.geteuid() != 0:
-        found["runtime"] = f'what {engine} has made is read back by root alone, so far: runtime = "native"'
+    if os.geteuid() != 0 and not facts.get("rootless"):
+        found["runtime"] = f"what root's {engine} has made is read back by root alone: use a podman of your own"
     if not engine_part(document).get("image"):
         found["image"] = f"{engine} runs images: name one that was added (--image, image = ...)"
     for each in _specs(document):
-        if each.mode == "rw":
+        if each.mode == "rw" and os.geteuid() != 0:
             found[f"mount {each.target}"] = (
-                f'{engine} cannot make what is written there belong to the folder\'s owner: runtime = "native"'
+                f'only root can make what is written in {engine} belong to the folder\'s owner: runtime = "native"'
             )
-        elif each.is_file and engine == "docker":
-            found[f"mount {each.target}"] = f"{engine} shows folders only: grant the folder that it lies in"
+    give = "mount the controller for it, and start it again"
+    if facts.get("rootless"):
+        give = "delegate the controller to user@.service (cgroup v2)"
     for name in ("memory", "cpus", "pids"):
-        if name not in entries(facts["limits"]):
-            found[f"limits.{name}"] = (
-                f"this {engine} has no control group for it: mount the controller for it, and start it again"
-            )
+        # processes are counted by user namespace besides: a resource limit, which each container has of its own
+        if name not in entries(facts["limits"]) and not (name == "pids" and facts.get("rootless")):
+            found[f"limits.{name}"] = f"this {engine} has no control group for it: {give}"
     return found
 
 
 def _specs(document: enter.Document) -> list[MountSpec]:
     return enter.specs(document, "trees") + enter.specs(document, "mounts")
+
+
+def late(document: enter.Document, engine: str) -> list[MountSpec]:
+    """What the keeper itself mounts in a container, as root: what engines cannot map, write to or show."""
+    specs = [each for each in _specs(document) if each.target != SECRETS]
+    own = [each for each in specs if each.mode == "rw" or each.map_owner or (each.is_file and engine == "docker")]
+    found = [each for each in specs if any(_below(each, other) or each is other for other in own)]
+    return sorted(found, key=lambda each: each.target) if os.geteuid() == 0 else []
+
+
+def _below(each: MountSpec, other: MountSpec) -> bool:
+    return each.target.startswith(f"{other.target}/")
 
 
 def mounts(places: Places, document: enter.Document) -> list[Shown]:
@@ -72,10 +86,16 @@ def mounts(places: Places, document: enter.Document) -> list[Shown]:
     for path, text in sorted(enter.texts(document, "files").items()):
         where = places.place(f"{digest}{path}", text.encode())
         found.append(Shown(where, path, ["ro", "nosuid", "nodev", "noexec"], ours=True))
+    own = {each.target: each for each in late(document, places.name)}
     for each in sorted(_specs(document), key=lambda spec: spec.target):
         if each.target == SECRETS:
             # what is mounted there comes with each session; the image has no such folder
             found.append(Shown(places.empty(), SECRETS, ["ro", "nosuid", "nodev", "noexec"], ours=True))
+            continue
+        if each.target in own:
+            if not any(_below(each, other) for other in own.values()):
+                empty = places.place("empty-file", b"") if each.is_file else places.empty()
+                found.append(Shown(empty, each.target, ["ro", "nosuid", "nodev", "noexec"], ours=True))
             continue
         flags = ["ro", "nosuid", "nodev", *(["noexec"] if each.noexec else [])]
         found.append(Shown(each.source, each.target, flags, ours=False))

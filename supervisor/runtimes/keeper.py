@@ -112,14 +112,16 @@ class Keeper:
         guard.reap()
         self.engines[engine.api.socket] = engine, Guard(engine, self.name)
 
-    def _engine(self, path: str) -> Engine:
-        """The engine behind a socket, swept of what keepers that are gone have left in it."""
+    def _engine(self, document: enter.Document) -> Engine:
+        """The engine of a document that it can hold, swept of what keepers that are gone have left in it."""
+        path = str(document_of(document)["socket"])
+        engine = self.engines[path][0] if path in self.engines else self.kind(path, self.name)
+        engine.check(document)
         if path not in self.engines:
-            engine = self.kind(path, self.name)
             engine.sweep("")
             engine.prepare()
             self.engines[path] = engine, Guard(engine, self.name)
-        return self.engines[path][0]
+        return engine
 
     def _load(self, digest: str, document: object) -> None:
         """Look whether the engine holds what it is asked for, and bring it the image."""
@@ -128,8 +130,7 @@ class Keeper:
         event: wire.Message = {"event": "load-failed", "digest": digest}
         try:
             document_of(document)["digest"] = digest[:16]
-            engine = self._engine(str(document_of(document)["socket"]))
-            engine.check(document)
+            engine = self._engine(document)
             engine.bring(Image(document))
         except Gaps as gaps:
             wire.send(self.monitor, event | {"runtime": self.kind.name, "gaps": gaps.found})
@@ -150,7 +151,7 @@ class Keeper:
             stale = OSError(errno.ESTALE, "its configuration has changed meanwhile; open it again")
             self._failed({"event": "failed", "id": number}, stale, "start it")
             return
-        engine = self._engine(str(document_of(document)["socket"]))
+        engine = self.engines[str(document_of(document)["socket"])][0]
         try:
             kept = fresh(Kept(engine, name, number, document, secrets.pop() if secrets else -1))
         except OSError as error:

@@ -21,7 +21,7 @@ from supervisor.runtimes import document as described
 from supervisor.runtimes import gate, groups, held, pump
 from supervisor.runtimes.api import ApiError
 from supervisor.runtimes.engine import Engine
-from supervisor.sandbox import enter, inside, network
+from supervisor.sandbox import enter, inside, mounts, network
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.mounts import SECRETS
 from supervisor.sandbox.session import StepError, donated
@@ -156,18 +156,21 @@ def fresh(kept: Kept) -> Kept:
     engine, name = kept.engine, kept.name
     step = "create its container"
     try:
-        engine.create(name, kept.document)
-        step = "attach to its container"
-        kept.stream = engine.attach(name)
-        step = "start its container"
-        engine.start(name)
+        with engine.making():
+            engine.create(name, kept.document)
+            step = "attach to its container"
+            kept.stream = engine.attach(name)
+            step = "start its container"
+            engine.start(name)
         step = "find its first process"
         _find(kept)
-        step = f"mount its secrets at {SECRETS}"
-        if kept.secrets >= 0:
+        step = "mount its own folders and secrets"
+        if kept.secrets >= 0 or held.late(kept.document, engine.name):
             _forked(lambda: _show(kept))
         step = "make its addresses and the sockets for the egress broker"
         kept.donated = _donated(kept)
+        step = "start its gate"
+        _let(kept)
     except OSError as error:
         kept.kill(signal.SIGKILL)
         kept.close()
@@ -179,39 +182,43 @@ def _find(kept: Kept) -> None:
     """Hold on to the first process, when it has become the gate."""
     pid = kept.engine.state(kept.name).get("Pid")
     if not isinstance(pid, int) or pid <= 1:
-        raise OSError(errno.ESRCH, "it has ended at once")
+        raise _over(kept)
     kept.pid, kept.pidfd = pid, os.pidfd_open(pid)
     if kept.engine.state(kept.name).get("Pid") != pid:
-        raise OSError(errno.ESRCH, "it has ended at once")
+        raise _over(kept)
     ours = os.stat(held.gate_of(kept.engine, kept.document))
     deadline = time.monotonic() + _PATIENCE
-    # until its execve it is the engine's own runtime
-    while (found := os.stat(f"/proc/{pid}/exe")).st_ino != ours.st_ino or found.st_dev != ours.st_dev:
+    while not _waits(pid, ours):
         if _readable(kept.pidfd) or time.monotonic() > deadline:
-            raise OSError(errno.ESRCH, "it does not execute the gate")
-        time.sleep(0.001)
-    # its filter is the last that it applies; one that never does is told by posture
-    filtered = bool(kept.document["seccomp"])
-    while filtered and not has_filter(pid) and not _readable(kept.pidfd) and time.monotonic() < deadline:
+            raise _over(kept)
         time.sleep(0.001)
     for name, (path, key) in groups.counters(pid).items():
-        # a user's engine may have put it where there are no limits
+        # a user's engine may have put it where there are no limits, or others, or beside others
+        if name not in enter.numbers(kept.document, "cgroup"):
+            continue
         with contextlib.suppress(FileNotFoundError):
             kept.counters[os.open(path, os.O_RDONLY | os.O_CLOEXEC)] = name, key
 
 
-def has_filter(pid: int) -> bool:
-    """Whether it has a filter more than who started it."""
-    own = _status(pid)
-    starters = _status(int(own["PPid"]))
-    if "Seccomp_filters" in own:
-        return int(own["Seccomp_filters"]) > int(starters["Seccomp_filters"])
-    return own.get("Seccomp") == "2"
+def _over(kept: Kept) -> OSError:
+    """What it has not done, by its exit status."""
+    kept.kill(signal.SIGKILL)
+    return OSError(errno.ESRCH, f"it has ended: it could not {gate.FAILED.get(kept.code(), 'execute the gate')}")
 
 
-def _status(pid: int) -> dict[str, str]:
-    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+def _waits(pid: int, ours: os.stat_result) -> bool:
+    """Whether it has become the gate and waits: before, it is the engine's own runtime."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), ours) and _sleeps(pid) >= 0
+    return False
+
+
+def _sleeps(pid: int) -> int:
+    """How often it has gone to sleep, while it does; -1 otherwise. The gate does that to read, and never else."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/status", "rb") as file:
+        said = dict(line.partition(b":\t")[::2] for line in file.read().splitlines())
+        return int(said[b"voluntary_ctxt_switches"]) if said[b"State"].startswith(b"S") else -1
+    return -1
 
 
 def _acted(fd: int, key: str) -> bool:
@@ -230,7 +237,7 @@ def _donated(kept: Kept) -> list[int]:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def make() -> None:
-        _setns(_opened(kept, "ns/net"), sc.CLONE_NEWNET)
+        _enter(kept, "net", sc.CLONE_NEWNET)
         network.up()
         network.add(reach.addresses)
         network.donate(network.sockets(reach.udp, reach.tcp), there)
@@ -244,12 +251,39 @@ def _donated(kept: Kept) -> list[int]:
 
 
 def _show(kept: Kept) -> None:
-    """Mount the files of its secrets over the empty folder that it has there: they belong to its own user."""
-    owner = int(_status(kept.pid)["Uid"].split()[1])
-    tree = inside.secrets(kept.secrets, {}, owner)
-    place = sc.openat2(SECRETS[1:], os.O_PATH | os.O_DIRECTORY, _opened(kept, "root"))
-    _setns(_opened(kept, "ns/mnt"), sc.CLONE_NEWNS)
-    sc.move_mount(tree, b"", place, b"", sc.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+    """Mount what is its own over the empty places that it has there: it belongs to its user inside."""
+    root = _opened(kept, "root")
+    with open(f"/proc/{kept.pid}/status", encoding="ascii") as file:
+        user = next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
+    specs = held.late(kept.document, kept.engine.name)
+    trees = [(each.target, mounts.detached(each, user)) for each in specs]
+    _enter(kept, "mnt", sc.CLONE_NEWNS)
+    if kept.secrets >= 0:
+        # whoever makes a file has to be somebody there
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        trees.append((SECRETS, inside.secrets(kept.secrets, {}, int(str(kept.document["uid"])))))
+    for target, tree in trees:
+        place = sc.openat2(target[1:], os.O_PATH, root)
+        sc.move_mount(tree, b"", place, b"", sc.MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def _let(kept: Kept) -> None:
+    """Let the gate apply its rules and its filter, and wait until it waits again."""
+    before, deadline = _sleeps(kept.pid), time.monotonic() + _PATIENCE
+    if kept.stream:
+        kept.stream.sendall(b"\0")
+    while _sleeps(kept.pid) in (-1, before):
+        if _readable(kept.pidfd) or time.monotonic() > deadline:
+            raise _over(kept)
+        time.sleep(0.001)
+
+
+def _enter(kept: Kept, name: str, kind: int) -> None:
+    """Enter a namespace of its first process by way of its user namespace, whose owner may, root or not."""
+    found = _opened(kept, f"ns/{name}")
+    _setns(_opened(kept, "ns/user"), sc.CLONE_NEWUSER)
+    _setns(found, kind)
 
 
 def _opened(kept: Kept, name: str) -> int:

@@ -6,12 +6,15 @@ volume, because podman's tmpfs mounts cannot bound the number of files. Standard
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from supervisor.runtimes import gate, held, keeper
 from supervisor.runtimes.api import Table, entries, table
 from supervisor.runtimes.document import image
 from supervisor.runtimes.engine import LABEL, Engine
+from supervisor.runtimes.shut import Shut
 from supervisor.sandbox import enter
 from supervisor.sandbox import syscalls as sc
 
@@ -19,6 +22,10 @@ from supervisor.sandbox import syscalls as sc
 _IDS = 1 << 16
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PRIVATE = {"nsmode": "private"}
+_TOO_FEW = (
+    "this user has too few subordinate ids: usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST, 65536 of "
+    "each, and podman system migrate"
+)
 
 
 class Podman(Engine):
@@ -27,16 +34,23 @@ class Podman(Engine):
     name = "podman"
     prefix = "/v4.0.0/libpod"
 
+    def __init__(self, path: str, keeper: str) -> None:
+        super().__init__(path, keeper)
+        self.shut = Shut()
+
     def facts(self) -> Table:
         """Version, whose it is, what it says it can limit."""
         said = table(self.api.get("/info"))
         host = table(said.get("host"))
-        names = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
+        store, names = table(said.get("store")), {"memory": "memory", "cpus": "cpu", "pids": "pids"}
         controllers = entries(host.get("cgroupControllers"))
-        rootless = table(host.get("security")).get("rootless") is True
+        rootless, maps = table(host.get("security")).get("rootless") is True, table(host.get("idMappings"))
         return {
             "version": table(said.get("version")).get("Version"),
             "rootless": rootless,
+            "folders": [str(store.get(each)) for each in ("graphRoot", "runRoot", "volumePath")],
+            "UIDMap": subordinate(entries(maps.get("uidmap"))),
+            "GIDMap": subordinate(entries(maps.get("gidmap"))),
             "cgroup": host.get("cgroupVersion"),
             "limits": [each for each, name in names.items() if name in controllers],
         }
@@ -44,9 +58,32 @@ class Podman(Engine):
     def gaps(self, document: enter.Document, facts: Table) -> dict[str, str]:
         """See supervisor.runtimes.held."""
         found = held.gaps(document, self.name, facts)
-        if facts["rootless"]:
-            found["runtime"] = "a user's own podman cannot be used yet: name root's with --engine"
+        if not facts["rootless"]:
+            return found
+        if os.geteuid() == 0:
+            found["runtime"] = "a user's own podman is for that user: name root's with --engine"
+        for name in ("UIDMap", "GIDMap"):
+            if not any(_number(each, "size") > int(str(document["uid"])) for each in entries(facts[name])):
+                found["namespaces.user"] = _TOO_FEW
         return found
+
+    def prepare(self) -> None:
+        """The guard, which is forked next, has to know too what is shut."""
+        super().prepare()
+        with self.making():
+            return
+
+    def tidy(self) -> None:
+        """As it was."""
+        super().tidy()
+        self.shut.again(self.run)
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """A user's podman lets everybody search the folders above its own: see supervisor.runtimes.shut."""
+        folders = [str(each) for each in entries(self.known["folders"])] if self.known["rootless"] else []
+        with self.shut.open(self.run, folders):
+            yield
 
     def volumes(self) -> list[Table]:
         """Every volume of keepers."""
@@ -108,7 +145,10 @@ class Podman(Engine):
         return {"Name": f"{name}.tmp", "Dest": "/tmp", "Options": [*flags, "nocopy"]}
 
     def _identity(self, name: str) -> Table:
-        """Who it is on the host: ids that no other session has."""
+        """Who it is on the host: ids that no other session has, or of a user's podman none but subordinate ones."""
+        if self.known["rootless"]:
+            own = {each: self.known[each] for each in ("UIDMap", "GIDMap")}
+            return {"userns": _PRIVATE, "idmappings": {"HostUIDMapping": False, "HostGIDMapping": False, **own}}
         first = sc.FIRST_UID + (1 << 24) + int(name.rpartition("-")[2]) % (1 << 13) * _IDS
         ids = [{"container_id": 0, "host_id": first, "size": _IDS}]
         mapped = {"HostUIDMapping": False, "HostGIDMapping": False, "UIDMap": ids, "GIDMap": ids}
@@ -116,6 +156,8 @@ class Podman(Engine):
 
     def _limits(self, document: enter.Document) -> Table:
         limits = enter.numbers(document, "cgroup")
+        if not limits:  # a user's, who has no control group of his own
+            return {}
         memory = {"limit": limits["memory"], "swap": limits["memory"]}
         if self.known["cgroup"] == "v1":
             memory["swappiness"] = 0  # where swap is not counted, this is what keeps it out
@@ -135,6 +177,22 @@ def _mount(shown: held.Shown) -> Table:
         "destination": shown.target,
         "options": ["bind", "rprivate", *shown.flags],
     }
+
+
+def subordinate(extents: list[object]) -> list[Table]:
+    """The widest range of ids that podman's own namespace has, without the user's own, which is its root."""
+    wide = max(
+        (each for each in map(table, extents) if _number(each, "container_id") > 0),
+        key=lambda each: _number(each, "size"),
+        default={},
+    )
+    size = min(_number(wide, "size"), _IDS)
+    return [{"container_id": 0, "host_id": _number(wide, "container_id"), "size": size}]
+
+
+def _number(value: object, key: str) -> int:
+    found = table(value).get(key)
+    return found if isinstance(found, int) else 0
 
 
 def main(fd: int) -> None:

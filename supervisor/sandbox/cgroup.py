@@ -88,12 +88,8 @@ def probe() -> Hierarchy:
         unified = _unified_base(*mounts[""], own[""])
         if unified:
             return Hierarchy("v2", dict.fromkeys(CONTROLLERS, unified))
-    bases = {}
-    for name in CONTROLLERS:
-        if name in mounts and name in own:
-            base = join(*mounts[name], own[name])
-            if os.access(base, os.W_OK):
-                bases[name] = base
+    there = {name: join(*mounts[name], own[name]) for name in CONTROLLERS if name in mounts and name in own}
+    bases = {name: base for name, base in there.items() if os.access(base, os.W_OK)}
     return Hierarchy("v1" if bases else "none", bases)
 
 

@@ -6,6 +6,7 @@ other than the spawner's own; detached trees are handed to the sandbox, which at
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -152,10 +153,8 @@ def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
     """Create an empty folder or file, and its parents, in a tmpfs that nobody else can see."""
     parts = target.strip("/").split("/")
     for depth in range(1, len(parts) + (0 if is_file else 1)):
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir("/".join(parts[:depth]), 0o755, dir_fd=root)
-        except FileExistsError:
-            continue
     if is_file:
         flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         os.close(os.open("/".join(parts), flags, 0o444, dir_fd=root))

@@ -38,6 +38,36 @@ print(json.dumps({
     "passwd": open("/etc/passwd").read().split("\\n")[0],
 }))"""
 
+FORKS = """import os, time
+for number in range(100):
+    try:
+        if os.fork() == 0:
+            time.sleep(60)
+    except OSError as error:
+        print(number, error.strerror, flush=True)
+        break
+time.sleep(1)"""
+FILLS = """import errno, os
+opened = []
+try:
+    while True: opened.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error: print(len(opened), errno.errorcode[error.errno])
+for fd in opened: os.close(fd)
+try:
+    with open("/tmp/big", "wb") as file:
+        while True: file.write(bytes(1 << 20))
+except OSError as error: print(errno.errorcode[error.errno])
+os.unlink("/tmp/big")
+try:
+    for number in range(100000): open(f"/tmp/{number}", "x").close()
+except OSError as error: print(number, errno.errorcode[error.errno])"""
+WRITES = """import os
+print(open("/work/private").read(), open("/one").read(), os.stat("/work").st_uid)
+open("/work/made", "w").write("inside")
+for path in ("/work/kept", "/one"):
+    try: open(path, "a")
+    except OSError as error: print(error.strerror)"""
+
 
 # each of these has a test, for every runtime
 EVERYWHERE = (
@@ -62,14 +92,20 @@ def held_by(bench: Bench) -> dict[str, str]:
         "folder, writable": (folder.model_copy(update={"mode": "rw"}),),
         "single file": (Mount(source="/usr/share/common-licenses/GPL-3", target="/one", is_file=True),),
     }
-    found = dict.fromkeys(EVERYWHERE, "held")
+    found, own = dict.fromkeys(EVERYWHERE, "held"), bench.engine is not None and bench.engine.owner[0]
     for name, mounts in asked.items():
         document = native.document(bench.spec(ECHO, *mounts), host.probe())
         gaps: dict[str, str] = {}
         if bench.engine:
             engine = bench.engine.kind(bench.engine.socket, "")
             gaps = engine.gaps(document, engine.facts())
+            unlimited = {name for name in gaps if name.startswith("limits.")}
+            assert unlimited == ({"limits.memory", "limits.cpus"} if own else set())
+            gaps = {name: gaps[name] for name in gaps.keys() - unlimited}
         found[name] = "refused" if gaps else "held"
+    if own:
+        assert host.probe().unseen
+        found |= dict.fromkeys(("memory, processors, processes", "record of the files that it opens"), "refused")
     found["host's /usr, without an image"] = "refused" if bench.engine else "held"
-    found["a host user of its own"] = "shared" if bench.name == "docker" else "held"
+    found["a host user of its own"] = "shared" if own or bench.name == "docker" else "held"
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.runtimes.api import Api, entries, table
+from supervisor.runtimes.api import Api, ApiError, entries, table
 from supervisor.runtimes.engine import Engine
 from tests.escape.arena import Arena
 from tests.integration.engine_image import image
@@ -49,6 +50,8 @@ class Started:
     kind: type[Engine]
     argv: list[str]
     env: dict[str, str]
+    # whose it is: (uid, gid)
+    owner: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.socket).parent
@@ -58,9 +61,11 @@ class Started:
         """Start it, and wait until it listens."""
         # docker's own containerd goes with a docker that is killed, and is a zombie where nobody reaps it
         (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        ids = ("--reuid", str(self.owner[0]), "--regid", str(self.owner[1]), "--clear-groups")
+        become = ("setpriv", *ids, "--") if os.geteuid() != self.owner[0] else ()
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                self.argv,
+                [*become, *self.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -78,6 +83,11 @@ class Started:
             assert time.monotonic() < deadline, said
             time.sleep(0.05)
 
+    def kill(self) -> None:
+        """Without warning, and in one go: a user's is two processes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(SECONDS)
+
     def stop(self) -> None:
         """In order."""
         self.process.terminate()
@@ -86,9 +96,15 @@ class Started:
     def left(self) -> list[str]:
         """What keepers have in it, and those that are gone in the folder that it shows from."""
         found = self.kind(self.socket, "supervisor-0-0")
-        names = [str(each.get("Names")) for each in found.containers()]
-        files = [each for each in os.listdir("/run") if each.startswith("supervisor-") and not used(each)]
-        return names + [str(each.get("Name")) for each in found.volumes()] + files
+        try:
+            names = [str(each.get("Names")) for each in found.containers()]
+            names += [str(each.get("Name")) for each in found.volumes()]
+        except ApiError as error:
+            # podman's list of volumes fails when one of them is just being removed
+            return [str(error)]
+        place = "/run" if self.owner == (0, 0) else self.folder
+        files = [each for each in os.listdir(place) if each.startswith("supervisor-") and not used(each)]
+        return names + files
 
     def swept(self) -> list[str]:
         """What is left when whoever cleans up has had the time: of other tests of this host, too."""
@@ -163,6 +179,34 @@ def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
         finally:
             made.stop()
             _unmounted(base)
+
+
+@contextmanager
+def own(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
+    """podman's service of the ordinary user: nobody is root in it, nor has it a control group."""
+    base, plot = arena.base / "own", arena.plots["user"]
+    folder = base / "run/podman"
+    for each in (base, base / "run", folder, base / "tmp"):
+        each.mkdir(exist_ok=True, mode=0o700)
+        os.chown(each, plot.uid, plot.gid)
+    (folder / "log").touch()
+    os.chown(folder / "log", plot.uid, plot.gid)
+    config = base / "containers.conf"
+    config.write_text(CONTAINERS.format(base=base))
+    argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run/containers"]
+    argv += ["--storage-driver", "overlay", "system", "service", "-t", "0", f"unix://{folder}/podman.sock"]
+    env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": f"{base}/run"}
+    with _traceless():
+        made = Started("podman", f"{folder}/podman.sock", kind, argv, env, (plot.uid, plot.gid))
+        try:
+            yield made
+        finally:
+            made.stop()
+            # the service itself may outlive the process that was started, which is there to wait for it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(made.process.pid, signal.SIGKILL)
+            # what holds the namespaces of all of the user's podmans, until he is gone
+            os.kill(int((base / "tmp/pause.pid").read_text()), signal.SIGKILL)
 
 
 def _unmounted(base: Path) -> None:

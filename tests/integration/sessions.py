@@ -8,20 +8,25 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from supervisor.errors import SupervisorError
 from supervisor.model import ImageRoot, Mount, Network, SandboxSpec
-from supervisor.monitor import posture
+from supervisor.monitor import children, posture
 from supervisor.monitor.children import CODE, Spawner
 from supervisor.monitor.contained import Contained
 from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan, seccomp
 from supervisor.runtimes import native
-from supervisor.sandbox import cgroup
+from supervisor.sandbox import cgroup, rights, syscalls
+from tests.escape.arena import Arena
 from tests.integration.engine_image import PYTHON
 from tests.integration.engines import Started
 from tests.unit.profile.test_plan import entry
@@ -29,6 +34,35 @@ from tests.unit.profile.test_plan import entry
 SECONDS = 30.0
 MEMORY, PIDS = 100 << 20, 24
 ENV = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8"}
+
+
+def reachable(arena: Arena, patch: pytest.MonkeyPatch) -> None:
+    """From now on an ordinary user can execute what is started: his command line's interpreter, our code."""
+    first = Path(arena.commands["user"][0]).read_text(encoding="utf-8").splitlines()[0]
+    patch.setattr(sys, "executable", first.removeprefix("#!"))
+    if (arena.base / "checkout").exists():
+        patch.setattr(children, "ROOT", str(arena.base / "checkout"))
+
+
+@contextmanager
+def acting(uid: int, gid: int) -> Iterator[None]:
+    """Be an ordinary user, as far as the kernel asks, and so is whatever is started; and root again."""
+    if uid == 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setresgid(gid, gid, 0)
+    os.setresuid(uid, uid, 0)
+    # a change of users makes a process unreadable to that user himself
+    syscalls.prctl(rights.PR_SET_DUMPABLE, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+        os.setgroups(groups)
+        syscalls.prctl(rights.PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 class Running:
@@ -78,6 +112,10 @@ class Bench:
         self.donated: list[int] = []
         self.spawner = self.start()
 
+    def ground(self, arena: Arena) -> Path:
+        """A folder where whoever has the engine may make others."""
+        return self.engine.folder if self.engine and self.engine.owner[0] else arena.base
+
     def start(self) -> Spawner:
         """Its process, greeted and served."""
         made = Spawner(CODE.format(f"runtimes.{self.engine.runtime}")) if self.engine else Spawner()
@@ -109,6 +147,9 @@ class Bench:
         chain = load.load("none")
         made = plan.plan(chain, entry(Path("/usr/share"))).spec
         rlimits = {name: value for name, value in made.rlimits.items() if self.name != "docker" or name != "NPROC"}
+        # nothing of root's: its engine and its sessions hold every other limit
+        own = self.engine is not None and self.engine.owner[0]
+        rlimits |= {"NPROC": PIDS} if own else {}
         changed: dict[str, object] = {
             "argv": (PYTHON, "-I", "-S", "-c", code),
             "env": ENV,
@@ -122,6 +163,7 @@ class Bench:
             folder, config, layers = self.blobs
             name = f"example.org/python@{config}"
             changed |= {
+                "accepted": tuple(sorted(host.probe().missing)) if own else (),
                 "runtime": self.engine.runtime,
                 "links": {},
                 "image": ImageRoot(name=name, digest=config, config=config),

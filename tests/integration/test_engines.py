@@ -1,4 +1,4 @@
-"""Sessions of the command line in podman and docker: chosen, given secrets, watched, recorded, killed.
+"""Sessions of the command line in podman, a user's own too, and docker: chosen, given secrets, watched, killed.
 
 What each runtime holds of a profile is asked in test_runtimes.
 """
@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -62,9 +63,14 @@ class Place:
     def caller(self) -> Caller:
         return self.bench.caller
 
+    @property
+    def own(self) -> bool:
+        """Whether nobody is root in it."""
+        return self.caller.mode == "user"
+
     def argv(self, command: str, *options: str | Path, profile: str = "none") -> list[str]:
         where = ("--store", self.bench.store, "--image", REFERENCE, "--engine", self.engine.socket)
-        runtime = ("--runtime", self.engine.runtime)
+        runtime = ("--runtime", self.engine.runtime, *(self.caller.arena.accept("user") if self.own else ()))
         return self.caller.command(command, "--profile", profile, *where, *runtime, *options)
 
     def runs(self, script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
@@ -86,15 +92,24 @@ class Place:
             end(process)
 
 
-@pytest.fixture(scope="module", params=["podman", "docker"])
+OWN = "podman of a user"
+
+
+@pytest.fixture(scope="module", params=["podman", OWN, "docker"])
 def place(request: pytest.FixtureRequest, arena: Arena) -> Iterator[Place]:
-    bench = imaging.Bench(Caller(arena, "root"), arena.base / "engines")
+    mode = "user" if request.param == OWN else "root"
+    bench = imaging.Bench(Caller(arena, mode), arena.base / f"engines-{mode}")
     bench.caller.reset()
     if not bench.folder.exists():
         bench.folder.mkdir()
+        bench.own(bench.folder)
         imaging.signed_layout(bench, image(), making.key())
         assert bench.image("add", f"oci:{bench.folder}/layout:1.0", "--as", making.NAME).returncode == 0
-    starts = {"podman": lambda: engines.podman(arena, Podman), "docker": lambda: engines.docker(arena, Docker)}
+    starts = {
+        "podman": lambda: engines.podman(arena, Podman),
+        OWN: lambda: engines.own(arena, Podman),
+        "docker": lambda: engines.docker(arena, Docker),
+    }
     with starts[request.param]() as engine:
         yield Place(engine, bench)
         assert engine.swept() == []
@@ -104,11 +119,64 @@ def test_the_command_line_starts_an_image_in_it_and_leaves_nothing(place: Place)
     done = place.runs("read line; echo got $line; echo $HOME; exit 3")
     assert (done.stdout, done.returncode) == ("got it\n/tmp\n", 3), done.stderr
     assert f"{REFERENCE} read-only" in done.stderr
-    assert f", in {place.engine.runtime}\n" in done.stderr
+    missing = ", WITHOUT limits.cpus, limits.memory" if place.own else ""
+    assert f", in {place.engine.runtime}{missing}\n" in done.stderr
+    assert place.engine.swept() == []
+
+
+def test_a_user_s_image_runs_in_his_own_podman_without_being_told_and_from_his_registry(place: Place) -> None:
+    if not place.own:
+        return
+    caller, env = place.caller, {"XDG_RUNTIME_DIR": str(place.engine.folder.parent)}
+    named = ("--store", place.bench.store, "--image", REFERENCE, "--profile", "none")
+    argv = caller.command("exec", *named, *caller.arena.accept("user"), "--", "-c", "echo it runs")
+    done = caller.arena.finish(caller.process(argv, env=env))
+    assert done.stdout == "it runs\n", done.stderr
+    assert ", in podman, WITHOUT limits" in done.stderr
+    refused = caller.arena.finish(caller.process(caller.command("exec", *named, "--", "-c", "true"), env=env))
+    assert refused.returncode == 4
+    assert "limits.memory" in refused.stderr
+    shutil.copy(Path(__file__).parent / "opening_server.py", caller.plot.folder / "opening.py")
+    text = f"""[server.files]
+profile = "fs-readonly"
+image = "{REFERENCE}"
+store = "{place.bench.store}"
+runtime = "podman"
+accept_missing = ["limits.cpus", "limits.memory"]
+command = ["-c", "exec python3 -I -S /data/opening.py"]
+params.root = "{caller.plot.folder}"
+"""
+    config = place.bench.write("servers.toml", text)
+    caller.plot.folder.chmod(0o755)
+    log = AuditLog(caller, "own-engine")
+    log.env |= env
+    done = caller.arena.finish(caller.process(caller.command("pin", "files", "--yes", "--config", config), env=env))
+    assert done.returncode == 0, done.stderr
+    with piped(log, caller.command("serve", "-q", "--config", config)) as pipe:
+        answer = pipe.call("files__open", paths=["/data/hello.txt"])
+        assert "result" in answer, answer
+        stop(pipe.process)
+    [found] = log.query("--tool", "open")
+    about = log.records(found["call"])[1]["unmapped"]
+    assert (about["runtime"], about["image"], about["files"]) == ("podman", REFERENCE, "none")
+    assert place.engine.swept() == []
+
+
+def test_several_commands_of_a_user_at_once_leave_his_folders_as_they_were(place: Place) -> None:
+    if not place.own:
+        return
+    arena, argv = place.caller.arena, place.argv("exec", "--", "-c", "echo it runs")
+    done = [arena.finish(each) for each in [place.caller.process(argv) for _ in range(3)]]
+    assert [each.stdout for each in done] == ["it runs\n"] * 3, done
+    # podman has let everybody search them meanwhile
+    places = (place.engine.folder, *place.engine.folder.parents[:2])
+    assert [stat.S_IMODE(each.stat().st_mode) for each in places] == [0o700] * 3
     assert place.engine.swept() == []
 
 
 def test_auto_takes_the_native_runtime_first_and_an_engine_when_that_cannot(place: Place) -> None:
+    if place.own:
+        return
     entry = ServerEntry(
         name="any",
         profile="none",
@@ -143,6 +211,8 @@ def test_auto_takes_the_native_runtime_first_and_an_engine_when_that_cannot(plac
 
 
 def test_an_approval_is_of_one_runtime(place: Place) -> None:
+    if place.own:
+        return
     numbers, engine = {}, place.engine
     for runtime in ("auto", "native", engine.runtime):
         text = f"""[approvals]
@@ -193,17 +263,35 @@ def test_secrets_are_files_and_variables_of_its_own_and_nowhere_in_the_engine(pl
         names = [str(each["Id"]) for each in place.engine.kind(place.engine.socket, "").containers()]
         assert len(names) == 1
         told = json.dumps(place.engine.kind(place.engine.socket, "").api.get(f"/containers/{names[0]}/json"))
-        files = (path for path in place.engine.folder.rglob("*.json") if path.is_file() and not path.is_symlink())
+        base = place.engine.folder.parents[1] if place.own else place.engine.folder
+        files = (path for path in base.rglob("*.json") if path.is_file() and not path.is_symlink())
         written = b"".join(path.read_bytes() for path in files)
         lines = b"".join(of(pid, file) for pid in descendants(process.pid) for file in ("cmdline", "environ"))
-        assert b"/run/supervisor-" in written, "the control: what an engine writes down is found"
+        assert b"/supervisor-" in written, "the control: what an engine writes down is found"
         for value in values.values():
             assert value.encode() not in told.encode() + written + lines
         assert REFERENCE.encode() not in written, "an engine is given ids, never a name"
     assert place.engine.swept() == []
 
 
+def test_what_is_written_to_a_folder_is_bounded(place: Place) -> None:
+    if place.own:
+        return  # refused: see test_runtimes
+    profile = write_profile(place.bench.folder, "bounded", '[limits]\ndisk = "8M"\n')
+    code = "for n in range(10000): open(f'/work/{n}', 'wb').write(bytes(1 << 20))"
+    options = ("--rw", f"{place.caller.plot.scope}:/work", "--", "-c", f'exec python3 -I -S -c "{code}"')
+    done = place.caller.finish(place.argv("exec", *options, profile=str(profile)))
+    assert (done.returncode, "(limits.disk)" in done.stderr) == (137, True), done.stderr
+    written = list(place.caller.plot.scope.glob("[0-9]*"))
+    assert 8 <= len(written) < 500
+    assert {each.stat().st_uid for each in written} == {place.caller.plot.uid}
+    place.caller.reset()
+    assert place.engine.swept() == []
+
+
 def test_what_a_call_opens_is_recorded_with_the_runtime_and_the_image(place: Place) -> None:
+    if place.own:
+        return  # the kernel tells root alone: see the next test
     caller, log = place.caller, AuditLog(place.caller, f"engine-{place.engine.runtime}")
     folder = caller.plot.folder
     shutil.copy(Path(__file__).parent / "opening_server.py", folder / "opening.py")
@@ -223,7 +311,8 @@ def test_where_the_kernel_tells_of_no_files_that_is_said_or_refused(place: Place
     profile = write_profile(place.bench.folder, "needed", '[audit]\nfiles = "required"\n')
     for name in ("none", str(profile)):
         argv = place.argv("exec", "--", "-c", "echo it runs", profile=name)
-        done = place.caller.finish(["/usr/bin/python3", "-c", WITHOUT_CALL, str(FANOTIFY_INIT), *argv])
+        without = [] if place.own else ["/usr/bin/python3", "-c", WITHOUT_CALL, str(FANOTIFY_INIT)]
+        done = place.caller.finish([*without, *argv])
         if name == "none":
             assert done.stdout == "it runs\n", done.stderr
             assert "not recorded: which files it opens" in done.stderr
@@ -249,8 +338,7 @@ def test_an_engine_that_is_killed_ends_its_sessions_and_what_it_had_of_them_is_g
     with place.session() as process:
         inside = descendants(ours(process.pid)["keeper"])
         pids = [int(str(state["Pid"])) for state in states(place)]
-        place.engine.process.kill()
-        place.engine.process.wait(SECONDS)
+        place.engine.kill()
         assert process.wait(SECONDS) != 0
         assert not [pid for pid in (*pids, *inside) if alive(pid)]
     place.engine.start()

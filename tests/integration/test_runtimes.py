@@ -1,4 +1,4 @@
-"""One compliance test for every runtime: native from the host's /usr, podman, docker.
+"""One compliance test for every runtime: native from the host's /usr, podman, a user's own podman, docker.
 
 The same promises, in the same words, through the monitor's own end of the protocol and its own posture.
 """
@@ -9,8 +9,10 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,11 +26,12 @@ from supervisor.runtimes.podman import Podman
 from supervisor.sandbox.syscalls import FIRST_UID
 from tests.escape.arena import Arena
 from tests.integration import engines, sessions
-from tests.integration.asked import ECHO, PROBE, held_by
-from tests.integration.sessions import Bench
+from tests.integration.asked import ECHO, FILLS, FORKS, PROBE, WRITES, held_by
+from tests.integration.sessions import Bench, acting
 from tests.unit.oci import making
 
-RUNTIMES = ("native", "podman", "docker")
+OWN = "podman of a user"
+RUNTIMES = ("native", "podman", OWN, "docker")
 WAITS = "import sys, time\nprint('here', flush=True)\nsys.stdin.read()\ntime.sleep(60)"
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="starts engines of its own"),
@@ -47,12 +50,30 @@ def bench(request: pytest.FixtureRequest, arena: Arena) -> Iterator[Bench]:
         yield made
         made.close()
         return
-    starts = {"podman": lambda: engines.podman(arena, Podman), "docker": lambda: engines.docker(arena, Docker)}
-    with starts[request.param]() as engine:
-        made = Bench(request.param, engine, blobs)
+    starts = {
+        "podman": lambda: engines.podman(arena, Podman),
+        OWN: lambda: engines.own(arena, Podman),
+        "docker": lambda: engines.docker(arena, Docker),
+    }
+    with starts[request.param]() as engine, ExitStack() as stack:
+        if request.param == OWN:
+            sessions.reachable(arena, stack.enter_context(pytest.MonkeyPatch.context()))
+        with acting(*engine.owner):
+            made = Bench(request.param, engine, blobs)
         yield made
         made.close()
         assert engine.swept() == []
+
+
+@pytest.fixture(autouse=True)
+def _asked_by_whose_it_is(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whoever has the engine is the monitor, too."""
+    if "bench" not in request.fixturenames:
+        yield
+        return
+    engine = request.getfixturevalue("bench").engine
+    with acting(*(engine.owner if engine else (0, 0))):
+        yield
 
 
 def test_bytes_pass_both_ways_and_the_end_of_input_and_the_status_too(bench: Bench) -> None:
@@ -111,7 +132,7 @@ def test_what_is_killed_leaves_with_everything_it_started(bench: Bench) -> None:
     running.close()
 
 
-def test_inside_is_what_was_asked_for_and_nothing_else(bench: Bench) -> None:
+def test_inside_is_what_was_asked_for_and_nothing_else(bench: Bench, arena: Arena) -> None:
     out, errors, code, _ = bench.result(bench.spec(PROBE))
     assert code == 0, errors
     found = json.loads(out)
@@ -132,6 +153,10 @@ def test_inside_is_what_was_asked_for_and_nothing_else(bench: Bench) -> None:
     assert found["init"] == "Permission denied" or found["init"] == "No such file or directory"
     assert found["hostname"] == "sandbox"
     assert found["passwd"].startswith("sandbox:x:1000:1000:")
+    if bench.name == OWN:
+        # podman has let everybody search them meanwhile
+        places = (bench.ground(arena), *bench.ground(arena).parents[:2])
+        assert [stat.S_IMODE(each.stat().st_mode) for each in places] == [0o700] * 3
 
 
 def test_on_the_host_it_is_a_user_that_is_nobody_s(bench: Bench) -> None:
@@ -151,7 +176,7 @@ def test_on_the_host_it_is_a_user_that_is_nobody_s(bench: Bench) -> None:
 def test_a_folder_is_shown_as_it_is_meant(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory, arena: Arena
 ) -> None:
-    folder = arena.base / "shown"
+    folder = bench.ground(arena) / "shown"
     folder.mkdir(exist_ok=True)
     (folder / "text").write_text("of the host")
     (folder / "run").write_text("#!/bin/sh\n")
@@ -173,48 +198,36 @@ except OSError as error: print(error.strerror)"""
 
 
 def test_memory_beyond_the_limit_ends_the_session_by_name(bench: Bench) -> None:
-    _, _, code, limits = bench.result(bench.spec("held = b'x' * (300 << 20)"))
+    spec = bench.spec("held = b'x' * (300 << 20)")
+    if bench.name == OWN:
+        with pytest.raises(Unenforceable, match=r"limits\.memory: this podman"):
+            bench.run(spec.model_copy(update={"accepted": ("limits.cpus",)}))
+        return
+    _, _, code, limits = bench.result(spec)
     assert code in (-9, 137)
     assert limits == ["memory"]
 
 
 def test_processes_beyond_the_limit_are_refused_by_name(bench: Bench) -> None:
-    code = """import os, time
-for number in range(100):
-    try:
-        if os.fork() == 0:
-            time.sleep(60)
-    except OSError as error:
-        print(number, error.strerror, flush=True)
-        break
-time.sleep(1)"""
-    running = bench.run(bench.spec(code))
+    spec = bench.spec(FORKS)
+    others = bench.run(spec) if bench.name == OWN else None
+    running = bench.run(spec)
     out = os.read(running.stdout, 100)
+    if others:
+        # the same user outside, and still each is counted by itself
+        assert os.read(others.stdout, 100) == out
+        others.close()
     running.say(b"", last=True)
     _, limits = bench.ends(running)
     running.close()
     number, said = out.decode().strip().split(" ", 1)
     assert int(number) < sessions.PIDS
     assert said == "Resource temporarily unavailable"
-    assert limits == ["pids"]
+    assert limits == ([] if bench.name == OWN else ["pids"])  # a resource limit tells nobody
 
 
 def test_open_files_and_sizes_are_bounded(bench: Bench) -> None:
-    code = """import errno, os
-opened = []
-try:
-    while True: opened.append(os.open("/dev/null", os.O_RDONLY))
-except OSError as error: print(len(opened), errno.errorcode[error.errno])
-for fd in opened: os.close(fd)
-try:
-    with open("/tmp/big", "wb") as file:
-        while True: file.write(bytes(1 << 20))
-except OSError as error: print(errno.errorcode[error.errno])
-os.unlink("/tmp/big")
-try:
-    for number in range(100000): open(f"/tmp/{number}", "x").close()
-except OSError as error: print(number, errno.errorcode[error.errno])"""
-    out, errors, _, _ = bench.result(bench.spec(code))
+    out, errors, _, _ = bench.result(bench.spec(FILLS))
     files, size, inodes = out.decode().splitlines()
     assert files.split()[1] == "EMFILE"
     assert int(files.split()[0]) < 512
@@ -261,7 +274,7 @@ def test_a_posture_that_is_not_what_was_asked_for_is_noticed(bench: Bench, what:
     spec = bench.spec("print('it has run')")
     limits = spec.limits.model_copy(update={"memory": sessions.MEMORY - 4096})
     changes: dict[str, dict[str, object]] = {
-        "limit": {"limits": limits},
+        "limit": {"limits": limits} if bench.name != OWN else {"rlimits": spec.rlimits | {"NPROC": 8}},
         "mount": {"mounts": (Mount(source="/usr/share", target="/share"),)},
         "file size": {"rlimits": spec.rlimits | {"FSIZE": 4096}},
     }
@@ -269,22 +282,46 @@ def test_a_posture_that_is_not_what_was_asked_for_is_noticed(bench: Bench, what:
         bench.run(spec, spec.model_copy(update=changes[what]))
 
 
-def test_what_no_engine_can_hold_is_refused_by_name(bench: Bench, arena: Arena) -> None:
-    if bench.engine is None:
+def test_a_filter_that_the_kernel_refuses_starts_nothing(bench: Bench) -> None:
+    spec = bench.spec(ECHO)
+    broken = spec.seccomp.model_copy(update={"program": sessions.encoded(bytes([255]) * 8)})
+    with pytest.raises(SupervisorError, match="filter" if bench.engine else "Invalid argument"):
+        bench.run(spec.model_copy(update={"seccomp": broken}))
+
+
+def test_a_writable_folder_and_a_file_are_their_owner_s_on_both_sides(bench: Bench, arena: Arena) -> None:
+    plot, folder = arena.plots["user"], bench.ground(arena) / "written"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    for name in ("private", "kept"):
+        (folder / name).write_text(f"{name}, of its owner")
+        (folder / name).chmod(0o600)
+    if bench.name != OWN:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, plot.uid, plot.gid)
+    mounts = [
+        Mount(source=str(folder / name), target=target, is_file=bool(name), map_owner=True, per_session=True)
+        for name, target in (("", "/work"), ("kept", "/work/kept"), ("private", "/one"))
+    ]
+    mounts[0] = mounts[0].model_copy(update={"mode": "rw"})
+    if bench.name == OWN:
+        with pytest.raises(Unenforceable, match="mount /work: only root"):
+            bench.run(bench.spec(WRITES, *mounts))
         return
-    written = Mount(source=str(arena.base / "shown"), target="/work", mode="rw")
-    with pytest.raises(Unenforceable) as refused:
-        bench.run(bench.spec(ECHO, written))
-    assert "mount /work" in refused.value.gaps
-    assert "native" in refused.value.gaps["mount /work"]
+    out, errors, status, _ = bench.result(bench.spec(WRITES, *mounts))
+    assert status == 0, errors
+    first, *others = out.decode().splitlines()
+    assert first == "private, of its owner private, of its owner 1000"
+    assert others == ["Read-only file system"] * 2 or others == ["Permission denied"] * 2
+    made = (folder / "made").stat()
+    assert (made.st_uid, made.st_gid) == (plot.uid, plot.gid)
 
 
-def test_an_image_that_is_not_what_was_verified_is_refused(bench: Bench, arena: Arena, tmp_path: Path) -> None:
+def test_an_image_that_is_not_what_was_verified_is_refused(bench: Bench, arena: Arena) -> None:
     if bench.engine is None:
         return
     spec = bench.spec(ECHO)
     other = making.image([making.files({"other": b"of somebody\n"})])
-    folder, config, layers = engines.store(arena.base / "other", other)
+    folder, config, layers = engines.store(bench.ground(arena) / "other", other)
     for path in (Path(folder), *Path(folder).rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     blob = Path(folder) / "blobs/sha256" / layers[0][0][7:]
@@ -327,8 +364,7 @@ def test_what_an_engine_still_has_when_it_comes_back_is_removed(bench: Bench) ->
     running = bench.run(bench.spec(WAITS))
     assert os.read(running.stdout, 100) == b"here\n"
     engine = bench.engine
-    engine.process.kill()
-    engine.process.wait(sessions.SECONDS)
+    engine.kill()
     bench.ends(running)
     # dead, and a moment later reaped by what is left of the engine
     bench.until(lambda: not os.path.exists(f"/proc/{running.pid}"))
@@ -349,7 +385,7 @@ def test_the_gate_is_what_its_text_makes(tmp_path: Path) -> None:
 
 def test_the_table_in_the_readme_says_what_is_held(bench: Bench) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    table = readme.split("| field | native | podman | docker |\n", 1)[1].split("\n\n", 1)[0]
+    table = readme.split("| field | native | podman | a user's podman | docker |\n", 1)[1].split("\n\n", 1)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
-    column = {"native": 1, "podman": 2, "docker": 3}[bench.name]
+    column = RUNTIMES.index(bench.name) + 1
     assert {row[0]: row[column].split(":")[0].split(",")[0] for row in rows} == held_by(bench)
