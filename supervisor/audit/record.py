@@ -25,13 +25,11 @@ from supervisor.audit import schema
 from supervisor.audit.bounded import LONGEST, MOST, NAME, count, fit, listed, quoted, texts
 from supervisor.audit.forms import Short
 from supervisor.audit.redact import MARK, Redactor
+from supervisor.audit.resources import resources_of
 
 VERSION = "0.1.0"
 
 _ARGUMENTS = 16 * 1024
-_TOUCHED = 24 * 1024
-_MOST_TOUCHED = 500
-_EXAMINED = 10_000
 _FIRST = 4 * 1024
 # tools that one session's calls are remembered of
 _SHAPES = 256
@@ -41,8 +39,6 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _numbers = itertools.count(1)
 PLAIN = Redactor()
 
-# of an opened file; what is none of them is told as the most that it can have been
-_MODES = frozenset(("r", "w", "rw", "rx", "wx", "rwx"))
 # action, disposition and severity of a decision
 _ACTIONS = {"allow": (1, 1, 1), "deny": (2, 2, 3), "hold": (99, 14, 1)}
 # status and severity of an answer
@@ -219,7 +215,8 @@ def _metadata(uid: bytes, code: bytes, size: int = 0) -> bytes:
     ) % (uid, code, cut, _VERSION, _PROFILE, uid[:-1], code[1:], untruncated, _SCHEMA)
 
 
-def _shape(call: Call) -> Shape:
+def shape_of(call: Call) -> Shape:
+    """What is the same for all calls of this tool in this session."""
     shapes = call.context.shapes
     found = shapes.get((call.tool, call.method))
     if found is None:
@@ -234,7 +231,7 @@ def _shape(call: Call) -> Shape:
     return found
 
 
-def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
+def arguments_of(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
     """The arguments as they may be written, and their size if that is not all of them."""
     try:
         given = msgspec.json.decode(raw or b"{}")
@@ -257,8 +254,8 @@ def _now() -> int:
 
 def short_intent(call: Call, arguments: bytes) -> bytes | Short:
     """What is about to be done, for a ledger that may know the tool already."""
-    shape, at = _shape(call), time.time_ns() // 1_000_000
-    data, size = _arguments(arguments, call.context.redactor)
+    shape, at = shape_of(call), time.time_ns() // 1_000_000
+    data, size = arguments_of(arguments, call.context.redactor)
     if size or not shape.number or _MARK in data:
         return intent(call, arguments)
     values = f'{_escaped(call.call)},{at},"{sha256(arguments).hexdigest()}",'.encode("ascii") + data
@@ -267,8 +264,8 @@ def short_intent(call: Call, arguments: bytes) -> bytes | Short:
 
 def short_outcome(call: Call, microseconds: int, answer: Answer, touched: Touched) -> bytes | Short:
     """What came of it, the same way; what is not as most are is written as a whole."""
-    shape, at = _shape(call), time.time_ns() // 1_000_000
-    resources, dropped = _resources(touched, call.context.redactor)
+    shape, at = shape_of(call), time.time_ns() // 1_000_000
+    resources, dropped = resources_of(touched, call.context.redactor)
     if not shape.number or dropped or touched.limits or answer.first or answer.message or answer.status != "ok":
         return outcome(call, microseconds, answer, touched)
     took, content = count(microseconds), answer.content
@@ -284,8 +281,8 @@ def short_outcome(call: Call, microseconds: int, answer: Answer, touched: Touche
 
 def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED, *, at: int = 0) -> bytes:
     """What is about to be done, or was refused: `arguments` as the client sent them, JSON. `at`: milliseconds."""
-    context, shape, uid = call.context, _shape(call), _encode(call.call)
-    data, size = _arguments(arguments, context.redactor)
+    context, shape, uid = call.context, shape_of(call), _encode(call.call)
+    data, size = arguments_of(arguments, context.redactor)
     action, disposition, severity = _ACTIONS[decision.outcome]
     accepted, image, manifest, profile, spec = context.about
     redacted = data.count(_MARK)
@@ -314,10 +311,10 @@ def outcome(
     call: Call, microseconds: int, answer: Answer = _OK, touched: Touched = _NOTHING, *, at: int = 0
 ) -> bytes:
     """What came of a call that took so long."""
-    context, shape, uid = call.context, _shape(call), _encode(call.call)
+    context, shape, uid = call.context, shape_of(call), _encode(call.call)
     status, severity = _STATUSES[answer.status]
     accepted, image, manifest, profile, spec = context.about
-    resources, dropped = _resources(touched, context.redactor)
+    resources, dropped = resources_of(touched, context.redactor)
     took = count(microseconds)
     return b"".join(
         (
@@ -361,41 +358,9 @@ def _response(answer: Answer, redactor: Redactor) -> bytes:
     return made + b"}"
 
 
-def _resources(touched: Touched, redactor: Redactor) -> tuple[bytes, bytes]:
-    """As many of the files and hosts as fit, denials first, and how many did not."""
-    hosts, files = touched.hosts[:_EXAMINED], touched.files[:_EXAMINED]
-    dropped = {"files": len(touched.files) - len(files), "hosts": len(touched.hosts) - len(hosts)}
-    made = [(not each.denied, "hosts", _reached(each)) for each in hosts]
-    made += [(not each.denied, "files", _opened(each, redactor)) for each in files]
-    room = _TOUCHED
-    kept: list[bytes] = []
-    for _, kind, data in sorted(made, key=lambda each: each[0]):
-        if len(data) <= room and len(kept) < _MOST_TOUCHED:
-            room -= len(data)
-            kept.append(data)
-        else:
-            dropped[kind] += 1
-    counts = b"".join(b'"%b_dropped":%d,' % (kind.encode(), more) for kind, more in dropped.items() if more)
-    return b",".join(kept), counts
-
-
-def _opened(opened: Opened, redactor: Redactor) -> bytes:
-    denied = b'"denied":true,' if opened.denied else b""
-    name = quoted(redactor.text(opened.path), _TOUCHED)
-    mode = opened.mode if opened.mode in _MODES else "rw"
-    return b'{"data":{%b"mode":"%b"},"name":%b,"type":"file"}' % (denied, mode.encode(), name)
-
-
-def _reached(reached: Reached) -> bytes:
-    denied, name = b'"denied":true,' if reached.denied else b"", quoted(reached.host, NAME)
-    numbers = (count(reached.port), count(reached.received), count(reached.sent))
-    data = b'{%b"port":%d,"received":%d,"sent":%d}' % (denied, *numbers)
-    return b'{"data":%b,"hostname":%b,"name":%b,"type":"host"}' % (data, name, name)
-
-
 def event(call: Call, what: str, details: dict[str, object]) -> bytes:
     """What is no call: `what` is its name ("approval.granted"), `details` what there is to say of it."""
-    context, shape, uid = call.context, _shape(call), _encode(call.call)
+    context, shape, uid = call.context, shape_of(call), _encode(call.call)
     data = _encode(context.redactor.clean(details))
     if len(data) > _ARGUMENTS:
         data = _truncated(data)

@@ -57,7 +57,7 @@ def test_a_warm_call_that_is_written_down_stays_within_its_budget(monkeypatch: p
         turns = ("auditing.py:Audit.intend", "calls.py:Call.go", "calls.py:Call.answered")
         calls, deepest = warm_call(CALL, *turns, word="audit")
     assert "record.py:short_intent" in calls
-    assert "record.py:outcome" not in calls
+    assert "record.py:short_outcome" not in calls
     files = {each.split(":")[0] for each in calls}
     assert len(files) <= AUDITED_FILES, files
     assert len(calls) <= AUDITED_FUNCTIONS, calls
