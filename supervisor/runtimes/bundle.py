@@ -1,8 +1,7 @@
 """What gVisor's runsc is told: the OCI bundle of one document, and how it is called.
 
-Runs in the gvisor runtime's spawner. The guest's root is a folder of the sandbox that runsc itself runs in; every
-tree of the profile is mounted over it once more, so that the sentry, too, knows how it is restricted.
-Standard library only.
+Runs in the gvisor runtime's spawner. The guest's root is a folder of the sandbox that runsc itself runs in; what
+cannot be executed there is mounted over it once more, so that the sentry, too, knows that. Standard library only.
 """
 
 from __future__ import annotations
@@ -50,17 +49,18 @@ def argv(document: enter.Document, chosen: str) -> list[str]:
     """runsc's own command line; the sandbox's network namespace is all that "host" can mean there."""
     network = "host" if enter.items(document, "addresses") else "none"
     flags = [f"--root={STATE}", "--ignore-cgroups", f"--platform={chosen}", f"--network={network}"]
-    flags += ["--file-access=exclusive", "--file-access-mounts=exclusive", "--overlay2=none", "--net-raw=false"]
+    # nobody changes its root; granted folders are looked at again, and others may write there
+    flags += ["--file-access=exclusive", "--file-access-mounts=shared", "--overlay2=none", "--net-raw=false"]
     return [PROGRAM, *flags, "run", f"--bundle={BUNDLE}", "guest"]
 
 
 def mounted(specs: list[MountSpec], tmp: dict[str, int]) -> list[dict[str, object]]:
-    """What the guest has over its root."""
+    """What the guest has over its root, in which every tree is already: the sentry is told what differs from it."""
     found: list[dict[str, object]] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
     shared = ["nosuid", "nodev", "noexec", f"size={_SHARED_MEMORY}", "mode=1777"]
     found.append({"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs", "options": shared})
-    trees = [(each.target, each.mode, each.noexec) for each in specs]
-    for target, mode, noexec in [*trees, ("/tmp", "rw", bool(tmp["noexec"]))]:
+    trees = [(each.target, each.mode, each.noexec) for each in specs if each.noexec or each.mode == "rw"]
+    for target, mode, noexec in sorted([*trees, ("/tmp", "rw", bool(tmp["noexec"]))]):
         options = ["rbind", mode, "nosuid", "nodev", *(["noexec"] if noexec else [])]
         found.append({"destination": target, "type": "bind", "source": f"{ROOT}{target}", "options": options})
     return found

@@ -28,7 +28,7 @@ class Podman(Engine):
     prefix = "/v4.0.0/libpod"
 
     def facts(self) -> Table:
-        """Version, whose it is, what it says it can limit."""
+        """Version, by what it starts containers, whose it is, what it says it can limit."""
         said = table(self.api.get("/info"))
         host = table(said.get("host"))
         names = {"memory": "memory", "cpus": "cpu", "pids": "pids"}
@@ -36,6 +36,7 @@ class Podman(Engine):
         rootless = table(host.get("security")).get("rootless") is True
         return {
             "version": table(said.get("version")).get("Version"),
+            "starts": table(host.get("ociRuntime")).get("name"),
             "rootless": rootless,
             "cgroup": host.get("cgroupVersion"),
             "limits": [each for each, name in names.items() if name in controllers],

@@ -26,7 +26,7 @@ from tests.unit.oci import making
 CONTAINERS = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
-runtime = "runc"
+runtime = "{oci}"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
@@ -129,8 +129,8 @@ def _traceless() -> Iterator[None]:
 
 
 @contextmanager
-def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
-    """dockerd, whose root is nobody's outside."""
+def docker(arena: Arena, kind: type[Engine], oci: str = "runc") -> Iterator[Started]:
+    """dockerd, whose root is nobody's outside; `oci` is what it starts containers with."""
     base = arena.base / "docker"
     base.mkdir(exist_ok=True)
     with _traceless(), _subordinate(arena):
@@ -138,6 +138,8 @@ def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
         argv += ["--bridge=none", "--storage-driver", "overlay2", "--default-ulimit", "nofile=1024:1024"]
         argv += ["-H", f"unix://{base}/docker.sock", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec"]
         argv += ["--pidfile", f"{base}/pid", "--userns-remap", arena.account]
+        if oci != "runc":
+            argv += ["--add-runtime", f"{oci}=/usr/bin/{oci}", "--default-runtime", oci]
         made = Started("docker", f"{base}/docker.sock", kind, argv, {})
         try:
             yield made
@@ -147,12 +149,12 @@ def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
 
 
 @contextmanager
-def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
-    """podman's service, as root."""
+def podman(arena: Arena, kind: type[Engine], oci: str = "runc") -> Iterator[Started]:
+    """podman's service, as root; `oci` is what it starts containers with."""
     base = arena.base / "podman"
     base.mkdir(exist_ok=True)
     config = base / "containers.conf"
-    config.write_text(CONTAINERS.format(base=base))
+    config.write_text(CONTAINERS.format(base=base, oci=oci))
     argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run", "--storage-driver", "overlay"]
     argv += ["system", "service", "-t", "0", f"unix://{base}/podman.sock"]
     env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": str(base), "TMPDIR": str(base)}

@@ -22,8 +22,10 @@ from supervisor.profile.entry import ServerEntry
 from supervisor.registry import images
 from supervisor.registry.planner import Planning
 from supervisor.runtimes import bundle, sentry
+from supervisor.runtimes.docker import Docker
+from supervisor.runtimes.podman import Podman
 from tests.escape.arena import Arena, end
-from tests.integration import imaging, remains
+from tests.integration import engines, imaging, remains
 from tests.integration.adversary import write_profile
 from tests.integration.caller import Caller
 from tests.integration.engine_image import image
@@ -165,6 +167,34 @@ except OSError as error: print(error.strerror)"""
         assert not [value for value in values.values() if value.encode() in said + told]
 
 
+def test_a_folder_and_a_file_of_somebody_s_are_seen_as_they_are_now(place: Place) -> None:
+    folder = place.bench.folder / "shown"
+    folder.mkdir()
+    for name in ("inside", "alone"):
+        place.bench.write(name, "before\n", 0o600)
+    (place.bench.folder / "inside").rename(folder / "text")
+    alone = place.bench.folder / "alone"
+    script = f"""import sys
+for line in sys.stdin:
+    print(open('{folder}/text').read() + open('{alone}').read(), end='', flush=True)
+for path in ('{folder}/text', '{alone}', '{folder}/more'):
+    try: open(path, 'a')
+    except OSError as error: print(error.strerror)"""
+    argv = place.argv("--ro", folder, "--ro", alone, "--", PYTHON, "-I", "-S", "-c", script)
+    process = place.caller.process(argv, stdin=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    for text in ("before", "after"):
+        process.stdin.write(b"look\n")
+        process.stdin.flush()
+        assert [process.stdout.readline(), process.stdout.readline()] == [f"{text}\n".encode()] * 2
+        (folder / "text").write_text("after\n")
+        alone.write_text("after\n")
+    refused = process.communicate(timeout=SECONDS)[0].decode().splitlines()
+    assert len(refused) == 3
+    assert set(refused) <= {"Read-only file system", "Permission denied"}
+
+
 def test_whoever_is_killed_leaves_nothing(place: Place) -> None:
     before = remains.descendants()
     for role in ("proxy", "monitor", "spawner", "init", "runsc", "runsc-gofer", "runsc-sandbox"):
@@ -229,6 +259,25 @@ def test_what_it_cannot_hold_is_refused_by_name(place: Place) -> None:
         assert (done.returncode, done.stdout) == (4, ""), done.stderr
         assert said in done.stderr
         assert "the gvisor runtime cannot enforce this profile" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["podman", "docker"])
+def test_an_engine_that_starts_containers_with_runsc_is_refused_by_name(
+    place: Place, arena: Arena, name: str
+) -> None:
+    starts = {
+        "podman": lambda: engines.podman(arena, Podman, "runsc"),
+        "docker": lambda: engines.docker(arena, Docker, "runsc"),
+    }
+    where = ("--store", place.bench.store, "--image", REFERENCE, "--runtime", name)
+    with starts[name]() as engine:
+        argv = place.caller.command(
+            "exec", "--profile", "none", *where, "--engine", engine.socket, "--", "-c", "true"
+        )
+        done = place.caller.finish(argv)
+        assert engine.left() == []
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert f"runtime: this {name} starts containers with runsc" in done.stderr
 
 
 def test_a_runsc_that_does_not_start_is_told(place: Place) -> None:
