@@ -96,3 +96,12 @@ def test_a_kernel_without_landlock_is_enough_for_gvisor_alone() -> None:
 def test_a_writable_folder_is_a_gap() -> None:
     writable = Mount(source="/usr/share", target="/work", mode="rw")
     assert "mount /work" in gvisor.gaps(document(planned().spec.model_copy(update={"mounts": (writable,)})))
+
+
+def test_without_runsc_or_without_root_the_runtime_itself_is_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = document(planned().spec)
+    monkeypatch.setattr(bundle, "RUNSC", "/nonexistent/runsc")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert "/nonexistent/runsc, which is not there: install runsc" in gvisor.gaps(asked)["runtime"]
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "root alone" in gvisor.gaps(asked)["runtime"]
