@@ -1,13 +1,14 @@
-"""What an engine costs at start: sessions in podman and docker beside a native one and the engines' own programs.
+"""What another runtime costs at start: sessions under gVisor, podman and docker, beside a native one and by hand.
 
-Run as root from a checkout, `python -m benchmarks.engines [--runs N]`, where podman, docker.io and runc are: it
-starts its own engines. One program, in an image of the host's Python: from the request to its first line, every
-session's posture read back. The cases of one engine take turns.
+Run as root from a checkout, `python -m benchmarks.engines [--runs N]`, where runsc, podman, docker.io and runc are:
+it starts its own engines. One program, of the host's Python, in an image where there is an engine: from the request
+to its first line, every session's posture read back. The cases of one runtime take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+from supervisor.profile import host
+from supervisor.runtimes import bundle, native
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 from tests.escape.arena import Arena
@@ -71,6 +74,37 @@ def typed(engine: Started, config: str) -> Run:
     return run
 
 
+def bundled(folder: Path, bench: Bench) -> Run:
+    """`runsc run` by hand, of the bundle that a session has: without a gate, and over a root of three links."""
+    spec = bench.spec(CODE)
+    document = native.document(spec, host.probe())
+    made = json.loads(bundle.config(document, []))
+    made["process"] |= {"args": list(spec.argv), "env": [f"{name}={value}" for name, value in spec.env.items()]}
+    made["root"]["path"] = str(folder / "root")
+    tmp, usr = folder / "root/tmp", folder / "root/usr"
+    for place in (tmp, usr):
+        place.mkdir(parents=True)
+    for name, target in spec.links.items():
+        (folder / "root" / name).symlink_to(target)
+    for each in made["mounts"]:
+        if each["destination"] == "/tmp":
+            each["source"] = str(tmp)
+    made["mounts"].append({"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]})
+    (folder / "config.json").write_text(json.dumps(made))
+    flags = [f"--root={folder}/state", "--ignore-cgroups", f"--platform={bundle.platform()}", "--network=none"]
+    argv = [bundle.RUNSC, *flags, "run", f"--bundle={folder}"]
+
+    def run() -> float:
+        began = time.perf_counter()
+        one = [*argv, f"guest-{began}"]
+        with subprocess.Popen(one, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            return time.perf_counter() - began
+
+    return run
+
+
 def measure(cases: dict[str, Run], runs: int, pause: float) -> None:
     """Print the median and the 95th of a hundred of each; the first round is not counted."""
     found: dict[str, list[float]] = {name: [] for name in cases}
@@ -98,7 +132,13 @@ def main() -> None:
         # an account with a group of its name, whose ids docker may hand out
         arena = Arena(base=Path(folder), plots={}, account="games", stack=stack)
         blobs = engines.store(arena.base / "store")
-        native = Bench("native", None, blobs)
+        ours, guests = Bench("native", None, blobs), Bench("gvisor", None, blobs)
+        heading = f"{'p50 ms':>8} {'p95 ms':>8} {'/native':>7}"
+        plain = {"native, the host's /usr": session(ours)}
+        print(f"{'gvisor':30} {heading}")
+        by_hand = {"a session under gVisor": session(guests), "runsc run": bundled(arena.base / "bundle", guests)}
+        measure(plain | by_hand, options.runs, options.pause)
+        guests.close()
         starts: dict[str, Callable[[], AbstractContextManager[Started]]] = {
             "podman": lambda: engines.podman(arena, Podman),
             "docker": lambda: engines.docker(arena, Docker),
@@ -106,12 +146,11 @@ def main() -> None:
         for name, start in starts.items():
             with start() as engine:
                 bench = Bench(name, engine, blobs)
-                ours, theirs = session(bench), typed(engine, blobs[1])
-                print(f"{name:30} {'p50 ms':>8} {'p95 ms':>8} {'/native':>7}")
-                cases = {"native, the host's /usr": session(native), f"a session in {name}": ours}
-                measure(cases | {f"{name} run": theirs}, options.runs, options.pause)
+                print(f"{name:30} {heading}")
+                cases = {f"a session in {name}": session(bench), f"{name} run": typed(engine, blobs[1])}
+                measure(plain | cases, options.runs, options.pause)
                 bench.close()
-        native.close()
+        ours.close()
 
 
 if __name__ == "__main__":

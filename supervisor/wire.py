@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Iterable
 
 from supervisor.errors import WireError
 
@@ -65,6 +66,12 @@ def send(sock: socket.socket, message: Message, fds: list[int] | None = None) ->
         sock.send(data)
 
 
+def close(fds: Iterable[int]) -> None:
+    """Close descriptors that came with a message, or went with one."""
+    for fd in fds:
+        os.close(fd)
+
+
 def take(sock: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
     """recvmsg(2) with at most so many descriptors, close-on-exec: socket.recv_fds drops its flags."""
     space = socket.CMSG_SPACE(struct.calcsize("i") * most)
@@ -89,8 +96,7 @@ def receive(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int
             return None
         return decode(data), fds
     except WireError:
-        for fd in fds:
-            os.close(fd)
+        close(fds)
         raise
 
 

@@ -26,11 +26,13 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
 
     found = images.find(written)
     ready = plan.plan(chain, written, found.image if found else None)
-    others = engines.others(ready, written, found) if found else ()
-    if found and ready.spec.runtime == "native":
-        ready = ready.model_copy(update={"gaps": ready.gaps | offers.no_image()})
-    elif found and ready.spec.runtime in engines.ENGINES:
+    if ready.spec.runtime == "gvisor":
+        ready = engines.guest(ready)
+    if found and ready.spec.runtime in engines.ENGINES:
         ready = engines.fitted(ready, ready.spec.runtime, written, found)
+    elif found:
+        ready = ready.model_copy(update={"gaps": ready.gaps | offers.no_image()})
+    others = engines.others(ready, written, found) if found else ()
     facts = offers.probe()
     ready, said, problem = runtimes.chosen(ready, others, written.accept_missing, facts)
     if options.json:
@@ -54,7 +56,9 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts, said: list[str])
     limits = spec.limits
     rows.append((f"memory {limits.memory >> 20} MiB", chain.origin("limits", "memory")))
     rows.append((f"{limits.millicpus / 1000:g} processors", chain.origin("limits", "cpus")))
-    rows.append((f"{limits.pids} processes and threads", chain.origin("limits", "pids")))
+    # of gVisor, the limit itself is what its processes cost outside
+    pids = spec.rlimits.get("NPROC", limits.pids)
+    rows.append((f"{pids} processes and threads", chain.origin("limits", "pids")))
     if any(each.mode == "rw" for each in spec.mounts):
         added = f"{limits.disk >> 20} MiB and {limits.disk_files} files added to what it may write"
         rows.append((added, chain.origin("limits", "disk")))
@@ -78,6 +82,8 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts, said: list[str])
 
 def _recorded(spec: SandboxSpec, facts: HostFacts) -> str:
     """Whether somebody sees which files it opens."""
+    if spec.runtime == "gvisor":
+        return "not recorded: which files it opens (what gVisor has open already is opened again unseen)"
     if spec.audit.files == "off":
         return f"not recorded: which files it opens{f' ({facts.unseen})' if facts.unseen else ''}"
     return f"recorded: which files it opens{', those of the system as well' if spec.audit.system else ''}"
@@ -158,7 +164,7 @@ def check(options: argparse.Namespace, _tail: list[str]) -> int:
             print(f"  {'note':14} {'':8} {said}")
         from supervisor.cli import runtimes
 
-        print("engines, for images:")
+        print("other runtimes:")
         for name, text in runtimes.there():
             print(f"  {name:14} {text}")
     return 4 if facts.missing else 0

@@ -7,7 +7,7 @@ from supervisor.errors import Unenforceable
 from supervisor.model import HostFacts, Plan
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.registry import engines
-from supervisor.runtimes import native
+from supervisor.runtimes import bundle, gvisor, native
 from supervisor.runtimes.api import ApiError
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.engine import Engine, Gaps
@@ -38,6 +38,8 @@ def chosen(
 
 
 def _asked(document: dict[str, object], runtime: str) -> None:
+    if runtime == "gvisor" and (found := gvisor.gaps(document)):
+        raise Unenforceable(found, runtime=runtime, optional=set())
     if runtime not in KINDS:
         return
     parts = document["engine"]
@@ -48,10 +50,19 @@ def _asked(document: dict[str, object], runtime: str) -> None:
         raise Unenforceable(gaps.found, runtime=runtime, optional=set()) from None
 
 
+def _gvisor() -> str:
+    if not bundle.there():
+        return f"not there: no {bundle.RUNSC}"
+    try:
+        return f"{bundle.version()} at {bundle.RUNSC}, platform {bundle.platform()}"
+    except OSError as error:
+        return f"not there: {bundle.RUNSC}: {error}"
+
+
 def there() -> list[tuple[str, str]]:
-    """(engine, its version or why it cannot be asked), at their usual places."""
+    """(runtime, its version or why it cannot be asked), at their usual places."""
     entry = ServerEntry(name=NAME, profile="none", origin="")
-    found = []
+    found = [("gvisor", _gvisor())]
     for name, kind in KINDS.items():
         path = engines.socket(name, entry)
         try:

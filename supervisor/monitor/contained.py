@@ -1,4 +1,4 @@
-"""Posture of a session that an engine has made: what the kernel shows of it, where engines build as we do not.
+"""Posture of a session that an engine has made, or runsc's: what the kernel shows of it where it is not as ours.
 
 Runs as root, in the monitor, while the gate waits: not one instruction of the stranger's runs before this. What an
 engine shows beyond what was asked for is read-only, or stands in a list here, or ends the session.
@@ -6,12 +6,14 @@ engine shows beyond what was asked for is read-only, or stands in a list here, o
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
 from supervisor.monitor.posture import Reader
 from supervisor.profile.granted import below
 from supervisor.sandbox import cgroup
+from supervisor.sandbox.syscalls import APART
 
 # what an engine makes writable: most of it by the container's own root, which nobody is
 _WRITABLE = {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/tty", "/tmp", "/sys/fs/cgroup"}
@@ -74,3 +76,37 @@ class Contained(Reader):
     def group(self, controller: str, joined: str, _own: str) -> str:
         """Wherever the engine has made it."""
         return cgroup.join(*cgroup.mount_points()[controller], joined)
+
+
+class Guest(Reader):
+    """gVisor's: runsc runs in a sandbox like the native one, with the guest's root as a folder of it.
+
+    Filters and capabilities are those of the sentry and the gofer: see supervisor.runtimes.sentry.
+    """
+
+    capabilities = ("CapInh", "CapAmb")
+    filtered = False
+
+    def users(self, number: int) -> tuple[int, list[int]]:
+        """Its root is runsc, another one of them the sentry; outside all are nobody."""
+        runsc, sentry = number + APART, number + 2 * APART
+        return runsc, [self.spec.uid, number, 1, 0, runsc, 1, 65534, sentry, 1]
+
+    def mounted(self, places: list[str]) -> Iterator[tuple[str, set[str], str, str]]:
+        """The guest's."""
+        for point, flags, kind, source in super().mounted([f"/guest{each}".rstrip("/") for each in places]):
+            yield point[6:] or "/", flags, kind, source
+
+    def _wanted(self) -> Iterator[tuple[str, tuple[set[str], tuple[str, ...]]]]:
+        """Its /proc is the sentry's."""
+        yield from (each for each in super()._wanted() if each[0] != "/proc")
+        yield "/.supervisor", ({"nosuid", "nodev", "ro"}, ("tmpfs",))
+
+    def limits(self) -> Iterator[str]:
+        """The sentry's are what runsc has been told."""
+        told = json.loads(self.text("root/bundle/config.json"))["process"]["rlimits"]
+        if (found := {each["type"][7:]: each["hard"] for each in told}) != self.spec.rlimits:
+            yield f"rlimits are {found}"
+
+
+READERS = {"native": Reader, "podman": Contained, "docker": Contained, "gvisor": Guest}

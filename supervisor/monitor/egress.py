@@ -6,7 +6,6 @@ keep the sandbox's network namespace. When the broker is gone its sessions are e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from supervisor import wire
@@ -49,8 +48,7 @@ class Egress:
     def sockets(self, number: int, fds: list[int]) -> None:
         """Pass on what a sandbox donated."""
         self._send({"req": "sockets", "session": number}, fds)
-        for fd in fds:
-            os.close(fd)
+        wire.close(fds)
 
     def remove(self, number: int) -> None:
         """A session has ended; the broker ends with the last."""

@@ -108,7 +108,7 @@ class Monitor:
         for plan in (registered.plan, *registered.others):
             try:
                 server = check(registered, facts, plan)
-                own = plan.spec.runtime == "native"
+                own = plan.spec.runtime in ("native", "gvisor")
                 fds = [self.sealed[each] for each in self.sealed if own and each == server.document["image"]]
                 server.document["sealed"] = [[file.st_dev, file.st_ino] for file in map(os.fstat, fds)]
                 self.spawner(plan.spec.runtime).load(server.plan.spec.digest, server.document, fds)
@@ -214,8 +214,7 @@ class Monitor:
         answer = {"gateway": found.gateway, "manifest": found.digest, "spec": known.plan.spec.digest}
         answer |= {"policy": found.policy, "held": found.held}
         peer.send({"id": number, "ok": answer | {"stopped": server in self.stopped}}, fds)
-        for fd in fds:
-            os.close(fd)
+        wire.close(fds)
 
     def close(self, peer: Peer, session: int) -> wire.Message:
         """End a session of this peer's; one that has just ended by itself is no error."""

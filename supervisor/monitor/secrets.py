@@ -7,7 +7,6 @@ and marks by which the gateway can find a value that it does not know (see super
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 
@@ -44,5 +43,4 @@ class Secrets:
             self._loop.forget(self._socket.fileno())
         for number in [int(str(message["id"]))] if message else list(self._waiting):
             self._waiting.pop(number)(message or {"error": _GONE}, fds)
-        for fd in fds:
-            os.close(fd)
+        wire.close(fds)

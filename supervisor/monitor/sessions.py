@@ -5,7 +5,6 @@ Runs as root. A session belongs to exactly one connection and is killed with it.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
@@ -17,7 +16,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
 from supervisor.monitor.children import Spawned, Spawner, Verify
-from supervisor.monitor.contained import Contained
+from supervisor.monitor.contained import READERS
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
 from supervisor.monitor.posture import Document
@@ -111,14 +110,13 @@ class Sessions:
                 self.kill(session.number, "its connection was closed")
             if not peer.closed:
                 opened(session, failure, fds)
-            for fd in fds:
-                os.close(fd)
+            wire.close(fds)
 
         def verify(pid: int, group: str) -> list[str]:
             if not group.startswith(f"{spawner.name}-"):
                 return [f"its cgroup is named {group}"]
             session.pid = pid
-            reader = (posture.Reader if spec.runtime == "native" else Contained)(pid, spec, document)
+            reader = READERS[spec.runtime](pid, spec, document)
             wrong = posture.differences(reader, self._hierarchy, group)
             crowd = sum(each.peer.uid == peer.uid for each in self.by_number.values())
             return wrong or self.watchers.add(session.number, reader, crowd)

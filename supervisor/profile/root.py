@@ -32,9 +32,7 @@ def etc(*, uid: int, hostname: str, home: str, network: Network) -> dict[str, st
 
 def gaps(spec: SandboxSpec) -> dict[str, str]:
     """What a runtime cannot do at all."""
-    if spec.runtime == "gvisor":
-        return {"runtime": 'gvisor cannot be used yet: runtime = "native", "podman" or "docker"'}
-    if spec.runtime != "native" and not spec.image:
+    if spec.runtime in ("podman", "docker") and not spec.image:
         return {"image": f"{spec.runtime} runs images: name one that was added (--image, image = ...)"}
     return {}
 

@@ -59,15 +59,16 @@ class Planning:
         """Plan one entry, and what else may be tried; an image is sealed as soon as it can be used."""
         found = self.find(entry)
         made = plan.plan(chain, entry, found.image if found else None)
+        if made.spec.runtime == "gvisor":
+            made = engines.guest(made)
         if found is None:
             return made, ()
-        if made.spec.runtime == "gvisor":
-            return made, ()
-        if made.spec.runtime != "native":
+        if made.spec.runtime in engines.ENGINES:
             return engines.fitted(made, made.spec.runtime, entry, found), ()
+        made = made.model_copy(update={"gaps": made.gaps | self.lacking})
         others = engines.others(made, entry, found)
         if self.lacking:
-            return made.model_copy(update={"gaps": made.gaps | self.lacking}), others
+            return made, others
         digest = found.image.root.digest
         if digest not in self.have and digest not in self.sealed:
             self.sealed[digest] = found.sealed()

@@ -20,12 +20,13 @@ class Docker(Engine):
     prefix = "/v1.41"
 
     def facts(self) -> Table:
-        """Version, user namespaces, what it says it can limit."""
+        """Version, by what it starts containers, user namespaces, what it says it can limit."""
         said = table(self.api.get("/info"))
         options = [str(each) for each in entries(said.get("SecurityOptions"))]
         missing = {"memory": "MemoryLimit", "cpus": "CpuCfsQuota", "pids": "PidsLimit"}
         return {
             "version": said.get("ServerVersion"),
+            "starts": said.get("DefaultRuntime"),
             "cgroup": str(said.get("CgroupVersion")),
             "userns": any("name=userns" in each or "name=rootless" in each for each in options),
             "limits": [name for name, key in missing.items() if said.get(key) is True],

@@ -16,6 +16,8 @@ from supervisor.sandbox import enter
 from supervisor.sandbox.mounts import SECRETS, MountSpec
 
 PERIOD = 100_000
+# what starts a kernel for each container: its processes are none of the host's
+_GUESTS = ("runsc", "gvisor", "kata")
 # /dev/shm is not /tmp there: room for a semaphore
 SHARED_MEMORY = 1 << 16
 
@@ -44,8 +46,14 @@ class Shown(NamedTuple):
 def gaps(document: enter.Document, engine: str, facts: Table) -> dict[str, str]:
     """What no engine holds, and what this one says that it does not."""
     found: dict[str, str] = {}
+    starts = os.path.basename(str(facts.get("starts", "")))
     if os.geteuid() != 0 and not facts.get("rootless"):
         found["runtime"] = f"what root's {engine} has made is read back by root alone: use a podman of your own"
+    elif any(name in starts for name in _GUESTS):
+        found["runtime"] = (
+            f"this {engine} starts containers with {starts}, and what that makes cannot be read back: "
+            'runtime = "gvisor", or give it runc'
+        )
     if not engine_part(document).get("image"):
         found["image"] = f"{engine} runs images: name one that was added (--image, image = ...)"
     for each in _specs(document):

@@ -39,7 +39,7 @@ class Podman(Engine):
         self.shut = Shut()
 
     def facts(self) -> Table:
-        """Version, whose it is, what it says it can limit."""
+        """Version, by what it starts containers, whose it is, what it says it can limit."""
         said = table(self.api.get("/info"))
         host = table(said.get("host"))
         store, names = table(said.get("store")), {"memory": "memory", "cpus": "cpu", "pids": "pids"}
@@ -47,6 +47,7 @@ class Podman(Engine):
         rootless, maps = table(host.get("security")).get("rootless") is True, table(host.get("idMappings"))
         return {
             "version": table(said.get("version")).get("Version"),
+            "starts": table(host.get("ociRuntime")).get("name"),
             "rootless": rootless,
             "folders": [str(store.get(each)) for each in ("graphRoot", "runRoot", "volumePath")],
             "UIDMap": subordinate(entries(maps.get("uidmap"))),

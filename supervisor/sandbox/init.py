@@ -36,7 +36,7 @@ def _run(plan: Loaded, ctx: enter.Context) -> None:
         pid = inside.start(plan, ctx.env)
     except OSError as error:
         _fail(ctx.status, error, f"execute {plan.argv[0]} in {plan.cwd}")
-    inside.reap(ctx.status, pid, plan.signals)
+    inside.reap(ctx.status, pid, plan)
 
 
 def _fail(status: int, error: OSError, what: str) -> None:

@@ -142,16 +142,16 @@ def start(plan: Loaded, env: dict[str, str]) -> int:
     return os.posix_spawnp(plan.argv[0], plan.argv, plan.env | env, setsigmask=[], setsigdef=plan.signals)
 
 
-def reap(status: int, payload: int, signals: set[signal.Signals]) -> None:
+def reap(status: int, payload: int, plan: Loaded) -> None:
     """Say that it runs, reap, pass signals on, and end with the payload: the kernel kills whatever is left."""
     os.write(status, b"R")
     sc.close_range(0, status - 1, 0)
     sc.close_range(status + 1, 0x7FFFFFFF, 0)
     while True:
-        number = signal.sigwait(signals)
+        number = signal.sigwait(plan.signals)
         if number != signal.SIGCHLD:
             try:
-                os.kill(payload, number)
+                plan.signal(payload, number)
             except ProcessLookupError:
                 continue
             continue

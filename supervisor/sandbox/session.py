@@ -20,7 +20,12 @@ _PATIENCE = 20  # seconds
 
 
 class Loaded:
-    """A document that is ready to be spawned: its root template, its steps, perhaps a sandbox made ahead."""
+    """A document that is ready to be spawned: its root template, its steps, perhaps a sandbox made ahead.
+
+    `signal`: how its init passes one on to the payload.
+    """
+
+    signal = staticmethod(os.kill)
 
     def __init__(self, document: enter.Document, image: int | None) -> None:
         self.document = document
@@ -42,6 +47,10 @@ class Loaded:
         self.steps = enter.plan(document, trees)
         self.template = mounts.template(trees, self.mounts, links, files)
 
+    def ids(self, own: int) -> str:
+        """The map of its users or groups: its one is `own` outside."""
+        return f"{self.document['uid']} {own} 1"
+
 
 class Child:
     """One session: its init, the pipe it reports on, its cgroup; `go` and `pipes` until its payload runs.
@@ -60,8 +69,7 @@ class Child:
     def release(self) -> None:
         """Close what only a session that waits for its payload has."""
         self.go.close()
-        for fd in (*self.pipes, *self.donated):
-            os.close(fd)
+        wire.close((*self.pipes, *self.donated))
         self.pipes, self.donated = [], []
 
     def report(self, size: int) -> bytes:

@@ -32,7 +32,9 @@ AHEAD, PAUSE = 8, 30
 
 
 class Spawner:
-    """Documents by digest, children by number."""
+    """Documents by digest, children by number. `kind`: what it makes of a document."""
+
+    kind = Loaded
 
     def __init__(self, monitor: socket.socket, *, privileged: bool) -> None:
         self.monitor = monitor
@@ -113,8 +115,7 @@ class Spawner:
                 child.kill(int(str(message["signal"])))
         else:
             raise WireError(f"unknown request {kind!r}")
-        for fd in fds:
-            os.close(fd)
+        wire.close(fds)
         return True
 
     def _keep(self, digests: list[object]) -> None:
@@ -137,7 +138,7 @@ class Spawner:
                 image = str(document["image"])
                 if fds and image not in self.images:
                     self.images[image] = mounts.image(*fds)
-                self.loaded[digest] = plan = Loaded(document, self.images.get(image))
+                self.loaded[digest] = plan = self.kind(document, self.images.get(image))
             except OSError as error:
                 self._failed({"event": "load-failed", "digest": digest}, error, "build the root")
                 return
@@ -172,8 +173,7 @@ class Spawner:
         for start in range(0, len(child.donated), wire.CHUNK):
             chunk = child.donated[start : start + wire.CHUNK]
             wire.send(self.monitor, {"event": "sockets", "id": child.number}, chunk)
-            for fd in chunk:
-                os.close(fd)
+            wire.close(chunk)
         child.donated = []
 
     def _go(self, child: Child) -> None:
@@ -207,10 +207,9 @@ class Spawner:
             raise StepError(error, "create the namespaces") from error
         own = sc.FIRST_UID + child.pid
         uid, gid = (own, own) if self.privileged else (os.geteuid(), os.getegid())
-        inside = str(plan.document["uid"])
         try:
-            mounts.write(f"/proc/{child.pid}/uid_map", f"{inside} {uid} 1")
-            mounts.write(f"/proc/{child.pid}/gid_map", f"{inside} {gid} 1")
+            mounts.write(f"/proc/{child.pid}/uid_map", plan.ids(uid))
+            mounts.write(f"/proc/{child.pid}/gid_map", plan.ids(gid))
             child.go.send(b"mapped")
         except OSError as error:
             child.end()
@@ -232,13 +231,11 @@ class Spawner:
                 init.child(plan, ctx)
         except OSError:
             here.close()
-            for fd in [*ours, status[0]]:
-                os.close(fd)
+            wire.close((*ours, status[0]))
             raise
         finally:
             there.close()
-            for fd in theirs:
-                os.close(fd)
+            wire.close(theirs)
         return Child(plan, pid, pidfd, status=status[0], group=group, go=here, pipes=ours)
 
     def _admit(self, child: Child, plan: Loaded, secrets: list[int]) -> None:
@@ -258,8 +255,7 @@ class Spawner:
                 with contextlib.suppress(BrokenPipeError):
                     socket.send_fds(child.go, [b"mounts"], trees)
         finally:
-            for fd in trees:
-                os.close(fd)
+            wire.close(trees)
         report = child.report(1)
         if report != b"P":
             raise reported(report + child.report(4096))
@@ -284,7 +280,7 @@ def _own_namespaces(*, privileged: bool) -> None:
     sc.mount(b"none", b"/", b"", sc.MS_REC | sc.MS_PRIVATE, b"")
 
 
-def main(fd: int) -> None:
+def main(fd: int, kind: type[Spawner] = Spawner) -> None:
     """Serve the monitor on descriptor `fd` until it hangs up."""
     os.umask(0o022)
     gc.disable()
@@ -298,7 +294,7 @@ def main(fd: int) -> None:
     except OSError as error:
         wire.send(monitor, {"event": "hello", "error": error.strerror or ""})
         return
-    spawner = Spawner(monitor, privileged=privileged)
+    spawner = kind(monitor, privileged=privileged)
     wire.send(monitor, {"event": "hello", "cgroup": spawner.hierarchy.version})
     try:
         with contextlib.suppress(ConnectionError):

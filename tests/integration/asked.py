@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from supervisor.model import Mount
+from supervisor.model import Mount, Plan
 from supervisor.profile import host
-from supervisor.runtimes import native
+from supervisor.registry.engines import guest
+from supervisor.runtimes import gvisor, native
 from tests.integration.sessions import Bench
 
 ECHO = "import sys\nfor line in sys.stdin.buffer: sys.stdout.buffer.write(line); sys.stdout.flush()"
@@ -25,10 +26,14 @@ def namespace():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x10000000): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 said = status()
+def no_new_privs():
+    import ctypes
+    return str(ctypes.CDLL(None).prctl(39, 0, 0, 0, 0))
 print(json.dumps({
     "env": dict(os.environ), "uid": os.getuid(), "cwd": os.getcwd(), "pid1": os.readlink("/proc/self/exe"),
-    "capabilities": [said[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
-    "no_new_privs": said["NoNewPrivs"].strip(), "seccomp": said["Seccomp"].strip(),
+    "capabilities": [said[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd")],
+    "ambient": said.get("CapAmb", "0" * 16),
+    "no_new_privs": no_new_privs(), "seccomp": said["Seccomp"].strip(),
     "files": resource.getrlimit(resource.RLIMIT_NOFILE), "core": resource.getrlimit(resource.RLIMIT_CORE),
     "devices": sorted(os.listdir("/sys/class/net")) if os.path.isdir("/sys/class/net") else ["lo"],
     "root": tried(lambda: open("/usr/written", "w")), "etc": tried(lambda: open("/etc/passwd", "a")),
@@ -95,7 +100,7 @@ def held_by(bench: Bench) -> dict[str, str]:
     found, own = dict.fromkeys(EVERYWHERE, "held"), bench.engine is not None and bench.engine.owner[0]
     for name, mounts in asked.items():
         document = native.document(bench.spec(ECHO, *mounts), host.probe())
-        gaps: dict[str, str] = {}
+        gaps = gvisor.gaps(document) if bench.name == "gvisor" else {}
         if bench.engine:
             engine = bench.engine.kind(bench.engine.socket, "")
             gaps = engine.gaps(document, engine.facts())
@@ -106,6 +111,11 @@ def held_by(bench: Bench) -> dict[str, str]:
     if own:
         assert host.probe().unseen
         found |= dict.fromkeys(("memory, processors, processes", "record of the files that it opens"), "refused")
+    if bench.name == "gvisor":
+        spec = bench.spec(ECHO)
+        needed = spec.model_copy(update={"audit": spec.audit.model_copy(update={"files": "required"})})
+        lacking = guest(Plan(spec=needed, told={})).gaps
+        found["record of the files that it opens"] = "refused" if "file-audit" in lacking else "held"
     found["host's /usr, without an image"] = "refused" if bench.engine else "held"
     found["a host user of its own"] = "shared" if own or bench.name == "docker" else "held"
     return found

@@ -27,7 +27,7 @@ from tests.unit.oci import making
 CONTAINERS = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
-runtime = "runc"
+runtime = "{oci}"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
@@ -145,8 +145,8 @@ def _traceless() -> Iterator[None]:
 
 
 @contextmanager
-def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
-    """dockerd, whose root is nobody's outside."""
+def docker(arena: Arena, kind: type[Engine], oci: str = "runc") -> Iterator[Started]:
+    """dockerd, whose root is nobody's outside; `oci` is what it starts containers with."""
     base = arena.base / "docker"
     base.mkdir(exist_ok=True)
     with _traceless(), _subordinate(arena):
@@ -154,6 +154,8 @@ def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
         argv += ["--bridge=none", "--storage-driver", "overlay2", "--default-ulimit", "nofile=1024:1024"]
         argv += ["-H", f"unix://{base}/docker.sock", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec"]
         argv += ["--pidfile", f"{base}/pid", "--userns-remap", arena.account]
+        if oci != "runc":
+            argv += ["--add-runtime", f"{oci}=/usr/bin/{oci}", "--default-runtime", oci]
         made = Started("docker", f"{base}/docker.sock", kind, argv, {})
         try:
             yield made
@@ -163,12 +165,12 @@ def docker(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
 
 
 @contextmanager
-def podman(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
-    """podman's service, as root."""
+def podman(arena: Arena, kind: type[Engine], oci: str = "runc") -> Iterator[Started]:
+    """podman's service, as root; `oci` is what it starts containers with."""
     base = arena.base / "podman"
     base.mkdir(exist_ok=True)
     config = base / "containers.conf"
-    config.write_text(CONTAINERS.format(base=base))
+    config.write_text(CONTAINERS.format(base=base, oci=oci))
     argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run", "--storage-driver", "overlay"]
     argv += ["system", "service", "-t", "0", f"unix://{base}/podman.sock"]
     env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": str(base), "TMPDIR": str(base)}
@@ -192,7 +194,7 @@ def own(arena: Arena, kind: type[Engine]) -> Iterator[Started]:
     (folder / "log").touch()
     os.chown(folder / "log", plot.uid, plot.gid)
     config = base / "containers.conf"
-    config.write_text(CONTAINERS.format(base=base))
+    config.write_text(CONTAINERS.format(base=base, oci="runc"))
     argv = ["podman", "--root", f"{base}/root", "--runroot", f"{base}/run/containers"]
     argv += ["--storage-driver", "overlay", "system", "service", "-t", "0", f"unix://{folder}/podman.sock"]
     env = {"CONTAINERS_CONF": str(config), "HOME": str(base), "XDG_RUNTIME_DIR": f"{base}/run"}

@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import SupervisorError
-from supervisor.model import ImageRoot, Mount, Network, SandboxSpec
+from supervisor.model import ImageRoot, Mount, Network, Plan, SandboxSpec
 from supervisor.monitor import children, posture
 from supervisor.monitor.children import CODE, Spawner
-from supervisor.monitor.contained import Contained
+from supervisor.monitor.contained import READERS
 from supervisor.monitor.loop import Loop
 from supervisor.profile import host, load, plan, seccomp
+from supervisor.registry.engines import guest
 from supervisor.runtimes import native
 from supervisor.sandbox import cgroup, rights, syscalls
 from tests.escape.arena import Arena
@@ -118,7 +119,8 @@ class Bench:
 
     def start(self) -> Spawner:
         """Its process, greeted and served."""
-        made = Spawner(CODE.format(f"runtimes.{self.engine.runtime}")) if self.engine else Spawner()
+        runtime = self.engine.runtime if self.engine else self.name
+        made = Spawner() if runtime == "native" else Spawner(CODE.format(f"runtimes.{runtime}"))
         made.greet()
         made.donated = lambda _, fds: self.donated.extend(fds)
         made.serve(self.loop, self._exited, self._gone)
@@ -173,11 +175,15 @@ class Bench:
                     "image": {"store": folder, "config": config, "layers": [list(each) for each in layers]},
                 },
             }
-        return made.model_copy(update=changed)
+        spec = made.model_copy(update=changed)
+        if self.name != "gvisor":
+            return spec
+        spec = spec.model_copy(update={"rlimits": rlimits | {"NPROC": PIDS}})
+        return guest(Plan(spec=spec, told={})).spec
 
     def reader(self, pid: int, spec: SandboxSpec, document: dict[str, object]) -> posture.Reader:
         """The monitor's own."""
-        return (Contained if self.engine else posture.Reader)(pid, spec, document)
+        return READERS[spec.runtime](pid, spec, document)
 
     def load(self, spec: SandboxSpec) -> None:
         """Hand a spec over, as when a registry is read."""

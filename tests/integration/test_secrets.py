@@ -154,10 +154,14 @@ def daemon(planted: Planted) -> Iterator[Daemon]:
 
 
 def descendants(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
+    """This process and those below it, whichever of its threads has started them; none when it has ended."""
+    if not os.path.exists(f"/proc/{pid}"):
         return []
+    children = [
+        child
+        for path in Path(f"/proc/{pid}/task").glob("*")
+        for child in of(pid, f"task/{path.name}/children").split()
+    ]
     return [pid, *(each for child in children for each in descendants(int(child)))]
 
 

@@ -131,6 +131,7 @@ HOLDERS = (
     "audit.ledger",
     "audit.client",
     "runtimes.docker",
+    "runtimes.gvisor",
     "runtimes.podman",
     "runtimes.keeper",
 )
