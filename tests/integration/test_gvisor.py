@@ -323,7 +323,7 @@ def test_an_engine_that_starts_containers_with_runsc_is_refused_by_name(
             "exec", "--profile", "none", *where, "--engine", engine.socket, "--", "-c", "true"
         )
         done = place.caller.finish(argv)
-        assert engine.left() == []
+        assert engine.swept() == []
     assert (done.returncode, done.stdout) == (4, ""), done.stderr
     assert f"runtime: this {name} starts containers with runsc" in done.stderr
 
