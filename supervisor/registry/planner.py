@@ -87,9 +87,11 @@ def ungoverned(found: catalog.Catalog, servers: list[Registered]) -> Governed:
 
 
 def _catalog(path: str, question: dict[str, object], govern: Govern, planning: Planning) -> Planned:
-    """Every server of a registry, or one, and what was read for it."""
+    """Every server of a registry, or one, and what was read for it. "bind": with their numbers in any case."""
     text, only, review = (str(question[key]) if key in question else None for key in ("text", "only", "review"))
     found = catalog.load_catalog(path, text)
+    if "bind" in question:
+        found = found._replace(persons=max(1, found.persons))
     read = dict.fromkeys(found.files)
     accounts, servers = [], []
     for each in found.servers.values():
@@ -119,7 +121,7 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
 
 
 def answer(question: dict[str, object], govern: Govern = ungoverned, planning: Planning | None = None) -> Planned:
-    """`{"entry": {...}}`, or `{"catalog": path}` with perhaps "text", "only", "review" -> for standard output."""
+    """`{"entry": {...}}`, or `{"catalog": path}`, perhaps with "text", "only", "review", "bind": for the output."""
     planning = planning or Planning()
     try:
         if "entry" in question:
