@@ -75,10 +75,14 @@ def _source(word: str, options: argparse.Namespace, machine: Machine) -> Iterato
     elif word == "files":
         folder = os.path.join(os.path.dirname(entry.catalog(options)), "discover")
         there = os.path.isdir(folder)
-        yield found_files.in_folder(folder, machine) if there else Found(f"files {folder}", absent=True)
+        yield (
+            found_files.in_folder(folder, machine, options.bound)
+            if there
+            else Found(f"files {folder}", absent=True)
+        )
     elif "/" in word or os.path.exists(word):
         path = os.path.abspath(word)
-        yield (found_files.in_folder if os.path.isdir(path) else found_files.one_file)(path, machine)
+        yield (found_files.in_folder if os.path.isdir(path) else found_files.one_file)(path, machine, options.bound)
     else:
         raise ConfigError(
             f'--source "{word}": one of {", ".join(SOURCES)}, docker:SOCKET, podman:SOCKET, or a path'

@@ -121,3 +121,31 @@ def test_a_client_s_servers_are_found_where_clients_keep_them_and_ours_left_out(
     )
     found = files.of_clients(machine)
     assert [(each.name, bool(each.refused)) for each in found.proposals] == [("time", False), ("shell", True)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('profile = "ci-runner"', "grants more than the bound, none"),
+        ('profile = "./evil.toml"', "is none of"),
+        ('profile = "none"\nro = ["/root"]', "ro: for whoever"),
+        ('profile = "none"\nrw = ["/root"]', "rw: for whoever"),
+        ('profile = "none"\nallow = ["example.com:443"]', "allow: for whoever"),
+        ('profile = "none"\nparams = { root = "/" }', "params: for whoever"),
+        ('profile = "none"\ngrant = ["eve"]', "grant: for whoever"),
+        ('profile = "none"\ntools = { grant = { x = ["eve"] } }', "tools.grant: for whoever"),
+        ('profile = "none"\nsecrets = { A = { command = ["id"], to = "env" } }', "secrets: for whoever"),
+        ('profile = "none"\nengine = "/run/eve.sock"', "engine: for whoever"),
+        ('profile = "none"\naudit = { sync = "process" }', "audit: for whoever"),
+        ('profile = "none"\nquota = { calls = 1000000 }', "quota: for whoever"),
+    ],
+)
+def test_a_file_of_a_watched_folder_may_only_narrow(
+    tmp_path: Path, machine: Machine, words: str, said: str
+) -> None:
+    path = tmp_path / "evil.toml"
+    path.write_text(f'[server.x]\n{words}\ncommand = ["/usr/bin/true"]\n')
+    (found,) = files.one_file(str(path), machine).proposals
+    assert (said in found.refused, found.fields) == (True, {}), found.refused
+    wide = files.one_file(str(path), machine, "ci-runner").proposals[0]
+    assert bool(wide.refused) == ("ci-runner" not in words)
