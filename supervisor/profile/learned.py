@@ -70,6 +70,8 @@ class Lesson:
             'extends = "none"',
             f"summary = {_quoted(title)}",
         ]
+        if self.entry.image:
+            head.insert(1, f"# It ran from the image {_comment(self.entry.image)}, and needs that again: --image.")
         parts = [head, self._server(), self._process(needs), self._seccomp(), self._network()]
         names = [*(each for each in keep if each not in self.floor.writable.keep), *folders.kept(needs, keep)]
         if names:
@@ -80,7 +82,7 @@ class Lesson:
 
     def _server(self) -> list[str]:
         server = self.chain.profile.server
-        if self.entry.command or server is None:
+        if self.entry.command or self.entry.image or server is None:
             return []
         return ["[server]", f"default = {_quoted(server.default)}"]
 
