@@ -25,6 +25,7 @@ from supervisor.monitor import approvals as store
 from supervisor.proxy.pump import printable
 from supervisor.registry import approvals
 from supervisor.registry.approvals import Bound, Decision
+from supervisor.registry.bindings import UNBOUND
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -102,7 +103,7 @@ def pending(options: argparse.Namespace, _command: list[str]) -> int:
 
 def _unbound(server: Registered) -> str:
     touches = Bound.model_validate_json(server.bound).touches if server.bound else ()
-    return "".join(f"; it would {each}" for each in touches if each.startswith(approvals.UNBOUND))
+    return "".join(f"; it would {each}" for each in touches if each.startswith(UNBOUND))
 
 
 def _row(server: Registered) -> dict[str, object]:
@@ -213,7 +214,7 @@ def _decide_request(options: argparse.Namespace, registry: _Registry, request: R
     if options.command == "deny":
         requested.deny(registry.path, request, options.reason)
         if request.server is not None:
-            _record(registry, request.server, said | {"approval": request.server.approval})
+            _record(registry.path, request.server, said | {"approval": request.server.approval})
         done = f"{request.name} is denied, and is not proposed again as it is"
     else:
         server = requested.register(registry.path, request.number, request.name)
@@ -221,7 +222,7 @@ def _decide_request(options: argparse.Namespace, registry: _Registry, request: R
         if registry.daemon:
             host.request(options, {"req": "reload"})
         if not registry.daemon:
-            _record(registry, server, said)
+            _record(registry.path, server, said)
         elif registry.required:
             host.request(options, said)
         words = ["supervisor", "pin", *(["--config", options.config] if options.config else []), request.name]
@@ -238,9 +239,9 @@ def _own(registry: _Registry) -> None:
         raise SupervisorError(f"{registry.path}: only its owner decides what comes into it")
 
 
-def _record(registry: _Registry, server: Registered, said: dict[str, object]) -> None:
+def _record(path: str, server: Registered, said: dict[str, object]) -> None:
     about = {"id": 0, "bound": server.bound, "uid": os.getuid(), "asked": []}
-    store.record(registry.path, os.getpid(), said | about)
+    store.record(path, os.getpid(), said | about)
 
 
 def _send(options: argparse.Namespace, registry: _Registry, server: Registered, said: dict[str, object]) -> None:
@@ -248,23 +249,37 @@ def _send(options: argparse.Namespace, registry: _Registry, server: Registered, 
         host.request(options, said)
         return
     _own(registry)
-    _record(registry, server, said)
+    _record(registry.path, server, said)
 
 
-def approve_own(path: str, name: str) -> str:
-    """Approve a server that the owner of the registry has just reviewed; its number, "" if nobody has to."""
+def review_own(path: str, name: str) -> Bound | None:
+    """What the owner of a registry is about to approve of with a review, None if nobody has to.
+
+    What an approval of it would not bind is said before he is asked.
+    """
     (server,) = host.planned({"catalog": path, "only": name}).servers
-    if not server.held:
-        return ""
-    said = {
-        "req": "approve",
-        "approval": server.approval,
-        "server": name,
-        "reason": "reviewed with pin",
-        "until": 0.0,
-    }
-    about = {"id": 0, "bound": server.bound, "uid": os.getuid(), "asked": []}
-    store.record(path, os.getpid(), said | about)
+    if not server.held or os.stat(path).st_uid != os.geteuid():
+        return None
+    if not server.bound:
+        raise SupervisorError(f'"{name}" cannot be approved now: {server.held}')
+    made = Bound.model_validate_json(server.bound)
+    for each in made.touches:
+        if each.startswith(UNBOUND):
+            print(printable(f"  ATTENTION {name} would {each}"), flush=True)
+    return made
+
+
+def approve_own(path: str, reviewed: Bound) -> str:
+    """Approve of what was reviewed, as it is with its new manifest; its number."""
+    (server,) = host.planned({"catalog": path, "only": reviewed.server}).servers
+    made = Bound.model_validate_json(server.bound) if server.bound else None
+    pinned = {"manifest": made.manifest, "version": made.version} if made else {}
+    if made != reviewed.model_copy(update=pinned):
+        raise SupervisorError(
+            f'"{reviewed.server}" has changed while it was reviewed, and is not approved: pin it again'
+        )
+    said = {"req": "approve", "approval": server.approval, "server": server.entry.name, "until": 0.0}
+    _record(path, server, said | {"reason": "reviewed with pin"})
     return server.approval
 
 
