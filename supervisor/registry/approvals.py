@@ -23,6 +23,7 @@ from supervisor.profile.entry import Account, ServerEntry
 from supervisor.registry import bindings, pinned
 from supervisor.registry.bindings import Binding
 from supervisor.registry.catalog import Catalog
+from supervisor.registry.seen import Seen
 
 NAME = "approvals.jsonl"
 _LIMIT = 64 << 20
@@ -115,13 +116,13 @@ def decisions(path: str) -> list[Decision]:
     return found
 
 
-def bound(entry: ServerEntry, planned: Account, server: Registered, digest: Callable[[str], str]) -> Bound:
-    """What an approval of a server is about, as it is now."""
-    spec, binding = planned.spec, Binding(entry, planned.spec)
+def bound(entry: ServerEntry, planned: Account, server: Registered, files: dict[str, str]) -> Bound:
+    """What an approval of a server is about, as it is now; `files` are those of its command with their digests."""
+    spec = planned.spec
     return Bound(
         server=entry.name,
         command=spec.argv,
-        files={path: digest(path) for path in binding.files()},
+        files=files,
         image=f"{spec.image.name}@{spec.image.digest}" if spec.image else "",
         manifest=server.digest,
         version=pinned.version(server.manifest) if server.manifest else "",
@@ -129,7 +130,7 @@ def bound(entry: ServerEntry, planned: Account, server: Registered, digest: Call
         spec=spec.digest,
         params=entry.params,
         accepted=entry.accept_missing,
-        touches=tuple(sorted({*_touches(planned), *binding.unbound()})),
+        touches=tuple(sorted({*_touches(planned), *Binding(entry, spec).unbound()})),
     )
 
 
@@ -213,21 +214,30 @@ def shown(value: object) -> str:
 
 
 def join(
-    path: str, found: Catalog, servers: list[tuple[ServerEntry, Account, Registered]], may: May, review: str | None
-) -> tuple[list[Registered], tuple[str, ...]]:
-    """Each server with its number and, unless that is approved, why it is held; and the files to watch.
+    path: str,
+    found: Catalog,
+    servers: list[tuple[ServerEntry, Account, Registered]],
+    may: May,
+    *,
+    review: str | None,
+    seen: Seen,
+) -> list[Registered]:
+    """Each server with its number and, unless that is approved, why it is held.
 
-    `review` is one that is started to be looked at, by whoever owns the registry.
+    `review` is one that is started to be looked at, by whoever owns the registry. `seen` gets the files that this
+    depends on, before they are read.
     """
     if not found.persons:
-        return [each for _, _, each in servers], ()
+        return [each for _, _, each in servers]
+    seen.look([os.path.join(os.path.dirname(path), NAME)])
     past, digest = decisions(path), functools.cache(bindings.digest)
-    joined, watched = [], [os.path.join(os.path.dirname(path), NAME)]
+    joined = []
     for entry, planned, server in servers:
-        watched += Binding(entry, planned.spec).files()
         try:
-            made = bound(entry, planned, server, digest)
-        except bindings.Unreadable as error:
+            binding = Binding(entry, planned.spec)
+            names = seen.settle(binding.names, lambda names: names)
+            made = bound(entry, planned, server, {each: digest(each) for each in binding.files(names)})
+        except ConfigError as error:
             # not the other servers too: whose file it is decides about this one alone
             joined.append(server.model_copy(update={"held": f"{error}"[:2000], "others": ()}))
             continue
@@ -236,4 +246,4 @@ def join(
         # what was approved is one runtime; "auto" is the native one then
         words = {"approval": made.number, "bound": made.text, "held": held[:2000], "until": decided.until}
         joined.append(server.model_copy(update=words | {"others": ()}))
-    return joined, tuple(watched)
+    return joined

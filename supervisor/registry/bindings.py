@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedReader
 
 from supervisor.errors import ConfigError
@@ -55,15 +55,20 @@ class Binding:
         self._inner = self._through(self._argv)
         self._written = tuple(entry.command)
 
-    def files(self) -> list[str]:
-        """The files that the command names: programs, interpreters, scripts, and what starts a folder."""
+    def names(self) -> list[str]:
+        """Where programs, scripts and what starts a folder are, or would be if somebody put them there."""
         if self._image:
             return []
         words = (*self._argv, *self._written)
         found = {self._host(path) for path in map(_path, words)} | {self._host(each) for each in self._relative()}
         for command in {self._argv, self._inner, self._written}:
             found |= set(self._in_folder(command))
-        return sorted(os.path.realpath(each) for each in found if each and os.path.isfile(each))
+        return sorted(found - {""})
+
+    def files(self, names: Iterable[str] | None = None) -> list[str]:
+        """The files that the command names."""
+        there = (each for each in (self.names() if names is None else names) if os.path.isfile(each))
+        return sorted({os.path.realpath(each) for each in there})
 
     def unbound(self) -> Iterator[str]:
         """In a sentence, what the command runs that is none of these files, if so."""
