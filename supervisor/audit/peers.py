@@ -2,7 +2,8 @@
 
 Runs in the ledger; standard library only. A message is one JSON object, `{"id":7,"kind":"intent",
 "policy":"power","record":{...}}`, in ASCII, in this order, without spaces; `id` grows. Anything else ends the peer,
-and nobody else. An answer is `{"ok":[7,8]}` or `{"no":[9],"reason":"..."}`.
+and nobody else; a record that is none is refused by its id, so that one call costs a gateway no other. An answer is
+`{"ok":[7,8]}` or `{"no":[9],"reason":"..."}`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 # of one peer in one turn, so that who floods waits for the others
 _AT_ONCE = 64
 _IDS = 2000
+# records that are none: so many of one connection are a mistake, more are not
+UNFIT = 100
 _SINGLE = 16
 
 
@@ -42,7 +45,7 @@ class Peer:
         self.socket, self.whose = sock, whose
         self.who = (-1, 0)
         self.waits = False
-        self._last = self._single = 0
+        self._last = self._single = self._unfit = 0
         self._credentials = b""
         self._unread: deque[bytes] = deque()
         sock.setblocking(False)
@@ -91,16 +94,15 @@ class Peer:
         self._last, last = int(number), self._last
         if self._last <= last:
             raise WireError(f"malformed message: id {number} after {last}")
-        start = found.end()
-        if len(data) - start > schema.RECORD_LIMIT:
-            raise WireError(f"record of {len(data) - start} bytes is over the limit of {schema.RECORD_LIMIT}")
         try:
-            end, said = schema.read(kind, text, start)
+            said = _read(kind, text, found.end())
         except schema.Malformed as error:
-            raise WireError(f"malformed record: {error}") from None
-        if text[end:] != "}":
-            raise WireError("malformed message: something follows the record")
-        turn.add(self, self._last, kind, data[start:-1], said, power=policy == "power")
+            self._unfit += 1
+            if self._unfit > UNFIT:
+                raise WireError(f"malformed record, after {UNFIT} others: {error}") from None
+            turn.deny(self, self._last, f"uid {self.who[0]} has sent a record that is none", str(error))
+            return
+        turn.add(self, self._last, kind, data[found.end() : -1], said, power=policy == "power")
 
     def answer(self, message: bytes) -> None:
         """Send, now or when it can be taken."""
@@ -121,6 +123,16 @@ class Peer:
         self.waits = bool(self._unread)
 
 
+def _read(kind: str, text: str, start: int) -> dict[str, str | None]:
+    """What a record says of whose it is; Malformed: it is none, too long, or not all that there is."""
+    if len(text) - start > schema.RECORD_LIMIT:
+        raise schema.Malformed(f"{len(text) - start} bytes are over the limit of {schema.RECORD_LIMIT}")
+    end, said = schema.read(kind, text, start)
+    if text[end:] != "}":
+        raise schema.Malformed("something follows it")
+    return said
+
+
 class Turn:
     """What one round of the loop has appended, until it is written and answered.
 
@@ -133,15 +145,16 @@ class Turn:
         self.power: dict[Peer, list[int]] = {}
         self.process: dict[Peer, list[int]] = {}
         self.no: dict[Peer, list[int]] = {}
-        # by the reason: what its sender may not write
+        # by the reason: what its sender may not write; and what was wrong with one of those
         self.denied: dict[str, dict[Peer, list[int]]] = {}
+        self.faults: dict[str, str] = {}
 
     def add(
         self, peer: Peer, number: int, kind: str, body: bytes, said: dict[str, str | None], *, power: bool
     ) -> None:
         """Append a record, or put it with the refused."""
         if reason := self._claims.refused(peer.who[0], kind, said, len(body)):
-            self.denied.setdefault(reason, {}).setdefault(peer, []).append(number)
+            self.deny(peer, number, reason)
             return
         if self.refusing and kind != "outcome":
             self.no.setdefault(peer, []).append(number)
@@ -150,6 +163,11 @@ class Turn:
         self._log.append(kind, peer.who, body)
         (self.power if power else self.process).setdefault(peer, []).append(number)
         self.taken += 1
+
+    def deny(self, peer: Peer, number: int, reason: str, fault: str = "") -> None:
+        """This one is not taken. The same reason is told once for many; `fault` is about one of them."""
+        self.denied.setdefault(reason, {}).setdefault(peer, []).append(number)
+        self.faults.setdefault(reason, fault[:300])
 
     def fail(self, reason: str) -> None:
         """Nothing of it was written."""
