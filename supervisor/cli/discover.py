@@ -140,7 +140,8 @@ def _registered(options: argparse.Namespace) -> dict[str, object]:
 
 def _named(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
     """Names that are free in the registry and among each other; what is registered already has its own."""
-    taken = dict(_registered(options))
+    # "all" is what --request says for each
+    taken = {"all": None} | _registered(options)
     made = []
     for row in rows:
         each = row.proposal

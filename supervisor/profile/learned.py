@@ -234,7 +234,8 @@ def _mount(need: folders.Need) -> list[str]:
 
 def _some(words: Sequence[str]) -> str:
     more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
-    return ", ".join(words[:SHOWN]) + more
+    # a path is whatever the program called it: a line of its own would be one of the profile's
+    return ", ".join(map(_comment, words[:SHOWN])) + more
 
 
 def _comment(text: str) -> str:

@@ -101,7 +101,8 @@ def of_file(source: str, path: str, machine: Machine, limit: int = LIMIT, *, bou
             raise ConfigError("its name is not UTF-8")
         if path.endswith(".toml"):
             return _registry(source, path, data, bound)
-        return _json(source, path, data, machine)
+        made = _json(source, path, data, machine)
+        return made if source == "clients" else [_narrowed(each, bound) for each in made]
     except Changing:
         raise
     except SupervisorError as error:
@@ -151,6 +152,16 @@ def _registry(source: str, path: str, data: bytes, bound: str) -> list[Proposal]
             made.append(Proposal(source, f"{path}#{name}", name, fields))
         except ConfigError as error:
             made.append(Proposal(source, f"{path}#{name}", name, refused=str(error)))
+    return made
+
+
+def _narrowed(made: Proposal, bound: str) -> Proposal:
+    """A proposal from a stranger's file, refused where what it names would be granted to it."""
+    try:
+        _narrows(made.fields, bound) if made.fields else None
+    except ConfigError as error:
+        said = f"{error}\nit follows from its command line; if it is to have that: supervisor add NAME -- COMMAND"
+        return Proposal(made.source, made.place, made.name, refused=said)
     return made
 
 

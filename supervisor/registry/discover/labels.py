@@ -42,7 +42,8 @@ def _place(container: Mapping[str, object]) -> str:
     names, number = container.get("Names"), str(container.get("Id"))
     first = names[0] if isinstance(names, list) and names else ""
     short = number[:12] if _ID.fullmatch(number) else "?"
-    return f"container {str(first).removeprefix('/')[:64]} {short}"
+    shown = str(first).removeprefix("/")[:64]
+    return f"container {shown if shown.isprintable() else ascii(shown)} {short}"
 
 
 def _fields(labels: Mapping[object, object], bound: str) -> tuple[dict[str, object], list[str]]:
@@ -67,7 +68,7 @@ def _fields(labels: Mapping[object, object], bound: str) -> tuple[dict[str, obje
                 f"label {label}: labels name no command, mount, host or user; known are supervisor.server, "
                 ".profile, .summary, and .tools, .prompts, .resources with .allow or .deny"
             )
-    if not own["supervisor.server"]:
+    if not own.get("supervisor.server"):
         raise ConfigError("label supervisor.server is empty: it is the server's name")
     holes = [name for name, each in load.load(str(fields["profile"])).profile.params.items() if each.type == "path"]
     why += [f"params.{each}: yours to fill in; labels name no path" for each in holes]

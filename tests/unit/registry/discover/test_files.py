@@ -149,3 +149,16 @@ def test_a_file_of_a_watched_folder_may_only_narrow(
     assert (said in found.refused, found.fields) == (True, {}), found.refused
     wide = files.one_file(str(path), machine, "ci-runner").proposals[0]
     assert bool(wide.refused) == ("ci-runner" not in words)
+
+
+def test_what_a_stranger_s_command_line_names_is_not_granted_to_it(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "mcp.json"
+    for arguments, said in (([str(tmp_path)], "ro: for whoever"), (["https://example.com"], "allow: for whoever")):
+        path.write_text(client("/usr/bin/cat", *arguments))
+        (found,) = files.one_file(str(path), machine, "net-allowlist").proposals
+        assert (said in found.refused, found.fields) == (True, {}), found.refused
+    # in the person's own client it is the person who names it
+    own = Path(machine.home) / ".cursor"
+    own.mkdir()
+    (own / "mcp.json").write_text(client("/usr/bin/cat", str(tmp_path)))
+    assert files.of_clients(machine).proposals[0].fields["ro"] == [str(tmp_path)]
