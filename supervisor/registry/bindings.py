@@ -38,6 +38,10 @@ _OTHERS = re.compile(
     r"|unshare|nsenter|chroot|setpriv|prlimit|runuser|parallel|npx|uvx|uv|pipx|poetry|pnpm|yarn|npm"
     r"|ld-linux[\w.-]*|ld\.so[.\d]*"
 )
+# of env(1), in a first line: -S and what it takes from there
+_OPTION = re.compile(r"-S|-vS|--split-string=?")
+# BINPRM_BUF_SIZE, and how many interpreters in a row fs/exec.c follows
+_LINE, _NESTING = 256, 4
 _ASSIGNED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
@@ -63,12 +67,30 @@ class Binding:
         found = {self._host(path) for path in map(_path, words)} | {self._host(each) for each in self._relative()}
         for command in {self._argv, self._inner, self._written}:
             found |= set(self._in_folder(command))
-        return sorted(found - {""})
+        named = {each for each in found if each and _is_text(each)}
+        return sorted(named.union(*map(self._interpreters, named)) - {""})
+
+    def _interpreters(self, path: str) -> set[str]:
+        """What the first lines of a script and of its interpreter name, as far as the kernel follows them."""
+        found: set[str] = set()
+        for _ in range(_NESTING):
+            words = _shebang(path)
+            if not words:
+                break
+            inner = self._through((words[0], *(word for word in words[1:] if not _OPTION.fullmatch(word))))
+            programs = [self._program(each[0]) for each in (words, inner) if each]
+            found |= set(programs)
+            path = programs[0]
+        return found
 
     def files(self, names: Iterable[str] | None = None) -> list[str]:
         """The files that the command names."""
         there = (each for each in (self.names() if names is None else names) if os.path.isfile(each))
-        return sorted({os.path.realpath(each) for each in there})
+        real = sorted({os.path.realpath(each) for each in there})
+        for each in real:
+            if not _is_text(each):
+                raise Unreadable(f"{each!a}: its name is not UTF-8, and cannot be approved")
+        return real
 
     def unbound(self) -> Iterator[str]:
         """In a sentence, what the command runs that is none of these files, if so."""
@@ -104,8 +126,9 @@ class Binding:
     def _relative(self) -> Iterator[str]:
         """Words without a whole path that are files in the working folder, and programs that are looked up."""
         for word in (*self._argv, *self._inner):
-            if word and not word.startswith(("-", "/")) and "\0" not in word:
-                yield os.path.normpath(os.path.join(self._spec.cwd, word))
+            value = word.partition("=")[2] if word.startswith("-") else word
+            if value and not value.startswith(("-", "/")) and "\0" not in value:
+                yield os.path.normpath(os.path.join(self._spec.cwd, value))
         for each in (self._argv, self._inner):
             if each and not each[0].startswith("/") and (found := self._program(each[0])):
                 yield found
@@ -149,6 +172,23 @@ class Binding:
             if each:
                 names = ("__main__.py", "package.json", "index.js", "index.json", "index.node", *_main(each))
                 yield from (os.path.join(each, name) for name in names)
+
+
+def _shebang(path: str) -> list[str]:
+    """The words of a script's first line; none of what is no script, or cannot be read."""
+    with contextlib.suppress(Unreadable, OSError, UnicodeDecodeError), opened(path) as file:
+        line = file.readline(_LINE)
+        return line[2:].decode().replace("\0", " ").split() if line.startswith(b"#!") else []
+    return []
+
+
+def _is_text(path: str) -> bool:
+    """Whether it can be written down: only UTF-8 can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _path(word: str) -> str:

@@ -98,6 +98,37 @@ def test_a_relative_script_is_bound_where_the_command_starts(app: Path) -> None:
         assert bool(list(found.unbound())) != bound, (cwd, words)
 
 
+def test_a_relative_file_behind_an_option_is_bound(app: Path) -> None:
+    spec = answer({"catalog": str(registry(app, "ro"))}, policies.govern).servers[0].plan.spec
+    words = ("/usr/bin/node", "--require=./hook.js", "lib/main.js")
+    entry = ServerEntry.model_validate({"name": "a", "command": words, "origin": "x", "profile": "none"})
+    found = bindings.Binding(entry, spec.model_copy(update={"cwd": str(app), "argv": words})).files()
+    assert {str(app / "hook.js"), str(app / "lib/main.js")} <= set(found)
+
+
+@pytest.mark.parametrize("first", ["/usr/bin/env python3", "/usr/bin/env -S python3 -u", "/usr/bin/python3 -u"])
+def test_the_interpreter_of_a_script_is_bound_with_it(app: Path, first: str) -> None:
+    script = app / "tool"
+    script.write_text(f"#!{first}\n")
+    script.chmod(0o755)
+    files, said = binds(app, "{app}/tool")
+    assert {str(script), os.path.realpath("/usr/bin/python3")} <= files
+    assert said == ""
+
+
+def test_a_name_that_is_no_text_holds_its_own_server_and_no_other(app: Path) -> None:
+    (app / "package.json").write_text('{"main": "\\ud800"}')
+    odd = os.fsencode(app) + b"/\xff.js"
+    with open(odd, "wb"):
+        pass
+    (app / "index.js").symlink_to(os.fsdecode(odd))
+    (app / "hook.js").write_bytes(b"#!/usr/bin/\xff\n")
+    mine, other = ["/usr/bin/python3", str(app)], ["/usr/bin/sh", str(app / "hook.js")]
+    servers = planned(app.parent, mine, other)
+    assert "its name is not UTF-8" in servers[0].held
+    assert len(servers[1].approval) == 12
+
+
 def registry(app: Path, mode: str) -> Path:
     path = app.parent / "servers.toml"
     path.write_text(
