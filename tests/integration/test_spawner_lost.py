@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.cli import personal
+from supervisor.errors import SupervisorError
+from supervisor.proxy.link import Link
 from tests.escape.arena import Arena
 from tests.integration.caller import SECONDS, Caller
 from tests.integration.host import Host, children
@@ -47,8 +50,12 @@ def spawner(host: Host) -> int:
 
 def stopped(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
-    while Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "T":
+    while state(pid) != "T":
         os.sched_yield()
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
 
 
 def test_one_that_is_killed_while_it_loads_ends_the_daemon_in_order(host: Host) -> None:
@@ -96,3 +103,35 @@ def _getfd(pidfd: int, number: int) -> socket.socket:
     fd = libc.syscall(438, pidfd, number, 0)
     assert fd >= 0, os.strerror(ctypes.get_errno())
     return socket.socket(fileno=fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks into another process")
+def test_one_that_is_killed_before_anything_runs_is_told_to_who_waits() -> None:
+    """As `exec` starts it: the spawner is gone before its first document is loaded."""
+    found: list[int] = []
+
+    def before(monitor: int) -> None:
+        while not (there := [int(each) for each in children(monitor)]):
+            os.sched_yield()
+        # it has its namespaces, has said so, and waits for a document
+        while os.readlink(f"/proc/{there[0]}/ns/mnt") == os.readlink("/proc/self/ns/mnt") or state(there[0]) != "S":
+            os.sched_yield()
+        found.extend(there)
+        stopped(there[0])
+
+    asked = {
+        "name": "personal",
+        "profile": "none",
+        "command": ["/usr/bin/true"],
+        "cwd": "/",
+        "home": "/nonexistent",
+    }
+    tree = personal.start(asked | {"personal": True, "origin": "command line"}, before=before)
+    try:
+        while not unread(found[0]):
+            os.sched_yield()
+        os.kill(found[0], signal.SIGKILL)
+        with pytest.raises(SupervisorError, match=SAID):
+            Link(tree.monitor).hello()
+    finally:
+        tree.close()
