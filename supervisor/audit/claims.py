@@ -16,8 +16,8 @@ from typing import Protocol
 
 from supervisor.sandbox import syscalls as sc
 
-# connections of one ordinary user, of all of them, and in all
-MOST_EACH, _MOST, MOST_PEERS = 64, 480, 512
+# connections of one ordinary user while there are many left, while there are not, of all of them, and in all
+MOST_EACH, FEW, MOST, MOST_PEERS = 64, 4, 480, 512
 # bytes a second of one ordinary user, and how many seconds of it may come at once
 RATE, _SECONDS = 4 << 20, 60
 _PROXY = "supervisor-proxy"
@@ -37,6 +37,14 @@ class Said(Protocol):
     def __getitem__(self, name: str, /) -> str | None: ...
 
 
+def share(own: int, ordinary: int) -> bool:
+    """Whether an ordinary user who has `own` connections may have one more, of `ordinary` of all of them.
+
+    The second half is for those who have few: to shut others out takes many users, not a handful.
+    """
+    return own < MOST_EACH and ordinary < (MOST if own < FEW else MOST // 2)
+
+
 class Claims:
     """Of a ledger that this process is about to become; `rate` in bytes a second."""
 
@@ -49,7 +57,8 @@ class Claims:
             self._proxy = -1
         # of whom something was not long ago: bytes above nothing, and when that was
         self._levels: dict[int, tuple[float, float]] = {}
-        self._told: dict[str, float] = {}
+        # when a reason may be told again, and how many records were refused for it meanwhile
+        self._told: dict[str, tuple[float, int]] = {}
 
     def _trusted(self, uid: int) -> bool:
         """One of ours. The uids above the first are of proxies and sessions; a session has no socket of ours."""
@@ -60,7 +69,7 @@ class Claims:
         if self._trusted(uid):
             return sum(had.values()) < MOST_PEERS
         ordinary = sum(count for each, count in had.items() if not self._trusted(each))
-        return had.get(uid, 0) < MOST_EACH and ordinary < _MOST and sum(had.values()) < MOST_PEERS
+        return share(had.get(uid, 0), ordinary) and sum(had.values()) < MOST_PEERS
 
     def refused(self, uid: int, kind: str, found: Said, size: int) -> str:
         """Why a record that says this is not taken from him, or ""."""
@@ -75,13 +84,15 @@ class Claims:
             return f"uid {uid} may not write in another user's name"
         return self._over(uid, kind, size)
 
-    def is_news(self, reason: str) -> bool:
-        """Whether it was not told lately."""
+    def news(self, reason: str, count: int) -> int:
+        """How many were refused for it since it was told; 0 when that was not long ago."""
         now = time.monotonic()
-        if now < self._told.get(reason, 0.0):
-            return False
-        self._told[reason] = now + _AGAIN
-        return True
+        again, before = self._told.get(reason, (0.0, 0))
+        if now < again:
+            self._told[reason] = again, before + count
+            return 0
+        self._told[reason] = now + _AGAIN, 0
+        return before + count
 
     def _over(self, uid: int, kind: str, size: int) -> str:
         """Count what he writes; what came of a call that was let through has twice the room."""

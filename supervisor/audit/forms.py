@@ -39,6 +39,8 @@ class Form:
         """From the record of this kind at `start`, which was accepted. Malformed: others cannot be made of it."""
         call, code = said["call"] or "", said["code"] or ""
         self._suffix = f".{code[1:]}".encode()
+        if kind not in _VALUES:
+            raise Malformed(f"{kind}: no form is made of it")
         if said["uid"] != call[:-1] + f".{code[1:]}":
             raise Malformed("metadata.uid: not the call's, with the event's code")
         self.kind, self.uid = kind, uid

@@ -19,15 +19,13 @@ import time
 from collections.abc import Callable
 
 from supervisor import wire
-from supervisor.audit import confine, ledger, telling
+from supervisor.audit import claims, confine, ledger, telling
 from supervisor.errors import WireError
 from supervisor.sandbox import syscalls as sc
 
 _PR_SET_CHILD_SUBREAPER = 36
 # seconds: a ledger that cannot start is tried again after the first, at most after the second; it gets ready within
 _FIRST, _LONGEST, _READY = 0.05, 2.0, 20.0
-# connections of proxies to a host's, of one user and in all
-MOST_EACH, _MOST = 64, 480
 
 
 class Failed(Exception):
@@ -156,8 +154,9 @@ class Keeping:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        uid = wire.peer(connection)[1]
-        if sum(each == uid for _, each in self._visitors.values()) >= MOST_EACH or len(self._visitors) >= _MOST:
+        uid, there = wire.peer(connection)[1], [each for _, each in self._visitors.values()]
+        ordinary = len(there) - there.count(0)
+        if len(there) >= claims.MOST_PEERS or (uid and not claims.share(there.count(uid), ordinary)):
             connection.close()
             return
         connection.setblocking(False)

@@ -184,11 +184,13 @@ class Ledger:
         """Say no to who may not write what he has sent, and write that down, though not each time."""
         for reason, which in turn.denied.items():
             count = sum(map(len, which.values()))
-            if not turn.refusing and self._claims.is_news(reason):
-                self._log.note(chain.GAP, since=time.time_ns() // 1000, reason=reason, refused=count)
-                self._tell({"event": "denied", "reason": reason})
-            self._say(turn.answers(which, reason))
+            said = f"{reason}: {turn.faults[reason]}" if turn.faults[reason] else reason
+            if not turn.refusing and (more := self._claims.news(reason, count)):
+                self._log.note(chain.GAP, since=time.time_ns() // 1000, reason=said, refused=more)
+                self._tell({"event": "denied", "reason": said})
+            self._say(turn.answers(which, said))
         turn.denied.clear()
+        turn.faults.clear()
 
     def _account(self, turn: Turn, *, written: bool) -> None:
         """Keep the record of what was refused, and write it down when there is room again."""

@@ -2,8 +2,9 @@
 
 Runs in the ledger; standard library only. A message is one JSON object, `{"id":7,"kind":"intent",
 "policy":"power","record":{...}}`, in ASCII, in this order, without spaces; `id` grows. Anything else ends the peer,
-and nobody else. With `"form":3` before its record it can be referred to, see audit/forms.py. An answer is
-`{"ok":[7,8]}` or `{"no":[9],"reason":"..."}`.
+and nobody else; a record that is none is refused by its id, so that one call costs a gateway no other. With
+`"form":3` before its record it can be referred to, see audit/forms.py. An answer is `{"ok":[7,8]}` or
+`{"no":[9],"reason":"..."}`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from supervisor.errors import WireError
 POLICIES = ("process", "power")
 _HEAD = re.compile(
     rf'\{{"id":([1-9][0-9]{{0,14}}),"kind":"({"|".join(PEER_KINDS)})","policy":"({"|".join(POLICIES)})",'
-    r'(?:"form":([0-9]{1,2}),)?"record":'
+    r'(?:"form":([0-9]{1,2}),)?"record":'.encode()
 )
 _SHORT = re.compile(
     rf'\{{"id":([1-9][0-9]{{0,14}}),"form":([0-9]{{1,2}}),"policy":"({"|".join(POLICIES)})","values":\['.encode()
@@ -35,6 +36,8 @@ _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 # of one peer in one turn, so that who floods waits for the others
 _AT_ONCE = 64
 _IDS = 2000
+# records that are none: so many of one connection are a mistake, more are not
+UNFIT = 100
 _SINGLE = 16
 # of a form was said, and judged, what it says of who
 NOTHING: dict[str, str | None] = dict.fromkeys(("user", "app", "svc"))
@@ -42,7 +45,7 @@ NOTHING: dict[str, str | None] = dict.fromkeys(("user", "app", "svc"))
 
 def _fits(size: int) -> None:
     if size > schema.RECORD_LIMIT:
-        raise WireError(f"record of {size} bytes is over the limit of {schema.RECORD_LIMIT}")
+        raise schema.Malformed(f"{size} bytes are over the limit of {schema.RECORD_LIMIT}")
 
 
 class Peer:
@@ -55,7 +58,7 @@ class Peer:
         self.socket, self.whose = sock, whose
         self.who = (-1, 0)
         self.waits = False
-        self._last = self._single = 0
+        self._last = self._single = self._unfit = 0
         self._credentials = b""
         self._unread: deque[bytes] = deque()
         self._forms: dict[int, Form] = {}
@@ -96,50 +99,49 @@ class Peer:
         raise WireError("a message without its sender's credentials")
 
     def _take(self, data: bytes, turn: Turn) -> None:
-        try:
-            short = _SHORT.match(data)
-            if short is not None:
-                self._filled(data, short, turn)
-            else:
-                self._whole(data, turn)
-        except schema.Malformed as error:
-            raise WireError(f"malformed record: {error}") from None
-
-    def _numbered(self, number: str | bytes) -> int:
-        self._last, last = int(number), self._last
+        short = _SHORT.match(data)
+        head = short or _HEAD.match(data)
+        if head is None or not data.isascii():
+            raise WireError("malformed message: not {id, kind, policy, record} in ASCII")
+        self._last, last = int(head[1]), self._last
         if self._last <= last:
             raise WireError(f"malformed message: id {self._last} after {last}")
-        return self._last
-
-    def _filled(self, data: bytes, short: re.Match[bytes], turn: Turn) -> None:
-        """A record of a form that it has sent before."""
-        number, which, policy = short.groups()
-        form = self._forms.get(int(which))
-        if form is None or form.uid != self.who[0]:
-            raise WireError(f"malformed message: no form {int(which)} of uid {self.who[0]}")
-        if not data.isascii():
-            raise WireError("malformed message: not ASCII")
-        body = form.fill(data, short.end())
-        _fits(len(body))
-        turn.add(self, self._numbered(number), form.kind, body, NOTHING, power=policy == b"power")
-
-    def _whole(self, data: bytes, turn: Turn) -> None:
         try:
-            text = data.decode("ascii")
-        except UnicodeDecodeError:
-            raise WireError("malformed message: not ASCII") from None
-        found = _HEAD.match(text)
-        if found is None:
-            raise WireError("malformed message: not {id, kind, policy, record}")
-        number, kind, policy, form = found.groups()
-        start = found.end()
+            if short:
+                self._filled(data, short, turn)
+            else:
+                self._whole(data, head, turn)
+        except schema.Malformed as error:
+            self._refuse(turn, error)
+
+    def _filled(self, data: bytes, head: re.Match[bytes], turn: Turn) -> None:
+        """A record of a form that it has sent before."""
+        form = self._forms.get(int(head[2]))
+        if form is None or form.uid != self.who[0]:
+            raise WireError(f"malformed message: no form {int(head[2])} of uid {self.who[0]}")
+        body = form.fill(data, head.end())
+        _fits(len(body))
+        turn.add(self, self._last, form.kind, body, NOTHING, power=head[3] == b"power")
+
+    def _whole(self, data: bytes, head: re.Match[bytes], turn: Turn) -> None:
+        text, start = data.decode("ascii"), head.end()
         _fits(len(data) - start - 1)
+        kind = head[2].decode("ascii")
         end, said = schema.read(kind, text, start)
         if text[end:] != "}":
-            raise WireError("malformed message: something follows the record")
-        taken = turn.add(self, self._numbered(number), kind, data[start:-1], said, power=policy == "power")
-        if taken and form and end - start <= forms.LIMIT and int(form) < forms.MOST and kind != "event":
-            self._forms[int(form)] = Form(kind, self.who[0], text, start, said)
+            raise schema.Malformed("something follows it")
+        form = None
+        if head[4] and end - start <= forms.LIMIT and int(head[4]) < forms.MOST:
+            form = Form(kind, self.who[0], text, start, said)
+        if turn.add(self, self._last, kind, data[start:-1], said, power=head[3] == b"power") and form:
+            self._forms[int(head[4])] = form
+
+    def _refuse(self, turn: Turn, error: schema.Malformed) -> None:
+        """One record is none, or too many are."""
+        self._unfit += 1
+        if self._unfit > UNFIT:
+            raise WireError(f"malformed record, after {UNFIT} others: {error}") from None
+        turn.deny(self, self._last, f"uid {self.who[0]} has sent a record that is none", str(error))
 
     def answer(self, message: bytes) -> None:
         """Send, now or when it can be taken."""
@@ -181,13 +183,14 @@ class Turn:
         self.process: dict[Peer, list[int]] = {}
         self.outcomes: dict[Peer, list[int]] = {}
         self.no: dict[Peer, list[int]] = {}
-        # by the reason: what its sender may not write
+        # by the reason: what its sender may not write; and what was wrong with one of those
         self.denied: dict[str, dict[Peer, list[int]]] = {}
+        self.faults: dict[str, str] = {}
 
     def add(self, peer: Peer, number: int, kind: str, body: bytes, said: Said, *, power: bool) -> bool:
         """Append a record, or put it with the refused; whether it was appended."""
         if reason := self._claims.refused(peer.who[0], kind, said, len(body)):
-            self.denied.setdefault(reason, {}).setdefault(peer, []).append(number)
+            self.deny(peer, number, reason)
             return False
         if self.refusing and kind != "outcome":
             self.no.setdefault(peer, []).append(number)
@@ -198,6 +201,11 @@ class Turn:
         which.setdefault(peer, []).append(number)
         self.taken += 1
         return True
+
+    def deny(self, peer: Peer, number: int, reason: str, fault: str = "") -> None:
+        """This one is not taken. The same reason is told once for many; `fault` is about one of them."""
+        self.denied.setdefault(reason, {}).setdefault(peer, []).append(number)
+        self.faults.setdefault(reason, fault[:300])
 
     def fail(self, reason: str) -> None:
         """Nothing of it was written."""

@@ -123,5 +123,13 @@ class Redactor:
         return text
 
 
+class Withheld(Redactor):
+    """While it is not known what a server's secrets are: none of what it was given may be written down."""
+
+    def clean(self, value: object, deep: int = 0) -> object:
+        """No value at all; its digest is in the record."""
+        return f"{MARK}its server has secrets, and does not run]" if value else value
+
+
 def _secret(name: str) -> str:
     return f"{MARK}secret {name}]"

@@ -24,7 +24,7 @@ _Claim = Annotated[str, Field(min_length=1, max_length=128)]
 _Scope = Annotated[str, Field(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]{1,128}$")]  # RFC 6749, 3.3
 
 
-def _url(text: str) -> str:
+def url(text: str) -> str:
     """An https URL; plain http only where nobody is between."""
     parts = urlsplit(text)
     loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
@@ -52,7 +52,7 @@ def _moment(value: object) -> object:
     raise ValueError("a date or a time, without quotes")
 
 
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(url)]
 
 
 class Token(Frozen):
@@ -88,7 +88,7 @@ class Rate(Frozen):
 class AuthFile(Frozen):
     """The whole file. `resource`: the URL under which clients know the endpoint, without /mcp."""
 
-    resource: Annotated[str, AfterValidator(_url), AfterValidator(_resource)] | None = None
+    resource: Annotated[str, AfterValidator(url), AfterValidator(_resource)] | None = None
     token: tuple[Token, ...] = Field(default=(), strict=False)
     oidc: Oidc | None = None
     rate: Rate | None = None
@@ -116,7 +116,7 @@ def load(path: str) -> AuthFile:
     keys = found.oidc.keys if found.oidc else None
     if keys and "://" in keys:
         try:
-            _url(keys)
+            url(keys)
         except ValueError as error:
             raise source.error(f"oidc.keys: {error}", "oidc", "keys") from None
     return found

@@ -6,6 +6,7 @@ connection: to the issuer, for its keys. What a token says about its own keys or
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -19,13 +20,17 @@ from mcp.server.auth.provider import AccessToken
 from mcp.shared.auth import ProtectedResourceMetadata
 from pydantic import AnyHttpUrl
 
+from supervisor.auth import file
 from supervisor.auth.denial import Denial
 from supervisor.auth.file import Oidc
 from supervisor.errors import ConfigError
+from supervisor.profile import toml
 
 # bytes of an answer of the issuer's; seconds for it, for keys to be asked for again, and after a failure
 _MOST, _TIMEOUT, _LIFE, _PAUSE = 1 << 20, 5.0, 300.0, 10.0
 _LEEWAY = 30
+# groups of one token, and the end of all times (seconds since 1970)
+_GROUPS, _NEVER = 1000, 1 << 35
 _DISCOVERY = (".well-known/openid-configuration", ".well-known/oauth-authorization-server")
 _Claims = dict[str, object]
 
@@ -44,15 +49,20 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def fetch(url: str) -> _Claims:
     """The JSON object at an https URL (http: this machine only, see file.py); Unreachable otherwise."""
     opener = urllib.request.build_opener(_NoRedirect())
+    ends, data = time.monotonic() + _TIMEOUT, b""
     try:
         with opener.open(url, timeout=_TIMEOUT) as answer:
-            data = answer.read(_MOST + 1)
+            # the timeout is of each part: who sends them one by one must not keep us either
+            while len(data) <= _MOST and (part := answer.read1(1 << 16)):
+                data += part
+                if time.monotonic() > ends:
+                    raise TimeoutError(f"no whole answer within {_TIMEOUT:g} s")
         found = json.loads(data) if len(data) <= _MOST else None
     except urllib.error.HTTPError as error:
         error.close()
         raise Unreachable(f"{url}: status {error.code}") from None
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"{url}: {error}") from None
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+        raise Unreachable(f"{url}: {error or type(error).__name__}") from None
     if not isinstance(found, dict):
         raise Unreachable(f"{url}: no JSON object of at most {_MOST} bytes")
     return found
@@ -73,11 +83,18 @@ def keys_url(issuer: str) -> str:
             continue
         if found.get("issuer") != issuer:
             problems.append(f"{place}: it is about the issuer {found.get('issuer')!r:.200}")
-        elif isinstance(where := found.get("jwks_uri"), str) and urlsplit(where).scheme in ("https", parts.scheme):
+        elif isinstance(where := found.get("jwks_uri"), str) and _is_safe(where):
             return where
         else:
             problems.append(f"{place}: no jwks_uri that is as safe as the issuer's own URL")
     raise Unreachable("; ".join(problems))
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        return bool(file.url(url))
+    except ValueError:
+        return False
 
 
 class Keys(PyJWKClient):
@@ -116,12 +133,11 @@ class FixedKeys:
     """Keys out of a file."""
 
     def __init__(self, path: str) -> None:
+        # whoever can write it lets anybody in
+        data = toml.checked(path, _MOST)
         try:
-            with open(path, "rb") as file:
-                found = PyJWKSet.from_json(file.read(_MOST).decode())
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from None
-        except (ValueError, jwt.PyJWTError) as error:
+            found = PyJWKSet.from_json(data.decode())
+        except (ValueError, TypeError, RecursionError, jwt.PyJWTError) as error:
             raise ConfigError(f"{path}: not a JWK set: {error}") from None
         self._keys = {str(each.key_id): each for each in found.keys if each.public_key_use in ("sig", None)}
 
@@ -198,11 +214,16 @@ class Verifier:
         if missing:
             raise Denial(f"the token lacks the scope {' '.join(missing)}", status=403, code="insufficient_scope")
         groups = _words(claims.get(self._oidc.groups), self._oidc.groups)
+        if not all(each.isprintable() and 0 < len(each) <= 255 for each in groups) or len(groups) > _GROUPS:
+            raise Denial(f"{self._oidc.groups} are not at most {_GROUPS} names of at most 255 printable characters")
+        expires = claims["exp"]
+        if not isinstance(expires, int | float) or not expires < _NEVER:
+            raise Denial("exp is not a time of this millennium")
         return AccessToken(
             token=token,
             client_id=str(claims.get("client_id") or claims.get("azp") or ""),
             scopes=scopes,
-            expires_at=int(float(str(claims["exp"]))),
+            expires_at=int(expires),
             resource=audience[0],
             subject=subject,
             claims={"iss": claims["iss"], "groups": groups, "audience": audience},

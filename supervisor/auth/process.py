@@ -136,7 +136,7 @@ class Authenticator:
         elif self._checker is not None:
             check = self._checker.check
             work = asyncio.get_running_loop().run_in_executor(self._pool, check, token)
-            work.add_done_callback(lambda done: self._answer(number, lambda: _issued(done.result())))
+            work.add_done_callback(lambda done: self._answer(number, lambda: _checked(done)))
         else:
             self._answer(number, _unknown)
 
@@ -152,6 +152,8 @@ class Authenticator:
             }
         try:
             wire.send(self._socket, told)
+        except WireError as error:
+            _note(f"an answer about a token cannot be sent: {error}")
         except BlockingIOError:
             return  # the gateway has asked for more than it reads, and gives up by itself
         except OSError:
@@ -177,6 +179,14 @@ def _granted(token: Token) -> wire.Message:
     if token.expires is not None and token.expires <= time.time():
         raise Denial("the token has expired")
     return {"name": token.subject, "groups": list(token.groups), "expires": token.expires, "audience": None}
+
+
+def _checked(done: asyncio.Future[Grant]) -> wire.Message:
+    """What came of a check; whatever a library trips over in a stranger's token is a token that is not valid."""
+    try:
+        return _issued(done.result())
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise Denial("the token is not valid", log=f"a token could not be checked: {error!r}") from None
 
 
 def _issued(found: Grant) -> wire.Message:

@@ -1,7 +1,7 @@
 """`discover`: servers that are on this machine, as proposals: what is new, changed and gone since last time.
 
 Runs as whoever types it. Nothing becomes configuration here: a request is a file that nobody loads, in
-servers.d/proposed, until `supervisor add NAME --proposed` takes it.
+servers.d/proposed, until somebody approves it. What was denied is not proposed again until it has changed.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from supervisor.cli import entry, files, servers
+from supervisor.cli import entry, files, requested, servers
 from supervisor.errors import FAILED, ConfigError, SupervisorError
 from supervisor.profile import load, toml
 from supervisor.proxy.pump import printable
 from supervisor.registry import catalog, propose, written
+from supervisor.registry.discover import denied, labels, state
 from supervisor.registry.discover import files as found_files
-from supervisor.registry.discover import labels, state
 from supervisor.registry.discover.engine import Engine, sockets
 from supervisor.registry.discover.proposal import MOST, Found, Proposal, found
 from supervisor.registry.discover.state import Memory, Row
@@ -73,10 +75,14 @@ def _source(word: str, options: argparse.Namespace, machine: Machine) -> Iterato
     elif word == "files":
         folder = os.path.join(os.path.dirname(entry.catalog(options)), "discover")
         there = os.path.isdir(folder)
-        yield found_files.in_folder(folder, machine) if there else Found(f"files {folder}", absent=True)
+        yield (
+            found_files.in_folder(folder, machine, options.bound)
+            if there
+            else Found(f"files {folder}", absent=True)
+        )
     elif "/" in word or os.path.exists(word):
         path = os.path.abspath(word)
-        yield (found_files.in_folder if os.path.isdir(path) else found_files.one_file)(path, machine)
+        yield (found_files.in_folder if os.path.isdir(path) else found_files.one_file)(path, machine, options.bound)
     else:
         raise ConfigError(
             f'--source "{word}": one of {", ".join(SOURCES)}, docker:SOCKET, podman:SOCKET, or a path'
@@ -113,6 +119,17 @@ def _remembered(options: argparse.Namespace, looked: list[Found]) -> list[Row]:
     return _named(options, rows)
 
 
+class _Known(NamedTuple):
+    """What the registry has, and what was denied to it, by digest."""
+
+    servers: dict[str, object]
+    denied: dict[str, denied.Denial]
+
+
+def _known(options: argparse.Namespace) -> _Known:
+    return _Known(_registered(options), denied.load(_folder(options))[1].denied)
+
+
 def _registered(options: argparse.Namespace) -> dict[str, object]:
     path = entry.catalog(options)
     known: dict[str, object] = {}
@@ -123,7 +140,8 @@ def _registered(options: argparse.Namespace) -> dict[str, object]:
 
 def _named(options: argparse.Namespace, rows: list[Row]) -> list[Row]:
     """Names that are free in the registry and among each other; what is registered already has its own."""
-    taken = dict(_registered(options))
+    # "all" is what --request says for each
+    taken = {"all": None} | _registered(options)
     made = []
     for row in rows:
         each = row.proposal
@@ -141,12 +159,12 @@ def _others(taken: dict[str, object], own: dict[str, object]) -> Callable[[str],
 
 def _tell(options: argparse.Namespace, looked: list[Found], rows: list[Row]) -> None:
     problems = [each.problem for each in looked if each.problem]
-    known = _registered(options)
+    known = _known(options)
     if options.json:
         document = {
             "proposals": [_document(row, known) for row in rows],
             "problems": problems,
-            "requested": _requested(options),
+            "requested": requested.names(entry.catalog(options)),
         }
         print(json.dumps(document, indent=None if options.watch else 2))
         return
@@ -156,19 +174,29 @@ def _tell(options: argparse.Namespace, looked: list[Found], rows: list[Row]) -> 
         print(f"supervisor: {printable(each)}", file=sys.stderr)
     if options.watch:
         return
-    for name in _requested(options):
-        print(f"requested: {printable(name)}; supervisor add {printable(name)} --proposed accepts it")
+    for name in requested.names(entry.catalog(options)):
+        print(f"requested: {printable(name)}; {_next(options)}")
     if not rows and not problems:
         print("nothing was found")
 
 
-def _word(row: Row, known: dict[str, object]) -> str:
+def _next(options: argparse.Namespace) -> str:
+    return shlex.join(["supervisor", "pending", *(["--config", options.config] if options.config else [])])
+
+
+def _denied(row: Row, known: _Known) -> denied.Denial | None:
+    return known.denied.get(denied.digest(row.proposal.fields))
+
+
+def _word(row: Row, known: _Known) -> str:
     if row.proposal.refused:
         return "refused"
-    return "registered" if known.get(row.proposal.name) == row.proposal.fields != {} else "proposed"
+    if known.servers.get(row.proposal.name) == row.proposal.fields != {}:
+        return "registered"
+    return "denied" if _denied(row, known) else "proposed"
 
 
-def _document(row: Row, known: dict[str, object]) -> dict[str, object]:
+def _document(row: Row, known: _Known) -> dict[str, object]:
     each = row.proposal
     fields = {key: value for key, value in each.fields.items() if key != "env"}
     env = each.fields.get("env")
@@ -180,7 +208,7 @@ def _document(row: Row, known: dict[str, object]) -> dict[str, object]:
     return told | said | {"why": each.why, "refused": each.refused}
 
 
-def _print(row: Row, known: dict[str, object]) -> None:
+def _print(row: Row, known: _Known) -> None:
     each = row.proposal
     verdict = "" if row.state == "gone" else f", {_word(row, known)}"
     print(f"{printable(each.name) or '(no name)'}: {row.state}{verdict}")
@@ -195,22 +223,14 @@ def _folder(options: argparse.Namespace) -> str:
     return servers.proposed_folder(entry.catalog(options))
 
 
-def _requested(options: argparse.Namespace) -> list[str]:
-    try:
-        listed = os.listdir(_folder(options))
-    except FileNotFoundError:
-        return []
-    return sorted(each.removesuffix(".toml") for each in listed if each.endswith(".toml"))
-
-
 def _request(options: argparse.Namespace, rows: list[Row]) -> int:
     """File what was asked for; an earlier request of the same name is replaced."""
-    known = _registered(options)
+    known = _known(options)
     all_ = "all" in options.request
     there = {row.proposal.name: row for row in rows if row.state != "gone" and _word(row, known) == "proposed"}
     unknown = [each for each in options.request if each not in there and each != "all"]
     if unknown:
-        reasons = [row.proposal.refused for row in rows if row.proposal.name == unknown[0]]
+        reasons = [_reason(options, row, known) for row in rows if row.proposal.name == unknown[0]]
         refused = f": {reasons[0]}" if reasons and reasons[0] else ""
         raise ConfigError(
             f'--request "{unknown[0]}": no proposal{refused or "; there are: " + (", ".join(there) or "none")}'
@@ -226,12 +246,19 @@ def _request(options: argparse.Namespace, rows: list[Row]) -> int:
         print(json.dumps({"folder": folder, "requested": asked}))
         return 0
     for name in asked:
-        print(f"{name} is requested in {folder}/{name}.toml; supervisor add {name} --proposed accepts it")
+        print(f"{name} is requested in {folder}/{name}.toml; {_next(options)} shows it by its number")
     return 0
+
+
+def _reason(options: argparse.Namespace, row: Row, known: _Known) -> str:
+    said = _denied(row, known)
+    if row.proposal.refused or said is None:
+        return row.proposal.refused
+    return f"it was denied ({said.reason}) and has not changed; {_folder(options)}/{denied.NAME} has it"
 
 
 def _text(proposal: Proposal) -> str:
     """The file of a request: the entry, and where it is from as a comment."""
     said = [f"found by {proposal.source} in {proposal.place}", *proposal.why]
     lines = [f"# {printable(line)}\n" for each in said for line in each.splitlines()]
-    return "".join(lines) + written.render(proposal.name, proposal.fields)
+    return denied.head(proposal.fields) + "".join(lines) + written.render(proposal.name, proposal.fields)

@@ -298,21 +298,18 @@ def pin(options: argparse.Namespace) -> int:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status != 0:
         return status if status > 0 else 1
+    from supervisor.cli import approvals
+
+    reviewed = approvals.review_own(catalog, options.name)
     if not options.yes and not _confirmed(path):
         raise SupervisorError("nothing was written")
     _write(path, made)
     if not options.json:
         print(f"pinned in {path}")
-    _approve(options, catalog)
+    if reviewed:
+        # with the review, whoever owns the registry approves of the server, where approvals count
+        print(f"approved as {approvals.approve_own(catalog, reviewed)}", file=sys.stderr)
     return 0
-
-
-def _approve(options: argparse.Namespace, catalog: str) -> None:
-    """With the review, whoever owns the registry approves of the server, where approvals count."""
-    from supervisor.cli import approvals
-
-    if os.stat(catalog).st_uid == os.geteuid() and (number := approvals.approve_own(catalog, options.name)):
-        print(f"approved as {number}", file=sys.stderr)
 
 
 def _registry(options: argparse.Namespace) -> str:

@@ -100,14 +100,14 @@ def learn(options: argparse.Namespace, command: list[str]) -> int:
     """Run, watch, write; the command's own exit status."""
     if not shutil.which("strace"):
         raise SupervisorError("strace is not here, and nothing can be watched without it: apt-get install strace")
-    if options.image or options.runtime not in (None, "auto", "native"):
-        raise ConfigError("profile learn watches commands over this host's /usr, in native sandboxes only")
+    if options.runtime not in (None, "auto", "native"):
+        raise ConfigError(f"profile learn watches native sandboxes, and none of {options.runtime}'s")
     output, name = _output(options.output)
     options.profile = options.profile or "ci-runner"
-    built = entry.build(options, command)
+    built = entry.build(options, command) | {"runtime": "native"}
     written = ServerEntry.model_validate(built, strict=False)
     chain = load.load(written.profile)
-    ready = plan.plan(chain, written)
+    ready = _planned(chain, written)
     native.check(ready, offers.probe(), written.accept_missing)
     attached = Attached()
     tree = personal.start(built, before=attached.attach)
@@ -121,6 +121,16 @@ def learn(options: argparse.Namespace, command: list[str]) -> int:
     os.close(heard)
     os.close(attached.lines)
     return _serve(options, tree, attached, watcher, tells)
+
+
+def _planned(chain: load.Chain, written: ServerEntry) -> Plan:
+    if not written.image:
+        return plan.plan(chain, written)
+    from supervisor.registry import images
+
+    found = images.find(written)
+    ready = plan.plan(chain, written, found.image if found else None)
+    return ready.model_copy(update={"gaps": ready.gaps | offers.no_image()})
 
 
 def _output(path: str) -> tuple[str, str]:

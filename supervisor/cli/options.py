@@ -251,7 +251,9 @@ def _discover(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="docker, podman, clients, files; docker:SOCKET, podman:SOCKET; a folder or a file (default: all)",
     )
-    parser.add_argument("--bound", metavar="PROFILE", default="none", help="the most that labels may ask for")
+    parser.add_argument(
+        "--bound", metavar="PROFILE", default="none", help="the most that labels and files may ask for"
+    )
     parser.add_argument("--watch", action="store_true", help="go on, and tell what changes")
     parser.add_argument(
         "--request", metavar="NAME", action="append", default=[], help="file a request for it (all: for each)"

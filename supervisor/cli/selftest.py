@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import textwrap
 from collections import defaultdict
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from supervisor.cli import entry, personal
 from supervisor.egress import match
-from supervisor.errors import FAILED, SupervisorError
+from supervisor.errors import FAILED, ConfigError, SupervisorError
 from supervisor.model import SandboxSpec
 from supervisor.profile import diff, load, plan, seccomp
 from supervisor.profile.entry import ServerEntry
+from supervisor.profile.image import Image
 from supervisor.proxy import identity, pump
 from supervisor.proxy.link import Link
 
@@ -35,8 +37,12 @@ def run(options: argparse.Namespace, _tail: list[str]) -> int:
     asked = entry.build(options, command)
     written = ServerEntry.model_validate(asked, strict=False)
     chain = load.load(written.profile)
-    spec = plan.plan(chain, written).spec
+    found = _image(written)
+    spec = plan.plan(chain, written, found).spec
     command[-1] = json.dumps(_question(spec, written.accept_missing))
+    if found:
+        # what is tried must be tried in there: by its own interpreter, from its own file system
+        asked, command = asked | {"entrypoint": [_interpreter(found), *command[1:]]}, []
     # before privileges are given up: afterwards the files may be out of reach
     groups = seccomp.load_groups(load.share_folder("profiles") / "syscalls", spec.seccomp.groups)
     expected = seccomp.told(groups) | seccomp.reachable(groups)
@@ -68,6 +74,26 @@ def run(options: argparse.Namespace, _tail: list[str]) -> int:
     return FAILED if failed else 0
 
 
+def _image(written: ServerEntry) -> Image | None:
+    if not written.image:
+        return None
+    from supervisor.registry import images
+
+    found = images.find(written)
+    return found.image if found else None
+
+
+def _interpreter(image: Image) -> str:
+    """The Python of an image: its entry point's; ConfigError where that is something else."""
+    program = image.entrypoint[0] if image.entrypoint else ""
+    if re.fullmatch(r"(?:/[^\0]*/)?python[0-9.]*", program):
+        return program
+    raise ConfigError(
+        f"selftest: what tries the boundaries is a Python program, and the entry point of {image.root.name} is "
+        f'"{program}": try the profile in an image with a Python for its entry point, or without --image'
+    )
+
+
 def _question(spec: SandboxSpec, accepted: tuple[str, ...]) -> dict[str, object]:
     bounds = {"files": spec.limits.files, "tmp": spec.tmp.size, "pids": spec.limits.pids}
     if "limits.memory" not in accepted:
@@ -75,8 +101,13 @@ def _question(spec: SandboxSpec, accepted: tuple[str, ...]) -> dict[str, object]
     system = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "dev", "proc", "tmp", "etc", ".sealed")
     granted = [*(mount.target for mount in spec.mounts), *(f"/{name}" for name in system)]
     names = [spec.hostname, *sorted(spec.env), "LC_CTYPE"]
-    asked = {"environment": names, "granted": granted, "bounds": bounds, "targets": _targets(spec)}
-    return asked | {"network": "network" in spec.seccomp.groups}
+    asked: dict[str, object] = {
+        "environment": names,
+        "granted": granted,
+        "bounds": bounds,
+        "targets": _targets(spec),
+    }
+    return asked | {"network": "network" in spec.seccomp.groups, "image": spec.image is not None}
 
 
 def _targets(spec: SandboxSpec) -> list[tuple[str, str, int]]:

@@ -56,10 +56,9 @@ def _accept(options: argparse.Namespace, command: list[str], path: str) -> None:
     request = os.path.join(proposed_folder(path), f"{options.name}.toml")
     if "/" in options.name or not os.path.lexists(request):
         raise ConfigError(f'{request}: no request "{options.name}"; supervisor discover --request makes one')
-    tables = written.servers(toml.read(request).text)
-    fields = tables.get(options.name)
-    if len(tables) != 1 or not isinstance(fields, dict):
-        raise ConfigError(f"{request}: it is to have one table, [server.{options.name}]")
+    from supervisor.cli import requested
+
+    fields = requested.entry(request, toml.checked(request), options.name)
     if not options.json:
         print("".join(f"    {printable(line)}\n" for line in told(fields, ())), end="")
     register(path, {options.name: fields}, comment="accepted from a proposal")

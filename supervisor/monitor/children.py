@@ -5,6 +5,7 @@ Runs as root. The spawner is executed afresh, never forked from here, so the mon
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -56,11 +57,8 @@ def start(code: str) -> Started:
     ours, theirs = wire.pair()
     # -I: no variable and no folder of the caller's decides what it imports; -S: nor a site package
     argv = [sys.executable, "-I", "-S", "-c", code, ROOT]
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
-    ]
+    null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
+    actions = [*null, (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
     pid = os.posix_spawn(sys.executable, argv, _ENV, file_actions=actions, setsid=True)
     theirs.close()
     return Started(pid, ours)
@@ -95,7 +93,7 @@ class Spawner:
         LaunchFailed names the step, Unenforceable what an engine cannot hold.
         """
         try:
-            wire.send(self._socket, {"req": "load", "digest": digest, "document": document}, image)
+            self._send({"req": "load", "digest": digest, "document": document}, image)
         except WireError as error:
             raise ConfigError(
                 f"the command with its environment and mounts is too long ({error}): put what is long in a file"
@@ -113,7 +111,7 @@ class Spawner:
 
     def keep(self, digests: list[str]) -> None:
         """Let it forget every other document."""
-        wire.send(self._socket, {"req": "keep", "digests": digests})
+        self._send({"req": "keep", "digests": digests})
 
     def serve(self, loop: Loop, exited: Exited, gone: Callable[[], None]) -> None:
         """From now on events come through the loop; `gone` is called when the process has ended."""
@@ -129,19 +127,25 @@ class Spawner:
         returns what is not as asked for; only if that is nothing is the payload started.
         """
         self._pending[session] = (verify, done)
-        wire.send(self._socket, {"req": "spawn", "id": session, "digest": digest}, secrets)
+        self._send({"req": "spawn", "id": session, "digest": digest}, secrets)
 
     def kill(self, session: int, number: int) -> None:
         """Signal a session's init; SIGKILL ends all of it."""
-        wire.send(self._socket, {"req": "kill", "id": session, "signal": int(number)})
+        self._send({"req": "kill", "id": session, "signal": int(number)})
 
     def close(self) -> None:
         """Hang up, so that it kills what it has, and wait for its end."""
         self._socket.close()
         os.waitpid(self.pid, 0)
 
+    def _send(self, message: wire.Message, fds: list[int] | None = None) -> None:
+        # that it has ended is heard, from the loop or by who waits for its answer, and told there
+        with contextlib.suppress(ConnectionError):
+            wire.send(self._socket, message, fds)
+
     def _receive(self) -> tuple[wire.Message, list[int]]:
-        received = wire.receive(self._socket, max_fds=wire.CHUNK)
+        # a socket that was closed with something unread in it says ECONNRESET once, before its end
+        received = wire.hear(self._socket, max_fds=wire.CHUNK)
         if received is None:
             raise SupervisorError("the spawner ended unexpectedly; nothing of any session is left running")
         return received
@@ -168,7 +172,7 @@ class Spawner:
         if event["event"] == "ready":
             wrong = verify(int(str(event["pid"])), str(event["group"]))
             if not wrong:
-                wire.send(self._socket, {"req": "go", "id": session})
+                self._send({"req": "go", "id": session})
                 return
             self.kill(session, signal.SIGKILL)
             failure: LaunchFailed | None = LaunchFailed("posture read back", "; ".join(wrong))

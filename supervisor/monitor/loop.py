@@ -73,6 +73,5 @@ class Loop:
         self._wait = None if due is None else min(due, 3600)
 
     def _woken(self) -> None:
-        for number in set(os.read(self._wake, 512)):
-            if number in self._signals:
-                self._signals[number]()
+        for number in set(os.read(self._wake, 512)) & self._signals.keys():
+            self._signals[number]()

@@ -42,6 +42,12 @@ def _serve(monitor: Monitor, loop: Loop) -> int:
     if monitor.config:
         monitor.watch()
     loop.run()
+    _end(monitor, sweep=bool(lost or monitor.failed))
+    return 1 if lost else 0
+
+
+def _end(monitor: Monitor, *, sweep: bool) -> None:
+    """Leave nothing; `sweep`: also of a spawner that may have been killed."""
     for each in monitor.spawners.values():
         each.close()
     monitor.sessions.egress.close()
@@ -50,10 +56,9 @@ def _serve(monitor: Monitor, loop: Loop) -> int:
         # who waits for the end of this process may wait for theirs
         peer.socket.close()
     hierarchy, deadline = cgroup.probe(), time.monotonic() + 1
-    while lost and hierarchy.sweep() and time.monotonic() < deadline:
+    while sweep and hierarchy.sweep() and time.monotonic() < deadline:
         # the kernel is still ending what is in the groups of a spawner that was killed
         time.sleep(0.01)
-    return 1 if lost else 0
 
 
 def personal(spawner: Spawner, proxy: int, config: int, secrets: int) -> int:
@@ -91,8 +96,7 @@ def daemon(
         spawner.greet()
         monitor.adopt(*planning.ask({"catalog": monitor.config}))
     except SupervisorError:
-        for each in monitor.spawners.values():
-            each.close()
+        _end(monitor, sweep=True)
         raise
     _accept(monitor, everybody, admin=False)
     _accept(monitor, owner, admin=True)

@@ -58,6 +58,7 @@ class ServerEntry(ServerRules):
 
     Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only. `image` is the
     name@sha256:... of one in `store`; `lock` a file that must list it; `engine` the socket of a container engine.
+    `entrypoint` stands for the image's own: no registry has it, `selftest` says it.
     """
 
     profile: str
@@ -70,6 +71,7 @@ class ServerEntry(ServerRules):
     secrets: dict[SecretName, Secret] = {}
     cwd: AbsPath = "/"
     image: str = ""
+    entrypoint: tuple[str, ...] = ()
     runtime: Wanted = "auto"
     engine: str = ""
     store: str = ""

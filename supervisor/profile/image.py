@@ -31,9 +31,9 @@ class Image:
     account: str
     origin: str
 
-    def program(self, written: tuple[str, ...]) -> Program:
-        """Its entry point with its own arguments, or with those that were written instead of them."""
-        argv = (*self.entrypoint, *(written or self.command))
+    def program(self, written: tuple[str, ...], instead: tuple[str, ...] = ()) -> Program:
+        """Its entry point (or what stands `instead`) with its own arguments, or with those that were written."""
+        argv = (*(instead or self.entrypoint), *(written or self.command))
         if not argv:
             raise ConfigError(f"{self.root.name} names no command: write one after --")
         if "\0" in "".join(argv):

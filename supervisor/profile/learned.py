@@ -70,6 +70,8 @@ class Lesson:
             'extends = "none"',
             f"summary = {_quoted(title)}",
         ]
+        if self.entry.image:
+            head.insert(1, f"# It ran from the image {_comment(self.entry.image)}, and needs that again: --image.")
         parts = [head, self._server(), self._process(needs), self._seccomp(), self._network()]
         names = [*(each for each in keep if each not in self.floor.writable.keep), *folders.kept(needs, keep)]
         if names:
@@ -80,7 +82,7 @@ class Lesson:
 
     def _server(self) -> list[str]:
         server = self.chain.profile.server
-        if self.entry.command or server is None:
+        if self.entry.command or self.entry.image or server is None:
             return []
         return ["[server]", f"default = {_quoted(server.default)}"]
 
@@ -232,7 +234,8 @@ def _mount(need: folders.Need) -> list[str]:
 
 def _some(words: Sequence[str]) -> str:
     more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
-    return ", ".join(words[:SHOWN]) + more
+    # a path is whatever the program called it: a line of its own would be one of the profile's
+    return ", ".join(map(_comment, words[:SHOWN])) + more
 
 
 def _comment(text: str) -> str:

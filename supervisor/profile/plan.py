@@ -203,7 +203,7 @@ class Planner:
     def _program(self) -> program.Program:
         entry = self.entry
         if self.image:
-            return self.image.program(entry.command)
+            return self.image.program(entry.command, entry.entrypoint)
         command = entry.command or self._default_command()
         found = program.resolve(command, cwd=entry.cwd, search_path=entry.search_path, home=entry.home)
         people = {entry.home, *granted.homes()} - {"/nonexistent"}

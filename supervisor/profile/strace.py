@@ -12,7 +12,8 @@ from functools import cached_property
 
 _LINE = re.compile(r"(\d+) +(.*)", re.DOTALL)
 _RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)", re.DOTALL)
-_CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+|\?)(.*)", re.DOTALL)
+# behind the result < and > come in pairs, because strace escapes those of a path: "x) = 0" in a name is no result
+_CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+|\?)((?:[^<>]|<(?:[^>\\]|\\.)*+>)*+)", re.DOTALL)
 _UNFINISHED = "<unfinished ...>"
 _TOKEN = re.compile(
     r'"(?:[^"\\]|\\.)*"(?:\.\.\.)?|-?\d+<(?:[^>\\]|\\.)*>|[\[{(]|[\]})]|,|[^"\[\](){},<]+|<', re.DOTALL

@@ -18,6 +18,7 @@ import msgspec
 
 from supervisor.audit import record
 from supervisor.audit.record import PLAIN, Context, Decision, Opened, Reached, Touched
+from supervisor.audit.redact import Withheld
 from supervisor.proxy import eras, message
 from supervisor.proxy.recording import Recording, answer, limits
 from supervisor.proxy.touched import PATIENCE
@@ -39,6 +40,7 @@ _LAST = 5.0
 _SOON = 0.002
 _ARGUMENTS = ("tools/call", "prompts/get")
 _READING = ("prompts/get", "resources/read", "completion/complete", "tasks/get", "tasks/result", "tasks/list")
+_WITHHELD = Withheld()
 
 
 class Mark:
@@ -99,6 +101,10 @@ class Audit:
         """Write down that a call is about to be made; then make it, or tell its client why not."""
         conversation = call.conversation
         instance = call.instance or conversation.running(call, server)
+        if instance is None and server.settings.secret and then is None:
+            # its process comes with the marks of its secrets: Call.go writes it down then, before it is sent
+            conversation.dispatch(call, server)
+            return
         mark = call.mark = self._mark(call, server, instance)
 
         def done(reason: str) -> None:
@@ -117,7 +123,10 @@ class Audit:
 
     def refused(self, call: Call, server: Server | None, rule: str, reason: str) -> None:
         """Write down what was not let pass."""
-        mark = self._mark(call, server, None)
+        secret = server is not None and server.settings.secret
+        mark = self._mark(call, server, call.conversation.running(call, server) if server and secret else None)
+        if mark.call.context.redactor is _WITHHELD and call.method not in _ARGUMENTS:
+            reason = ""  # it may quote what was asked for
         written = record.intent(mark.call, _arguments(call), Decision("deny", rule, reason))
         self._recording.intent(written, _nobody, power=False)
 
@@ -126,6 +135,8 @@ class Audit:
         name = call.name
         if server is not None and not call.conversation.endpoint.single:
             name = name.removeprefix(f"{server.name}__")
+        if context.redactor is _WITHHELD and call.method not in _ARGUMENTS:
+            name = ""  # not one of the server's: an address that its client made
         traits = self._traits_of(server, call.method, name) if server is not None else None
         activity, power = (traits.activity, traits.power) if traits else (99, False)
         number = f"{self._run}-{next(self._number)}"
@@ -174,7 +185,7 @@ class Audit:
             manifest=server.identity[1] if server else "",
             posture=opened.posture if opened else "",
             accepted=opened.accepted if opened else (),
-            redactor=opened.redactor if opened else PLAIN,
+            redactor=opened.redactor if opened else _WITHHELD if server and server.settings.secret else PLAIN,
         )
 
     def sent(self, call: Call, instance: Instance) -> None:
@@ -197,11 +208,15 @@ class Audit:
     def ended(self, call: Call, outcome: str, line: bytes) -> None:
         """How it went, as it is counted (see gateway.Meter), and what its client was answered: written after it."""
         mark, call.mark = call.mark, None
+        if mark is None and call.server is not None and outcome != str(message.NOT_RECORDED):
+            # it waited for a process that did not come
+            mark = self._mark(call, call.server, None)
+            self._recording.intent(record.intent(mark.call, _arguments(call)), _nobody, power=False)
         if mark is None:
             return
         # not the loop's clock, which may stand still for a millisecond
         took = int((time.monotonic() - call.began) * 1_000_000)
-        loop, instance = asyncio.get_running_loop(), mark.instance
+        instance = mark.instance
         if instance is None:
             self._soon(call, mark, took, outcome, line)
             return
@@ -209,7 +224,11 @@ class Audit:
         mark.call = mark.call._replace(context=self._context(call, call.server, instance))
         if mark.window is None and not instance.reaches:
             self._soon(call, mark, took, outcome, line)
-            return
+        else:
+            self._later(mark, instance, lambda: self._soon(call, mark, took, outcome, line))
+
+    def _later(self, mark: Mark, instance: Instance, known: Callable[[], None]) -> None:
+        """What is known after the answer: the kernel's word on files, and the broker's on hosts."""
 
         def seen(files: list[Opened], complete: bool) -> None:
             mark.files, mark.seen = files, "all" if complete else "part"
@@ -217,16 +236,15 @@ class Audit:
 
         def told() -> None:
             if instance.reaches:
-                loop.call_later(PATIENCE, late)
+                asyncio.get_running_loop().call_later(PATIENCE, late)
             else:
                 late()
 
         def late() -> None:
             if self._late.pop(mark, None):
-                self._soon(call, mark, took, outcome, line)
+                known()
 
         self._late[mark] = late
-
         if mark.window is not None:
             mark.window.end(seen, hurry=instance.turn_mark is mark)
         else:

@@ -131,8 +131,7 @@ class Authority:
     def _is_for(self, path: str, audience: tuple[str, ...]) -> bool:
         """A token for the resource opens everything, one for an endpoint opens that; other pages go with /mcp."""
         resource = self._terms.resource
-        path = path if path.startswith("/servers/") else "/mcp"
-        return resource in audience or f"{resource}{path}" in audience
+        return resource in audience or f"{resource}{_endpoint(path)}" in audience
 
     async def _ask(self, key: bytes, token: str, path: str) -> Known:
         """Ask, once for everybody who came with the same token."""
@@ -224,7 +223,7 @@ class Authority:
             parts = [f'error="{code}"', f'error_description="{_UNQUOTABLE.sub("?", said)}"']
         if self._terms.metadata is not None and self._terms.resource:
             host = _split(self._terms.resource)
-            parts.append(f'resource_metadata="{host[0]}{METADATA}{host[1]}{path}"')
+            parts.append(f'resource_metadata="{host[0]}{METADATA}{host[1]}{_endpoint(path)}"')
         if self._terms.scopes:
             parts.append(f'scope="{self._terms.scopes}"')
         return b"www-authenticate", f"Bearer {', '.join(parts)}".rstrip().encode()
@@ -269,6 +268,11 @@ def _known(said: object) -> Known:
     named = tuple(str(each) for each in audience) if isinstance(audience, list) else None
     end = float("inf") if expires is None else float(expires)
     return Known(principal, named, time.monotonic() + _BELIEVED, end)
+
+
+def _endpoint(path: str) -> str:
+    """Of a page that is none, the one that it goes with."""
+    return path if path.startswith("/servers/") else "/mcp"
 
 
 def _split(resource: str) -> tuple[str, str]:

@@ -83,8 +83,12 @@ class Call(Waiter):
             self.params[member] = route.name
 
     def go(self, instance: Instance) -> None:
-        """Send it to a process that is ready."""
+        """Send it to a process that is ready, when it is written down that this will be done."""
         self.instance = instance
+        audit = self.conversation.gateway.audit
+        if audit is not None and self.mark is None and self.server is not None:
+            audit.intend(self, self.server)
+            return
         fields, params, meta = self.fields, self.params, self.meta
         if self.modern != instance.modern:
             meta = self._translated(instance, meta or {})
@@ -102,7 +106,6 @@ class Call(Waiter):
         if params or "params" in fields:
             # also where nothing is rewritten: of two members with one name, the server must see the one that we saw
             fields["params"] = message.raw(params)
-        audit = self.conversation.gateway.audit
         if audit is not None:
             audit.sent(self, instance)
         self.number = instance.send(self, fields)

@@ -290,7 +290,7 @@ class Conversation:
         server.calls += 1
         if (server.row.failures or server.rows) and outcome in ("ok", "tool_error"):
             server.worked(self.principal.name)
-        if call.mark is not None and self.gateway.audit is not None:
+        if self.gateway.audit is not None:
             self.gateway.audit.ended(call, outcome, line)
         if self.gateway.tracing is not None:
             self.gateway.tracing.ended(call, outcome)

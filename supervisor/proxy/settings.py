@@ -52,10 +52,11 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything of one server; `origin` is where its table stands (file:line)."""
+    """Everything of one server; `origin` is where its table stands (file:line). `secret`: it is given secrets."""
 
     origin: str = ""
     summary: str = ""
+    secret: bool = False
     tools: Patterns = Patterns()
     prompts: Patterns = Patterns()
     resources: Patterns = Patterns()

@@ -6,16 +6,12 @@ number, which is the digest of everything that was reviewed, so that whatever ha
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import os
-import re
-import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BufferedReader
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
@@ -24,20 +20,14 @@ from supervisor.errors import ConfigError
 from supervisor.model import Frozen, Registered
 from supervisor.profile import toml
 from supervisor.profile.entry import Account, ServerEntry
-from supervisor.registry import pinned
+from supervisor.registry import bindings, pinned
+from supervisor.registry.bindings import Binding
 from supervisor.registry.catalog import Catalog
+from supervisor.registry.seen import Seen
 
 NAME = "approvals.jsonl"
 _LIMIT = 64 << 20
-_PROGRAM, _PACKAGE = 256 << 20, 1 << 20
 _UNSET = (1 << 32) - 1
-# what runs a folder by what lies in it, and what runs a script that a command names
-_FOLDERS = re.compile(r"(python|pypy|node|nodejs|bun)[\d.]*")
-_INTERPRETER = re.compile(_FOLDERS.pattern + r"|(deno|tsx|ts-node|ruby|perl|php|java|(ba|da|z|k)?sh)[\d.]*")
-# says what is run in the words of the command, or by a name that is looked up
-_INLINE = re.compile(r"-[A-Za-z]*[cem]|--(eval|print)")
-UNBOUND = "run what no approval binds"
-_SHELL = re.compile(r"-[A-Za-z]*c")
 # whether somebody, by his uid, may approve a server
 May = Callable[[str, int], bool]
 
@@ -126,13 +116,13 @@ def decisions(path: str) -> list[Decision]:
     return found
 
 
-def bound(entry: ServerEntry, planned: Account, server: Registered, digest: Callable[[str], str]) -> Bound:
-    """What an approval of a server is about, as it is now."""
+def bound(entry: ServerEntry, planned: Account, server: Registered, files: dict[str, str]) -> Bound:
+    """What an approval of a server is about, as it is now; `files` are those of its command with their digests."""
     spec = planned.spec
     return Bound(
         server=entry.name,
         command=spec.argv,
-        files={path: digest(path) for path in programs(entry, spec.argv)},
+        files=files,
         image=f"{spec.image.name}@{spec.image.digest}" if spec.image else "",
         manifest=server.digest,
         version=pinned.version(server.manifest) if server.manifest else "",
@@ -140,83 +130,8 @@ def bound(entry: ServerEntry, planned: Account, server: Registered, digest: Call
         spec=spec.digest,
         params=entry.params,
         accepted=entry.accept_missing,
-        touches=tuple(sorted({*_touches(planned), *unbound(entry, spec.argv)})),
+        touches=tuple(sorted({*_touches(planned), *Binding(entry, spec).unbound()})),
     )
-
-
-def programs(entry: ServerEntry, argv: Iterable[str]) -> list[str]:
-    """The files of this host that a command names: the program, its interpreter, and scripts by their paths."""
-    if entry.image:
-        return []
-    argv = tuple(argv)
-    paths = [_path(word) for word in (*argv, *entry.command)]
-    for command in (argv, entry.command):
-        paths += _in_folder(command)
-    return sorted({os.path.realpath(path) for path in paths if path and os.path.isfile(path)})
-
-
-def _path(word: str) -> str:
-    """The path that a word is, or an option holds: `--require=/srv/x.js`, `-I/srv`; "" for none."""
-    return (
-        word[max(word.find("/"), 0) :] if word.startswith("-") and "/" in word else word if word[:1] == "/" else ""
-    )
-
-
-def _in_folder(command: Sequence[str]) -> Iterator[str]:
-    """What an interpreter runs when it is given a folder: the first path among its words."""
-    if not command or not _FOLDERS.fullmatch(os.path.basename(command[0])):
-        return
-    folder = next((word for word in command[1:] if word.startswith("/")), "")
-    if not os.path.isdir(folder):
-        return
-    for name in ("__main__.py", "package.json", "index.js", "index.json", "index.node", *_main(folder)):
-        yield os.path.join(folder, name)
-
-
-def _main(folder: str) -> Iterator[str]:
-    """What package.json says is run; node looks for it in this order."""
-    with contextlib.suppress(Unreadable, OSError, ValueError, AttributeError, RecursionError):
-        with _opened(os.path.join(folder, "package.json")) as file:
-            main = json.loads(file.read(_PACKAGE)).get("main")
-        if isinstance(main, str) and "\0" not in main:
-            yield from (main, f"{main}.js", f"{main}.json", f"{main}.node", f"{main}/index.js")
-
-
-def unbound(entry: ServerEntry, argv: Sequence[str]) -> Iterator[str]:
-    """In a sentence, that what an interpreter runs is not bound by an approval, if so."""
-    if entry.image or not argv or not _INTERPRETER.fullmatch(os.path.basename(argv[0])):
-        return
-    inline = _SHELL if os.path.basename(argv[0]).endswith("sh") else _INLINE
-    first = next((word for word in argv[1:] if not word.startswith("-") or inline.fullmatch(word)), "")
-    if inline.fullmatch(first) or set(programs(entry, argv)) <= {os.path.realpath(argv[0])}:
-        yield f"{UNBOUND}: {' '.join(argv)[:200]} names no file of its script"
-
-
-class Unreadable(ConfigError):
-    """A file that a command names cannot be digested now; its server is held."""
-
-
-def _opened(path: str) -> BufferedReader:
-    """A regular file, without waiting for whoever holds a lease on it. Unreadable says why it is not."""
-    try:
-        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")  # noqa: SIM115
-    except BlockingIOError:
-        raise Unreadable(f"{path}: somebody holds a lease on it") from None
-    except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}") from None
-    at = os.fstat(file.fileno())
-    if stat.S_ISREG(at.st_mode) and at.st_size <= _PROGRAM:
-        return file
-    file.close()
-    raise Unreadable(f"{path}: not a file of at most {_PROGRAM >> 20} MiB, and cannot be approved")
-
-
-def _digest(path: str) -> str:
-    with _opened(path) as file:
-        try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise Unreadable(f"{path}: {error.strerror}") from None
 
 
 def _touches(planned: Account) -> Iterator[str]:
@@ -299,21 +214,30 @@ def shown(value: object) -> str:
 
 
 def join(
-    path: str, found: Catalog, servers: list[tuple[ServerEntry, Account, Registered]], may: May, review: str | None
-) -> tuple[list[Registered], tuple[str, ...]]:
-    """Each server with its number and, unless that is approved, why it is held; and the files to watch.
+    path: str,
+    found: Catalog,
+    servers: list[tuple[ServerEntry, Account, Registered]],
+    may: May,
+    *,
+    review: str | None,
+    seen: Seen,
+) -> list[Registered]:
+    """Each server with its number and, unless that is approved, why it is held.
 
-    `review` is one that is started to be looked at, by whoever owns the registry.
+    `review` is one that is started to be looked at, by whoever owns the registry. `seen` gets the files that this
+    depends on, before they are read.
     """
     if not found.persons:
-        return [each for _, _, each in servers], ()
-    past, digest = decisions(path), functools.cache(_digest)
-    joined, watched = [], [os.path.join(os.path.dirname(path), NAME)]
+        return [each for _, _, each in servers]
+    seen.look([os.path.join(os.path.dirname(path), NAME)])
+    past, digest = decisions(path), functools.cache(bindings.digest)
+    joined = []
     for entry, planned, server in servers:
-        watched += programs(entry, planned.spec.argv)
         try:
-            made = bound(entry, planned, server, digest)
-        except Unreadable as error:
+            binding = Binding(entry, planned.spec)
+            names = seen.settle(binding.names, lambda names: names)
+            made = bound(entry, planned, server, {each: digest(each) for each in binding.files(names)})
+        except ConfigError as error:
             # not the other servers too: whose file it is decides about this one alone
             joined.append(server.model_copy(update={"held": f"{error}"[:2000], "others": ()}))
             continue
@@ -322,4 +246,4 @@ def join(
         # what was approved is one runtime; "auto" is the native one then
         words = {"approval": made.number, "bound": made.text, "held": held[:2000], "until": decided.until}
         joined.append(server.model_copy(update=words | {"others": ()}))
-    return joined, tuple(watched)
+    return joined

@@ -263,7 +263,7 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
     )
     if text.image and not text.store:
         entry = entry.model_copy(update={"store": _store(source.path)})
-    settings: dict[str, object] = {"origin": origin, "summary": text.summary}
+    settings: dict[str, object] = {"origin": origin, "summary": text.summary, "secret": bool(text.secrets)}
     for kind in _PATTERNS:
         patterns: PatternsText = getattr(text, kind)
         settings[kind] = {

@@ -17,9 +17,10 @@ from typing import Protocol
 
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Plan, Planned, Registered
-from supervisor.profile import host, load, offers, plan, seccomp
+from supervisor.profile import load, offers, plan, seccomp
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.registry import approvals, catalog, engines
+from supervisor.registry.seen import Seen
 from supervisor.sandbox import rights, syscalls
 
 _CAP_DAC_READ_SEARCH = 2
@@ -75,38 +76,42 @@ class Planning:
         return made, others
 
 
-# the servers of a registry with their policies, what was read for those, and who may approve by them
-Governed = tuple[list[Registered], tuple[str, ...], approvals.May]
-Govern = Callable[[catalog.Catalog, list[Registered]], Governed]
+# the servers of a registry with their policies, and who may approve by them
+Governed = tuple[list[Registered], approvals.May]
+Govern = Callable[[catalog.Catalog, list[Registered], Seen], Governed]
 
 
-def ungoverned(found: catalog.Catalog, servers: list[Registered]) -> Governed:
+def ungoverned(found: catalog.Catalog, servers: list[Registered], _: Seen) -> Governed:
     """Where no policy was expected, none may be left out."""
     if found.policies or found.policies_required or any(each.governed for each in found.servers.values()):
         raise ConfigError("policies have come while this was starting; start it again")
-    return servers, (), approvals.anybody
+    return servers, approvals.anybody
 
 
 def _catalog(path: str, question: dict[str, object], govern: Govern, planning: Planning) -> Planned:
-    """Every server of a registry, or one, and what was read for it."""
+    """Every server of a registry, or one, and what was read for it. "bind": with their numbers in any case."""
     text, only, review = (str(question[key]) if key in question else None for key in ("text", "only", "review"))
-    found = catalog.load_catalog(path, text)
-    read = dict.fromkeys(found.files)
+    seen = Seen()
+    found = seen.settle(lambda: catalog.load_catalog(path, text), lambda made: made.files)
+    if "bind" in question:
+        found = found._replace(persons=max(1, found.persons))
     accounts, servers = [], []
     for each in found.servers.values():
         if only not in (None, each.entry.name):
             continue
-        chain = _chain(each.entry, path)
-        read |= dict.fromkeys(source.path for source in chain.sources)
+        chain = _settled(seen, each.entry, path)
         planned, others = planning.plan(chain, each.entry)
         accounts.append((each.entry, planned))
         made = Registered(entry=each.entry, plan=planned, others=others, gateway=each.gateway)
         servers.append(made.model_copy(update={"manifest": each.manifest, "digest": each.digest}))
-    servers, more, may = govern(found, servers)
+    servers, may = govern(found, servers, seen)
     about = [(*account, server) for account, server in zip(accounts, servers, strict=True)]
-    servers, files = approvals.join(path, found, about, may, review)
-    read |= dict.fromkeys((*more, *files))
-    return Planned(servers=tuple(servers), watched=tuple((each, host.changed(each)) for each in read))
+    servers = approvals.join(path, found, about, may, review=review, seen=seen)
+    return Planned(servers=tuple(servers), watched=tuple(seen.found.items()))
+
+
+def _settled(seen: Seen, entry: ServerEntry, beside: str) -> load.Chain:
+    return seen.settle(lambda: _chain(entry, beside), lambda chain: [source.path for source in chain.sources])
 
 
 def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
@@ -120,7 +125,7 @@ def _chain(entry: ServerEntry, beside: str | None) -> load.Chain:
 
 
 def answer(question: dict[str, object], govern: Govern = ungoverned, planning: Planning | None = None) -> Planned:
-    """`{"entry": {...}}`, or `{"catalog": path}` with perhaps "text", "only", "review" -> for standard output."""
+    """`{"entry": {...}}`, or `{"catalog": path}`, perhaps with "text", "only", "review", "bind": for the output."""
     planning = planning or Planning()
     try:
         if "entry" in question:

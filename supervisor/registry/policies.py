@@ -18,6 +18,7 @@ from supervisor.model import Registered
 from supervisor.registry import approvals, pinned
 from supervisor.registry.catalog import Catalog
 from supervisor.registry.planner import Governed
+from supervisor.registry.seen import Seen
 from supervisor.roles import bundle, schema, statements
 from supervisor.roles.arguments import Item
 from supervisor.roles.bundle import Bundle
@@ -125,11 +126,12 @@ class _Pins:
         return self._read[server]
 
 
-def govern(found: Catalog, servers: list[Registered]) -> Governed:
-    """Each server with its policies, and with the accounts that may open it; what was read; who may approve."""
+def govern(found: Catalog, servers: list[Registered], seen: Seen) -> Governed:
+    """Each server with its policies, and with the accounts that may open it; who may approve."""
     checked = rules(found)
     if not checked.closed:
-        return servers, (), approvals.anybody
+        return servers, approvals.anybody
+    seen.look(ACCOUNTS)
     host = Host()
     made = [_governed(checked, each, host) for each in servers]
     judges = {each.entry.name: Judge(bundle.decode(each.policy)) for each in made if each.policy}
@@ -138,7 +140,7 @@ def govern(found: Catalog, servers: list[Registered]) -> Governed:
         judge = judges.get(server)
         return judge is None or judge.server_wide(judge.who(f"uid:{uid}", ()), "approve").outcome == "allow"
 
-    return made, ACCOUNTS, may
+    return made, may
 
 
 def _governed(checked: Rules, server: Registered, host: Host) -> Registered:

@@ -71,9 +71,8 @@ class Hierarchy:
         for base in self.folders():
             for name in os.listdir(base):
                 parts = name.split("-")
-                if not name.startswith(PREFIX) or len(parts) != 4 or not parts[1].isdigit():
-                    continue
-                if start_time(int(parts[1])) != parts[2]:
+                ours = name.startswith(PREFIX) and len(parts) == 4 and parts[1].isdigit()
+                if ours and start_time(int(parts[1])) != parts[2]:
                     try:
                         os.rmdir(f"{base}/{name}")
                     except OSError:

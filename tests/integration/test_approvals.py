@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from mcp import Client, MCPError
 
 from supervisor import wire
 from tests.escape.arena import Arena
-from tests.integration.caller import Caller
+from tests.integration.caller import SECONDS, Caller
 from tests.integration.host import Host
 
 CALL = ("call", "-q", "--server", "files", "read_text_file", "path=hello.txt")
@@ -150,6 +151,32 @@ def test_a_call_that_was_refused_works_when_it_is_repeated_after_the_approval(ho
 async def until_refused(client: Client) -> None:
     for _ in range(1000):
         await client.call_tool("files__read_text_file", {"path": "/data/hello.txt"})
+
+
+def test_what_discover_requests_is_approved_under_a_daemon_and_runs(host: Host) -> None:
+    before = host.config.read_text(encoding="utf-8")
+    watched = host.folder / "discover"
+    watched.mkdir()
+    text = '[server.{}]\nprofile = "none"\ncommand = ["/usr/bin/cat", "/proc/self/mountinfo"]\n'
+    (watched / "a.toml").write_text(text.format("found") + text.format("other").replace("mountinfo", "status"))
+    state = {"XDG_STATE_HOME": str(host.folder / "state")}
+    try:
+        argv = host.root.command("discover", "--config", host.config, "--request", "all", "--source", watched)
+        done = host.root.arena.finish(host.root.process(argv, env=state), seconds=SECONDS)
+        assert done.returncode == 0, done.stderr
+        asked = {each["server"]: each["approval"] for each in root(host, "pending") if each["request"]}
+        assert asked.keys() == {"found", "other"}
+        assert "found" not in host.admin("inspect").stdout
+        assert root(host, "deny", asked["other"], "--reason", "why that?")["done"] == "deny"
+        assert root(host, "approve", asked["found"], "--reason", "seen")["done"] == "approve"
+        assert "found" in json.loads(host.admin("inspect").stdout)["servers"]
+        assert "found" in [each["server"] for each in root(host, "list", "--approved")]
+        assert not [each for each in root(host, "pending") if each["request"]]
+    finally:
+        host.config.write_text(before, encoding="utf-8")
+        for folder in (watched, host.folder / "state", host.folder / "servers.d"):
+            shutil.rmtree(folder)
+        host.admin("reload")
 
 
 def test_nobody_but_the_operator_decides_and_the_file_is_the_operators(host: Host) -> None:

@@ -38,6 +38,7 @@ class Desk:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
+        self.lacking = ""
         self.folder = caller.project / "desk"
         self.config = self.folder / "servers.toml"
         self.watched = self.folder / "discover"

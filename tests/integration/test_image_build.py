@@ -9,19 +9,25 @@ import json
 import marshal
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 
 import pytest
 
+from supervisor.cli import selftest
+from supervisor.errors import ConfigError
+from supervisor.model import ImageRoot
 from supervisor.oci import build, keyfile, sbom
 from supervisor.oci.layout import Folder, Layout
 from supervisor.oci.manifest import image
 from supervisor.oci.recipe import Recipe
 from supervisor.oci.store import Record
+from supervisor.profile.image import Image
 from tests.unit.oci import making
 
 ROOT = Path(__file__).parents[2]
@@ -174,3 +180,74 @@ def test_the_folder_that_a_server_starts_in_is_there_with_nothing_in_it_too(name
     (tmp_path / "usr/bin").mkdir(parents=True)
     build._shape(recipe, tmp_path)
     assert tmp_path.joinpath(recipe.text.folder.lstrip("/")).is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.parametrize("profile", ["none", "fs-readonly"])
+def test_its_sandbox_holds_at_every_boundary_as_its_own_python_says(
+    record: tuple[Record, Path], tmp_path: Path, profile: str
+) -> None:
+    image, store = record
+    what = ("--image", image.reference, "--store", store, "--profile", profile, "--json")
+    param = ("--param", f"root={tmp_path}") if profile == "fs-readonly" else ()
+    argv = [COMMAND, "selftest", *what, *param]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=110)
+    assert done.stdout, done.stderr
+    answer = json.loads(done.stdout)
+    assert [row for row in answer["probes"] if not row["held"]] == []
+    assert len(answer["probes"]) > 60
+    assert done.returncode == 0
+
+
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "tester", "version": "7"}}
+ASKED: list[dict[str, object]] = [
+    {"method": "initialize", "id": 1, "params": HELLO},
+    {"method": "notifications/initialized"},
+    {
+        "method": "tools/call",
+        "id": 2,
+        "params": {"name": "read_text_file", "arguments": {"path": "/data/in/a file"}},
+    },
+]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("strace"), reason="mounts; apt-get install strace")
+def test_what_is_learned_of_its_server_suffices_in_the_image_and_grants_no_more(
+    record: tuple[Record, Path], tmp_path: Path
+) -> None:
+    image, store = record
+    data, other, learned = tmp_path / "data", tmp_path / "other", tmp_path / "learned.toml"
+    for folder in (data, other):
+        (folder / "in").mkdir(parents=True)
+        (folder / "in/a file").write_text("seen")
+    what = ("--image", image.reference, "--store", str(store))
+    bound = ("--bound", "fs-readonly", "--param", f"root={data}", "--rw", f"{other}", "--output", str(learned))
+    said = "".join(json.dumps({"jsonrpc": "2.0"} | each) + "\n" for each in ASKED)
+    argv = [COMMAND, "profile", "learn", *bound, *what]
+    with subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(said)
+        process.stdin.flush()
+        answers = [process.stdout.readline() for _ in (1, 2)]
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert "seen" in answers[1], answers
+    text = learned.read_text()
+    assert f"# It ran from the image {image.reference}" in text
+    # it opens its folder itself; of the other, which was granted as well, it wanted nothing
+    mounts = tomllib.loads(text)["mount"]
+    assert [(each["source"], each["target"], each["mode"]) for each in mounts] == [(f"{data}", "/data", "ro")]
+    assert "server" not in tomllib.loads(text)
+    call = [COMMAND, "call", "-q", "--profile", str(learned), *what, "read_text_file", "path=/data/in/a file"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "seen" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_an_image_without_python_is_refused_by_name(record: tuple[Record, Path]) -> None:
+    image, _ = record
+    root = ImageRoot(name=image.reference, digest=image.manifest, config=image.config)
+    found = Image(root, ("/usr/bin/node",), (), {}, "", "", "")
+    with pytest.raises(ConfigError, match='is "/usr/bin/node": try the profile in an image with a Python'):
+        selftest._interpreter(found)

@@ -341,6 +341,13 @@ def test_an_ordinary_user_is_told_what_to_do_instead(arena: Arena) -> None:
     user.reset()
     shelf = Shelf(bench(user, "own"), box.made())
     shelf.refused(4, "image: an ordinary user cannot mount it", "supervisor daemon", 'runtime = "podman"')
+    learned = shelf.place.folder / "learned.toml"
+    where = ("--image", shelf.record.reference, "--store", shelf.place.store, "--output", learned)
+    done = user.finish(user.command("profile", "learn", *user.start_options(), "--bound", "none", *where))
+    assert (done.returncode, "ordinary user cannot mount it" in done.stderr) == (4, True), done.stderr
+    done = user.finish(shelf.argv("selftest"))
+    assert (done.returncode, 'is "sh": try the profile in an image with a Python' in done.stderr) == (2, True)
+    assert not learned.exists()
 
 
 def holding() -> list[str]:

@@ -37,7 +37,14 @@ def test_the_probes_cross_where_there_is_no_sandbox(arena: Arena) -> None:
     """The control: run outside as an ordinary user, they find what a profile would have kept from them."""
     source = (CHECKOUT / "supervisor" / "cli" / "probes.py").read_text(encoding="utf-8")
     bounds = {"files": 16, "tmp": 1 << 20, "pids": 4, "memory": 1 << 20}
-    asked = {"environment": ["sandbox"], "granted": [], "network": False, "bounds": bounds, "targets": []}
+    asked = {
+        "environment": ["sandbox"],
+        "granted": [],
+        "network": False,
+        "bounds": bounds,
+        "targets": [],
+        "image": False,
+    }
     argv = ["/usr/bin/python3", "-I", "-S", "-c", source, json.dumps(asked)]
     said = arena.outside(argv, "user").stdout
     crossed = {(boundary, what) for boundary, what, held, _ in json.loads(said)["probes"] if not held}

@@ -15,7 +15,7 @@ from supervisor.errors import ConfigError, SupervisorError
 from supervisor.profile import toml
 from supervisor.registry import clients, jsonc, propose
 from supervisor.registry.catalog import CatalogText
-from supervisor.registry.discover import packages
+from supervisor.registry.discover import labels, packages
 from supervisor.registry.discover.proposal import Found, Proposal, found
 from supervisor.registry.installed import Machine
 
@@ -33,15 +33,16 @@ _HOME = (
     ".gemini/settings.json",
 )
 _PROJECT = (".mcp.json", ".cursor/mcp.json", ".vscode/mcp.json")
-# whose these are is for whoever runs the registry to say
-_OPERATOR = ("users", "accept_missing", "enabled", "runtime", "store", "lock")
+# all that a file of a watched folder may say: everything else grants, or is for whoever runs the registry to say
+_WORDS = ("profile", "command", "image", "env", "summary")
+_PATTERNS = ("tools", "prompts", "resources")
 
 
 class Changing(SupervisorError):
     """It was written to while it was read."""
 
 
-def in_folder(path: str, machine: Machine) -> Found:
+def in_folder(path: str, machine: Machine, bound: str = "none") -> Found:
     """The servers of one folder's files; a file that cannot be taken is listed by name."""
     source = f"files {path}"
     try:
@@ -54,7 +55,7 @@ def in_folder(path: str, machine: Machine) -> Found:
         if not each.endswith(_KINDS) or (each.startswith(".") and each != ".mcp.json"):
             continue
         try:
-            made += of_file(source, os.path.join(path, each), machine)
+            made += of_file(source, os.path.join(path, each), machine, bound=bound)
         except Changing as error:
             problem = str(error)
     return found(source, made, problem)
@@ -68,11 +69,11 @@ def _names(path: str) -> Iterator[str]:
                 return
 
 
-def one_file(path: str, machine: Machine) -> Found:
+def one_file(path: str, machine: Machine, bound: str = "none") -> Found:
     """The servers of one file."""
     source = f"files {path}"
     try:
-        return found(source, of_file(source, path, machine))
+        return found(source, of_file(source, path, machine, bound=bound))
     except Changing as error:
         return Found(source, problem=str(error))
 
@@ -91,7 +92,7 @@ def of_clients(machine: Machine) -> Found:
     return found("clients", made, problem)
 
 
-def of_file(source: str, path: str, machine: Machine, limit: int = LIMIT) -> list[Proposal]:
+def of_file(source: str, path: str, machine: Machine, limit: int = LIMIT, *, bound: str = "none") -> list[Proposal]:
     """The servers of one file, or one proposal that says why it has none. Raises Changing only."""
     place = path if clients.encodable(path) else ascii(path)
     try:
@@ -99,8 +100,9 @@ def of_file(source: str, path: str, machine: Machine, limit: int = LIMIT) -> lis
         if not clients.encodable(path):
             raise ConfigError("its name is not UTF-8")
         if path.endswith(".toml"):
-            return _registry(source, path, data)
-        return _json(source, path, data, machine)
+            return _registry(source, path, data, bound)
+        made = _json(source, path, data, machine)
+        return made if source == "clients" else [_narrowed(each, bound) for each in made]
     except Changing:
         raise
     except SupervisorError as error:
@@ -138,17 +140,38 @@ def _moment(info: os.stat_result) -> tuple[int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _registry(source: str, path: str, data: bytes) -> list[Proposal]:
-    """The tables of a file in the words of servers.toml."""
+def _registry(source: str, path: str, data: bytes, bound: str) -> list[Proposal]:
+    """The tables of a file in the words of servers.toml, as far as they grant no more than the bound."""
     parsed = toml.parse(path, data)
     made = []
     for name in parsed.validate(CatalogText).server:
         tables = parsed.data["server"]
         fields = tables[name] if isinstance(tables, dict) else {}
-        own = [each for each in _OPERATOR if each in fields]
-        refused = f"{own[0]}: for whoever accepts it to say; take it out" if own else ""
-        made.append(Proposal(source, f"{path}#{name}", name, {} if refused else fields, refused=refused))
+        try:
+            _narrows(fields, bound)
+            made.append(Proposal(source, f"{path}#{name}", name, fields))
+        except ConfigError as error:
+            made.append(Proposal(source, f"{path}#{name}", name, refused=str(error)))
     return made
+
+
+def _narrowed(made: Proposal, bound: str) -> Proposal:
+    """A proposal from a stranger's file, refused where what it names would be granted to it."""
+    try:
+        _narrows(made.fields, bound) if made.fields else None
+    except ConfigError as error:
+        said = f"{error}\nit follows from its command line; if it is to have that: supervisor add NAME -- COMMAND"
+        return Proposal(made.source, made.place, made.name, refused=said)
+    return made
+
+
+def _narrows(fields: dict[str, object], bound: str) -> None:
+    for key, value in fields.items():
+        own = [f"{key}.grant"] if isinstance(value, dict) and key in _PATTERNS and "grant" in value else []
+        own += [] if key in (*_WORDS, *_PATTERNS) else [key]
+        if own:
+            raise ConfigError(f"{own[0]}: for whoever accepts it to say; take it out")
+    labels.within(str(fields["profile"]), bound, "profile")
 
 
 def _json(source: str, path: str, data: bytes, machine: Machine) -> list[Proposal]:

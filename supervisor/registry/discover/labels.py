@@ -42,7 +42,8 @@ def _place(container: Mapping[str, object]) -> str:
     names, number = container.get("Names"), str(container.get("Id"))
     first = names[0] if isinstance(names, list) and names else ""
     short = number[:12] if _ID.fullmatch(number) else "?"
-    return f"container {str(first).removeprefix('/')[:64]} {short}"
+    shown = str(first).removeprefix("/")[:64]
+    return f"container {shown if shown.isprintable() else ascii(shown)} {short}"
 
 
 def _fields(labels: Mapping[object, object], bound: str) -> tuple[dict[str, object], list[str]]:
@@ -58,7 +59,7 @@ def _fields(labels: Mapping[object, object], bound: str) -> tuple[dict[str, obje
         if patterns:
             _narrow(fields, patterns[1], patterns[2], text, label)
         elif label == "supervisor.profile":
-            fields["profile"] = _within(text, bound)
+            fields["profile"] = within(text, bound, "label supervisor.profile")
             why = [f"profile {text} is its label's, and grants no more than the bound, {bound}"]
         elif label == "supervisor.summary":
             fields["summary"] = text
@@ -67,7 +68,7 @@ def _fields(labels: Mapping[object, object], bound: str) -> tuple[dict[str, obje
                 f"label {label}: labels name no command, mount, host or user; known are supervisor.server, "
                 ".profile, .summary, and .tools, .prompts, .resources with .allow or .deny"
             )
-    if not own["supervisor.server"]:
+    if not own.get("supervisor.server"):
         raise ConfigError("label supervisor.server is empty: it is the server's name")
     holes = [name for name, each in load.load(str(fields["profile"])).profile.params.items() if each.type == "path"]
     why += [f"params.{each}: yours to fill in; labels name no path" for each in holes]
@@ -83,16 +84,16 @@ def _narrow(fields: dict[str, object], kind: str, way: str, text: str, label: st
         table[way] = patterns
 
 
-def _within(name: str, bound: str) -> str:
-    """A shipped profile that grants nothing that the bound does not."""
+def within(name: str, bound: str, what: str) -> str:
+    """A shipped profile that grants nothing that the bound does not; ConfigError calls it `what`."""
     if name not in load.names():
-        raise ConfigError(f'label supervisor.profile: "{name}" is none of {", ".join(load.names())}')
+        raise ConfigError(f'{what}: "{name[:64]}" is none of {", ".join(load.names())}')
     asked, most = load.load(name).profile, load.load(bound).profile
     more = [said for sign, said in diff.compare(most, asked) if sign == "+"]
     if more:
         others = f" and {len(more) - 1} more" if len(more) > 1 else ""
         raise ConfigError(
-            f"label supervisor.profile: {name} grants more than the bound, {bound}: {more[0]}{others}; "
+            f"{what}: {name} grants more than the bound, {bound}: {more[0]}{others}; "
             f"a wider bound is yours to give: --bound {name}"
         )
     return name

@@ -13,8 +13,10 @@ from pydantic import Field, ValidationError
 from supervisor.errors import ConfigError
 from supervisor.model import Frozen
 from supervisor.profile import toml
-from supervisor.registry.discover.proposal import Found, Proposal
+from supervisor.registry.discover.proposal import MOST, Found, Proposal
 
+# of a source that was not seen whole, of what it had before
+_KEPT = 2 * MOST
 State = Literal["new", "changed", "gone", "known"]
 
 
@@ -66,4 +68,7 @@ def compare(memory: Memory, looked: Sequence[Found]) -> tuple[list[Row], Memory]
             rows.append(Row("gone", Proposal(gone.source, gone.place, gone.name)))
         for key, each in there.items():
             seen[key] = Seen(source=each.source, place=each.place, name=each.name, digest=each.digest)
+        # a source that is never seen whole would be remembered for ever
+        for key in [key for key in before if key in seen][:-_KEPT]:
+            del seen[key]
     return rows, Memory(seen=seen)

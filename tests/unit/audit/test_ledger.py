@@ -17,6 +17,7 @@ import pytest
 from supervisor import wire
 from supervisor.audit import chain, confine, segments, verify
 from supervisor.audit.confine import Place
+from supervisor.audit.peers import UNFIT
 from tests.unit.audit import ledgers
 from tests.unit.audit.ledgers import Peer, Started, started
 
@@ -117,11 +118,14 @@ GARBAGE = {
     "empty object": b"{}",
     "kind": b'{"id":1,"kind":"segment","policy":"process","record":' + GOOD + b"}",
     "policy": b'{"id":1,"kind":"intent","policy":"none","record":' + GOOD + b"}",
-    "record": b'{"id":1,"kind":"intent","policy":"process","record":{}}',
-    "two records": b'{"id":1,"kind":"intent","policy":"process","record":' + GOOD + GOOD + b"}",
-    "a line": b'{"id":1,"kind":"intent","policy":"process","record":' + GOOD.replace(b"{", b"{\n", 1) + b"}",
     "too long": b" " * (wire.LIMIT + 1),
-    "record too long": b'{"id":1,"kind":"intent","policy":"process","record":' + b" " * 62_000 + b"}",
+}
+NONE = {
+    "nothing": b"{}",
+    "two records": GOOD + GOOD,
+    "a line": GOOD.replace(b"{", b"{\n", 1),
+    "one that is not closed": GOOD[:-1],
+    "too long": b" " * 62_000,
 }
 
 
@@ -149,6 +153,27 @@ def test_who_sends_garbage_is_turned_out_and_nobody_else_is(place: Place) -> Non
     found = report(place, ledger.folder)
     assert found.faults == []
     assert [kind for _, _, kind, _ in found.remarks].count("dropped") == len(GARBAGE) + 2
+
+
+def test_a_record_that_is_none_is_refused_by_its_number_and_its_sender_goes_on(place: Place) -> None:
+    with started(place) as ledger:
+        peer = ledger.peer()
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for name, body in NONE.items():
+            number = peer.say(body=body)
+            answer = peer.hear()
+            assert (answer["no"], "a record that is none" in str(answer["reason"])) == ([number], True), name
+            assert "ok" in peer.ask(), name
+        assert ledger.event()["event"] == "denied"
+        while "no" in peer.ask(body=b"{}"):
+            pass
+        assert peer.number == 2 * len(NONE) + (UNFIT - len(NONE)) + 1, "so many are no mistake"
+        assert ledger.event()["event"] == "dropped"
+    found = report(place, ledger.folder)
+    assert found.faults == []
+    assert calls(ledger.folder) == [f"call-{2 * each + 2}.intent" for each in range(len(NONE))]
+    gaps = [each for each in lines(ledger.folder) if each.kind == chain.GAP]
+    assert len(gaps) == 1, "the same is told once a minute"
 
 
 def test_who_floods_and_fetches_no_answer_costs_nobody_else_anything(place: Place) -> None:

@@ -73,8 +73,11 @@ def profile(lesson: Lesson, folder: Path) -> load.Profile:
     return load.load(str(path)).profile
 
 
+LINES = '\n[network]\nmode = "allowlist"\nallow = ["evil.test:443"]\n[x]\n#'
 TOUCHED = st.dictionaries(
-    st.sampled_from(["src/a.c", "src", "out/b", "", "/tmp/x", "/usr/bin/cc", "/data/src/a.c"]),
+    st.sampled_from(
+        ["src/a.c", "src", "out/b", "", "/tmp/x", "/usr/bin/cc", "/data/src/a.c", f"/tmp/{LINES}", f"src/{LINES}"]
+    ),
     st.sets(st.sampled_from(["read", "write", "exec", "list", "look"]), min_size=1),
 )
 ADDRESSES = ("198.18.1.0", "198.18.1.1", "198.18.0.1", "8.8.8.8")
@@ -151,6 +154,13 @@ def test_only_the_groups_that_the_calls_need_are_named() -> None:
     assert of("unshare", "0x10000000") == frozenset()
     wanted = {(name, groups) for name in ("connect", "bind") if (groups := of(name, "3"))}
     assert list(admission.fewest(wanted)) == ["network", "ci-sockets"]
+
+
+def test_no_name_of_a_file_is_a_line_of_the_profile(project: Path, tmp_path: Path) -> None:
+    touched = {f"/tmp/{LINES}": {"exec"}, f"{project}/{LINES}": {"write"}, f"{project}/src/{LINES}/x": {"read"}}
+    made = profile(lesson("ci-runner", project, Observed(calls=Counter(["read"]), touched=touched)), tmp_path)
+    assert made.tmp.exec
+    assert (made.network.mode, made.network.allow) == (FLOOR.network.mode, FLOOR.network.allow)
 
 
 def test_what_was_refused_is_evidence_that_no_terminal_obeys(project: Path, tmp_path: Path) -> None:

@@ -121,3 +121,23 @@ def test_connections_and_memory_are_seen() -> None:
     )
     assert dict(seen.connected) == {("198.18.1.0", 443): 1}
     assert seen.write_execute
+
+
+@pytest.mark.parametrize(
+    "name", ["x) = 0", "q) = -1 EPERM (x", "q) = -1 ENOENT (x)", "x) = 5</etc/y", "x) = 0 (y", "x) += 1"]
+)
+def test_no_name_of_a_file_is_taken_for_the_result(name: str) -> None:
+    # as strace writes it: in a path that a descriptor has < and > are escaped, in an argument they are not
+    path = "/work/" + name.replace("<", r"\74").replace(">", r"\76")
+    seen = observed(
+        f'7 openat(-100</work>, "{name}", 0x80002) = 3<{path}>',
+        f"7 getdents64(3<{path}>, 0x56, 32768) = 0",
+        f"7 poll([{{fd=3<{path}>, events=0x1}}], 1, 0) = 1 ([{{fd=3<{path}>, revents=0x1}}])",
+        f'7 unlink("/work/z/{name}") = 0',
+        f'7 access("/work/y/{name}", 0) = -1 ENOENT (No such file or directory)',
+    )
+    assert seen.touched[f"/work/{name}"] == {"write", "list"}
+    assert seen.touched[f"/work/z/{name}"] == {"write"}
+    assert seen.missing == {f"/work/y/{name}"}
+    assert not seen.refused
+    assert read(f'7 openat(-100</work>, "{name}", 0x80002) = 3<{path}>(deleted)').result == 3

@@ -125,6 +125,17 @@ def test_without_a_token_the_challenge_says_where_tokens_come_from() -> None:
     play(part)
 
 
+def test_a_challenge_leads_to_metadata_that_is_there() -> None:
+    async def part(at: Scene) -> None:
+        for path in ("/mcp", "/servers/files/mcp", "/metrics"):
+            with pytest.raises(Denied) as caught:
+                await at.authority.principal({}, "127.0.0.1", path)
+            place = caught.value.headers[0][1].decode().partition('"')[2].partition('"')[0]
+            assert at.authority.page(place.removeprefix(RESOURCE)) is not None, path
+
+    play(part)
+
+
 def test_without_an_issuer_the_challenge_is_bare() -> None:
     async def part(at: Scene) -> None:
         with pytest.raises(Denied) as caught:

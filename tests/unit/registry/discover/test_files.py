@@ -121,3 +121,44 @@ def test_a_client_s_servers_are_found_where_clients_keep_them_and_ours_left_out(
     )
     found = files.of_clients(machine)
     assert [(each.name, bool(each.refused)) for each in found.proposals] == [("time", False), ("shell", True)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('profile = "ci-runner"', "grants more than the bound, none"),
+        ('profile = "./evil.toml"', "is none of"),
+        ('profile = "none"\nro = ["/root"]', "ro: for whoever"),
+        ('profile = "none"\nrw = ["/root"]', "rw: for whoever"),
+        ('profile = "none"\nallow = ["example.com:443"]', "allow: for whoever"),
+        ('profile = "none"\nparams = { root = "/" }', "params: for whoever"),
+        ('profile = "none"\ngrant = ["eve"]', "grant: for whoever"),
+        ('profile = "none"\ntools = { grant = { x = ["eve"] } }', "tools.grant: for whoever"),
+        ('profile = "none"\nsecrets = { A = { command = ["id"], to = "env" } }', "secrets: for whoever"),
+        ('profile = "none"\nengine = "/run/eve.sock"', "engine: for whoever"),
+        ('profile = "none"\naudit = { sync = "process" }', "audit: for whoever"),
+        ('profile = "none"\nquota = { calls = 1000000 }', "quota: for whoever"),
+    ],
+)
+def test_a_file_of_a_watched_folder_may_only_narrow(
+    tmp_path: Path, machine: Machine, words: str, said: str
+) -> None:
+    path = tmp_path / "evil.toml"
+    path.write_text(f'[server.x]\n{words}\ncommand = ["/usr/bin/true"]\n')
+    (found,) = files.one_file(str(path), machine).proposals
+    assert (said in found.refused, found.fields) == (True, {}), found.refused
+    wide = files.one_file(str(path), machine, "ci-runner").proposals[0]
+    assert bool(wide.refused) == ("ci-runner" not in words)
+
+
+def test_what_a_stranger_s_command_line_names_is_not_granted_to_it(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "mcp.json"
+    for arguments, said in (([str(tmp_path)], "ro: for whoever"), (["https://example.com"], "allow: for whoever")):
+        path.write_text(client("/usr/bin/cat", *arguments))
+        (found,) = files.one_file(str(path), machine, "net-allowlist").proposals
+        assert (said in found.refused, found.fields) == (True, {}), found.refused
+    # in the person's own client it is the person who names it
+    own = Path(machine.home) / ".cursor"
+    own.mkdir()
+    (own / "mcp.json").write_text(client("/usr/bin/cat", str(tmp_path)))
+    assert files.of_clients(machine).proposals[0].fields["ro"] == [str(tmp_path)]

@@ -6,7 +6,7 @@ import pytest
 
 from supervisor.errors import ConfigError
 from supervisor.registry.discover import state
-from supervisor.registry.discover.proposal import Found, Proposal
+from supervisor.registry.discover.proposal import MOST, Found, Proposal
 from supervisor.registry.discover.state import Memory
 
 
@@ -39,3 +39,13 @@ def test_what_was_not_seen_is_not_gone(blind: Found) -> None:
 def test_a_memory_that_is_not_ours_is_refused() -> None:
     with pytest.raises(ConfigError, match="take it away"):
         state.parse("x", b'{"version": 2}')
+
+
+def test_a_source_that_is_never_seen_whole_is_not_remembered_for_ever() -> None:
+    memory = Memory()
+    for look in range(20):
+        made = [Proposal("files x", f"{look}-{number}", "n") for number in range(MOST)]
+        rows, memory = state.compare(memory, [Found("files x", tuple(made), problem="more than can be looked at")])
+        assert {row.state for row in rows} == {"new"}
+    assert len(memory.seen) == 3 * MOST
+    assert {f"files x 19-{number}" for number in range(MOST)} <= memory.seen.keys()
