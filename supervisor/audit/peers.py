@@ -31,6 +31,8 @@ _SHORT = re.compile(
     rf'\{{"id":([1-9][0-9]{{0,14}}),"form":([0-9]{{1,2}}),"policy":"({"|".join(POLICIES)})","values":\['.encode()
 )
 _LIMIT = 64 * 1024
+# a number: an enumeration would take longer to test than all else
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _CREDENTIALS = struct.Struct("iii")
 _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 # of one peer in one turn, so that who floods waits for the others
@@ -83,7 +85,7 @@ class Peer:
                 return False
             if not data:
                 return False
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > _LIMIT:
+            if flags & _CUT or len(data) > _LIMIT:
                 raise WireError(f"message over the limit of {_LIMIT} bytes, or with descriptors")
             self._identify(control)
             self._take(data, turn)

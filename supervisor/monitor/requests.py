@@ -32,7 +32,7 @@ MAX_CONNECTIONS = 256
 # of sessions in one answer of at most 64 KiB
 MAX_SHOWN = 200
 # seconds: between looks at the files that were read, for these to settle, and for gateways to end what is in flight
-WATCH, SETTLE, DRAIN = 1.0, 5.0, 6.0
+WATCH, SETTLE, DRAIN = 0.25, 5.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Monitor:
                 peer.send({"event": "reloaded"})
 
     def watch(self) -> None:
-        """Once a second: read again what has changed, as soon as it stays as it is, or after some seconds.
+        """Four times a second: read again what has changed, as soon as it stays as it is, or after some seconds.
 
         Nobody is served meanwhile, and who owns a program can touch it as often as he likes: so a tenth of the
         time, but for the registry itself.
@@ -150,7 +150,8 @@ class Monitor:
         late = any(0 < each.registered.until < time.time() for each in self.servers.values())
         self.since = at if now == self.watched else self.since
         due = now != self.watched and (now == self.settling or at - self.since > SETTLE)
-        own = now.get(str(self.config)) != self.watched.get(str(self.config))
+        # servers.toml and servers.d
+        own = any(now[path] != was for path, was in self.watched.items() if path.startswith(str(self.config)[:-4]))
         self.settling = now
         if (late or due) and (own or at >= self.again):
             self.watched = now
