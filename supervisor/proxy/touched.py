@@ -67,6 +67,7 @@ class Watch:
         # who waits for the next question, and for the answer of the one under way (None: there is none)
         self._next: list[Callable[[], None]] = []
         self._under_way: list[Callable[[], None]] | None = None
+        self._hurry = False
         self._asked = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._silent: asyncio.TimerHandle | None = None
@@ -98,11 +99,12 @@ class Watch:
     def ask(self, then: Callable[[], None], *, hurry: bool = False) -> None:
         """Ask what was opened, for every window, by a question that is not under way yet."""
         self._next.append(then)
+        self._hurry = self._hurry or hurry
         if self._under_way is None:
-            self._soon(hurry=hurry)
+            self._soon()
 
-    def _soon(self, *, hurry: bool) -> None:
-        if hurry or time.monotonic() - self._asked > _RECENT:
+    def _soon(self) -> None:
+        if self._hurry or time.monotonic() - self._asked > _RECENT:
             self._begin()
         elif self._timer is None:
             self._timer = self._loop.call_later(_TOGETHER, self._begin)
@@ -112,7 +114,7 @@ class Watch:
             self._timer.cancel()
             self._timer = None
         self._asked = time.monotonic()
-        self._under_way, self._next = self._next, []
+        self._under_way, self._next, self._hurry = self._next, [], False
         self._files, self._parts = [], 0
         if self._over:
             # of a session that has ended everything is known when its watcher has said its last
@@ -153,7 +155,7 @@ class Watch:
         for each in told:
             each()
         if self._next and self._under_way is None:
-            self._soon(hurry=False)
+            self._soon()
 
     def _readable(self) -> None:
         # to the end of what is there: libuv looks at a socket with an error once, and then no more
