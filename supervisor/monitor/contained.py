@@ -29,11 +29,11 @@ class Contained(Reader):
     def identity(self) -> Iterator[str]:
         """One user, who is the spec's inside and nobody's outside; its place in the pid namespace."""
         status = self.fields()
-        for name, table in (("Uid", "uid_map"), ("Gid", "gid_map")):
+        for name, table, mine in (("Uid", "uid_map", os.geteuid()), ("Gid", "gid_map", os.getegid())):
             maps = [[int(word) for word in line.split()] for line in self.text(table).splitlines()]
             own = [str(self.spec.uid - low + at) for low, at, n in maps if low <= self.spec.uid < low + n]
             # neither root nor who has started it: where ids of the host's own are mapped, those are too
-            known = any(first <= each < first + n for _, first, n in maps for each in (0, os.geteuid()))
+            known = any(first <= each < first + n for _, first, n in maps for each in (0, mine))
             if status[name].split() != own * 4 or known:
                 yield f"{name} is {status[name]}, by the map {maps}"
         if not set(status["Groups"].split()) <= set(status["Gid"].split()):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import Iterable
 from urllib.parse import quote
+
+from supervisor import wire
 
 _SECONDS = 60.0
 _MAX_ANSWER = 16 << 20
@@ -44,6 +47,9 @@ def _connected(path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ApiError(0, f"{path}: {error.strerror or error}") from None
+    if wire.peer(sock)[1] not in (0, os.geteuid()):
+        sock.close()
+        raise ApiError(0, f"{path}: who listens there is neither root nor this user")
     return sock
 
 

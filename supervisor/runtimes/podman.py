@@ -159,16 +159,17 @@ class Podman(Engine):
         limits = enter.numbers(document, "cgroup")
         if not limits:  # a user's, who has no control group of his own
             return {}
-        memory = {"limit": limits["memory"], "swap": limits["memory"]}
-        if self.known["cgroup"] == "v1":
-            memory["swappiness"] = 0  # where swap is not counted, this is what keeps it out
-        return {
-            "resource_limits": {
-                "memory": memory,
-                "cpu": {"period": held.PERIOD, "quota": limits["cpu"] * held.PERIOD // 1000},
-                "pids": {"limit": limits["pids"]},
-            }
-        }
+        memory, cpu, pids = (limits.get(name) for name in ("memory", "cpu", "pids"))
+        told: Table = {}
+        if memory is not None:
+            # where swap is not counted, swappiness is what keeps it out
+            still = {"swappiness": 0} if self.known["cgroup"] == "v1" else {}
+            told["memory"] = {"limit": memory, "swap": memory, **still}
+        if cpu is not None:
+            told["cpu"] = {"period": held.PERIOD, "quota": cpu * held.PERIOD // 1000}
+        if pids is not None:
+            told["pids"] = {"limit": pids}
+        return {"resource_limits": told}
 
 
 def _mount(shown: held.Shown) -> Table:
