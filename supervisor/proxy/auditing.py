@@ -46,13 +46,16 @@ _WITHHELD = Withheld()
 class Mark:
     """What is known of a call under way: its record, and what it touched so far."""
 
-    __slots__ = ("call", "during", "files", "hosts", "instance", "power", "seen", "window")
+    __slots__ = ("call", "during", "earlier", "files", "hosts", "instance", "lacks", "power", "seen", "window")
 
     def __init__(self, call: record.Call, *, power: bool) -> None:
         self.call, self.power = call, power
         self.during: list[str] = []
         self.hosts: list[Reached] = []
         self.files: list[Opened] = []
+        # through processes that had it before, and of how many of them that is not all
+        self.earlier: list[Opened] = []
+        self.lacks = 0
         self.seen: record.Seen = "none"
         self.window: Window | None = None
         self.instance: Instance | None = None
@@ -193,6 +196,10 @@ class Audit:
         mark = call.mark
         if mark is None:
             return
+        if mark in instance.marks:
+            return  # again, with what its client was asked for: what it touched so far is its own as well
+        if mark.instance is not None:
+            self._moved(mark, mark.instance)
         mark.instance = instance
         if instance.turn is call:
             instance.turn_mark = mark
@@ -204,6 +211,20 @@ class Audit:
             if len(mark.during) < _DURING:
                 mark.during.append(each.call.call)
         instance.marks.add(mark)
+
+    def _moved(self, mark: Mark, before: Instance) -> None:
+        """It goes to another process now; what it touched through the one before is known some time later."""
+        before.known(mark)
+        window, mark.window = mark.window, None
+        if window is None:
+            return
+        mark.lacks += 1
+
+        def seen(files: list[Opened], complete: bool) -> None:
+            mark.earlier += files
+            mark.lacks -= complete
+
+        window.end(seen)
 
     def ended(self, call: Call, outcome: str, line: bytes) -> None:
         """How it went, as it is counted (see gateway.Meter), and what its client was answered: written after it."""
@@ -231,7 +252,8 @@ class Audit:
         """What is known after the answer: the kernel's word on files, and the broker's on hosts."""
 
         def seen(files: list[Opened], complete: bool) -> None:
-            mark.files, mark.seen = files, "all" if complete else "part"
+            mark.files = list(dict.fromkeys(mark.earlier + files))
+            mark.seen = "all" if complete and not mark.lacks else "part"
             told()
 
         def told() -> None:

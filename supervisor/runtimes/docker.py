@@ -73,6 +73,19 @@ class Docker(Engine):
             "HostConfig": self._host(name, document),
         }
 
+    def _limits(self, limits: dict[str, int]) -> Table:
+        """Of the controllers that there are: one that is missing was accepted by name."""
+        told: Table = {}
+        if "pids" in limits:
+            told["PidsLimit"] = limits["pids"]
+        if "memory" in limits:
+            told |= {"Memory": limits["memory"], "MemorySwap": limits["memory"]}
+            # where swap is not counted, this is what keeps it out
+            told |= {"MemorySwappiness": 0} if self.known["cgroup"] == "1" else {}
+        if "cpu" in limits:
+            told |= {"CpuPeriod": held.PERIOD, "CpuQuota": limits["cpu"] * held.PERIOD // 1000}
+        return told
+
     def _host(self, name: str, document: enter.Document) -> Table:
         limits, tmp = enter.numbers(document, "cgroup"), enter.numbers(document, "tmp")
         exec_ = "noexec" if tmp["noexec"] else "exec"
@@ -91,13 +104,7 @@ class Docker(Engine):
                 self._mount(f"{name}.{number}", each) for number, each in enumerate(held.mounts(self, document))
             ],
             "ShmSize": held.SHARED_MEMORY,
-            "PidsLimit": limits["pids"],
-            "Memory": limits["memory"],
-            "MemorySwap": limits["memory"],
-            # where swap is not counted, this is what keeps it out
-            **({"MemorySwappiness": 0} if self.known["cgroup"] == "1" else {}),
-            "CpuPeriod": held.PERIOD,
-            "CpuQuota": limits["cpu"] * held.PERIOD // 1000,
+            **self._limits(limits),
             "Ulimits": [
                 {"Name": each.lower(), "Soft": value, "Hard": value}
                 for each, value in held.rlimits(document).items()

@@ -10,6 +10,7 @@ import pytest
 
 from supervisor import wire
 from supervisor.runtimes.api import Api, ApiError
+from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 
 
@@ -30,3 +31,10 @@ def test_podman_is_told_the_limits_that_there_are() -> None:
     assert told == {
         "resource_limits": {"memory": {"limit": 4096, "swap": 4096, "swappiness": 0}, "pids": {"limit": 3}}
     }
+
+
+def test_docker_is_told_the_limits_that_there_are() -> None:
+    engine = Docker("/nowhere/docker.sock", "supervisor-1-1")
+    engine.known = {"cgroup": "2"}
+    assert engine._limits({"memory": 4096, "pids": 3}) == {"Memory": 4096, "MemorySwap": 4096, "PidsLimit": 3}
+    assert engine._limits({}) == {}

@@ -1,0 +1,80 @@
+"""Marks of calls: one that is sent again keeps what it touched, also when another process gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import SimpleNamespace
+from typing import cast
+
+from supervisor import wire
+from supervisor.audit import record
+from supervisor.audit.record import Context, Opened
+from supervisor.proxy.auditing import Audit, Mark
+from supervisor.proxy.calls import Call
+from supervisor.proxy.instance import Instance
+from supervisor.proxy.recording import Recording
+from supervisor.proxy.touched import Watch
+from tests.unit.proxy.test_touched import answer
+
+
+class Process:
+    """As much of a process as a mark has to do with."""
+
+    def __init__(self) -> None:
+        ours, self.watcher = wire.pair()
+        self.watcher.setblocking(False)
+        self.touched = Watch(ours.detach())
+        self.marks: set[Mark] = set()
+        self.turn = self.turn_mark = None
+
+    def known(self, mark: Mark) -> None:
+        self.marks.discard(mark)
+
+    def close(self) -> None:
+        self.touched.close()
+        self.watcher.close()
+
+
+def test_a_call_that_is_sent_again_keeps_what_it_touched() -> None:
+    async def play() -> None:
+        audit = Audit(cast(Recording, None), "stdio", 1)
+        first, second = Process(), Process()
+        mark = Mark(record.Call(Context("uid:1", "", "", "s"), "run-1", "tool"), power=False)
+        call = cast(Call, SimpleNamespace(mark=mark))
+        audit.sent(call, cast(Instance, first))
+        window = mark.window
+        audit.sent(call, cast(Instance, first))
+        assert mark.window is window
+        assert mark.during == []
+        assert len(first.touched.windows) == 1
+
+        audit.sent(call, cast(Instance, second))
+        assert (first.marks, second.marks) == (set(), {mark})
+        assert mark.lacks == 1
+        await answer(first.watcher, "since", ["/a"])
+        while first.touched.windows:
+            await asyncio.sleep(0)
+        assert (mark.earlier, mark.lacks) == ([Opened("/a")], 0)
+        first.close()
+        second.close()
+
+    asyncio.run(play())
+
+
+def test_a_process_that_ends_before_it_has_told_leaves_a_part() -> None:
+    async def play() -> None:
+        audit = Audit(cast(Recording, None), "stdio", 1)
+        first, second = Process(), Process()
+        mark = Mark(record.Call(Context("uid:1", "", "", "s"), "run-1", "tool"), power=False)
+        call = cast(Call, SimpleNamespace(mark=mark))
+        audit.sent(call, cast(Instance, first))
+        audit.sent(call, cast(Instance, second))
+        first.watcher.shutdown(socket.SHUT_RDWR)
+        while first.touched.windows:
+            await asyncio.sleep(0)
+        assert (mark.earlier, mark.lacks) == ([], 1)
+        first.close()
+        second.close()
+
+    asyncio.run(play())
