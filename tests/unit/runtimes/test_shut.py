@@ -44,10 +44,12 @@ def test_another_process_that_had_looked_before_can_do_it_too(home: Path) -> Non
     shut = Shut()
     with shut.open(str(home), [str(home / "storage")]):
         pass
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         opened(home)
         os._exit(0)
-    os.wait()
+    # and not for whatever another test has left to this process
+    os.waitpid(pid, 0)
     assert modes(home) == [0o711]
     shut.again(str(home))
     assert modes(home) == [0o700]
