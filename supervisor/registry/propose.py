@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ def propose(argv: Sequence[str], env: Mapping[str, str], *, project: str, cwd: s
     words = [_fill(each, values) for each in argv]
     variables = {key: _fill(value, values, key) for key, value in env.items()}
     here = _fill(cwd, values) or project or machine.home
+    _possible((*words, *variables, *variables.values(), here))
     machine = replace(machine, cwd=os.path.join(project or machine.home, here))
     words = _unwrapped(words, variables)
     words, where = installed.resolve(words, machine)
@@ -96,10 +97,16 @@ def _unwrapped(words: list[str], variables: dict[str, str]) -> list[str]:
         words = words[1:] if len(words) > 1 and not words[1].startswith("-") else words
     if _SHELL.fullmatch(os.path.basename(words[0])) and any(_COMMAND.fullmatch(each) for each in words[1:]):
         raise ConfigError("a shell would have to read its command line first; write the command itself")
-    for each in (*words, *variables, *variables.values()):
+    return words
+
+
+def _possible(texts: Iterable[str]) -> None:
+    """ConfigError for a text that the kernel takes in no command line, variable or path."""
+    for each in texts:
         if not clients.encodable(each):
             raise ConfigError(f"{each!r} cannot be written as UTF-8")
-    return words
+        if "\0" in each:
+            raise ConfigError(f"{each!r} has a NUL character in it, which no program can be given")
 
 
 def _unknown(draft: Draft) -> None:

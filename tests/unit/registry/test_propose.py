@@ -320,6 +320,8 @@ def test_a_text_that_is_no_text_is_not_adopted(home: Home) -> None:
     program = home.program("bin/server")
     assert "cannot be written as UTF-8" in home.refusal(program, "\ud800")
     assert "cannot be written as UTF-8" in home.refusal(program, A="\udfff")
+    for words, env in ((("\0",), {}), ((program, "a\0b"), {}), ((program,), {"A": "\0"})):
+        assert "has a NUL character in it" in home.refusal(*words, **env)
 
 
 def test_a_container_is_not_adopted(home: Home) -> None:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from supervisor.profile import toml
@@ -122,6 +122,7 @@ def machine(tmp_path: Path) -> Machine:
 
 @MANY
 @given(document=st.one_of(CLIENT, DOCUMENT, VALUE))
+@example(document={"servers": {"x": {"command": "\0"}}})
 def test_whatever_a_json_file_says(tmp_path: Path, machine: Machine, document: object) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps(document))
