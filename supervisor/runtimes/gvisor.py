@@ -17,6 +17,7 @@ import time
 
 from supervisor import wire
 from supervisor.runtimes import bundle, gate, sentry
+from supervisor.runtimes.forks import forked
 from supervisor.sandbox import enter, inside, mounts, session, spawner
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.session import Child, StepError, reported
@@ -176,22 +177,15 @@ class Gvisor(spawner.Spawner):
 
 def _told(child: Child, secrets: int) -> None:
     """The session's environment, written by a fork: the spawner reads no secret."""
-    pid = os.fork()
-    if pid == 0:
-        status = errno.EPROTO
-        try:
-            env = enter.texts(child.plan.document, "env")
-            # a byte, on which the gate loads its filter, and what opens it
-            data = b"\0" + gate.environment(env | (inside.bundle(secrets)["env"] if secrets >= 0 else {}))
-            while data:
-                data = data[os.write(child.pipes[0], data) :]
-            status = 0
-        except OSError as error:
-            status = error.errno or status
-        finally:
-            os._exit(status)
-    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise OSError(abs(code), os.strerror(abs(code)))
+
+    def tell() -> None:
+        env = enter.texts(child.plan.document, "env")
+        # a byte, on which the gate loads its filter, and what opens it
+        data = b"\0" + gate.environment(env | (inside.bundle(secrets)["env"] if secrets >= 0 else {}))
+        while data:
+            data = data[os.write(child.pipes[0], data) :]
+
+    forked(tell)
 
 
 def _booted(child: Child) -> None:

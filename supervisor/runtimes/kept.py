@@ -15,12 +15,12 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 
 from supervisor.runtimes import document as described
 from supervisor.runtimes import gate, groups, held, pump
 from supervisor.runtimes.api import ApiError
 from supervisor.runtimes.engine import Engine
+from supervisor.runtimes.forks import forked
 from supervisor.sandbox import enter, inside, mounts, network
 from supervisor.sandbox import syscalls as sc
 from supervisor.sandbox.mounts import SECRETS
@@ -166,7 +166,7 @@ def fresh(kept: Kept) -> Kept:
         _find(kept)
         step = "mount its own folders and secrets"
         if kept.secrets >= 0 or held.late(kept.document, engine.name):
-            _forked(lambda: _show(kept))
+            forked(lambda: _show(kept))
         step = "make its addresses and the sockets for the egress broker"
         kept.donated = _donated(kept)
         step = "start its gate"
@@ -244,7 +244,7 @@ def _donated(kept: Kept) -> list[int]:
 
     with here:
         with there:
-            _forked(make)
+            forked(make)
         fds: list[int] = []
         donated(here, len(reach.udp) + len(reach.tcp), fds)
     return fds
@@ -292,22 +292,6 @@ def _opened(kept: Kept, name: str) -> int:
     if _readable(kept.pidfd):
         raise OSError(errno.ESRCH, "it has ended")
     return fd
-
-
-def _forked(what: Callable[[], None]) -> None:
-    """Do it in a fork, which may enter namespaces; OSError with what the kernel said there."""
-    pid = os.fork()
-    if pid == 0:
-        status = errno.EPROTO
-        try:
-            what()
-            status = 0
-        except OSError as error:
-            status = error.errno or status
-        finally:
-            os._exit(status)
-    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        raise OSError(abs(code), os.strerror(abs(code)))
 
 
 def _readable(fd: int) -> bool:
