@@ -215,7 +215,7 @@ def _metadata(uid: bytes, code: bytes, size: int = 0) -> bytes:
     ) % (uid, code, cut, _VERSION, _PROFILE, uid[:-1], code[1:], untruncated, _SCHEMA)
 
 
-def shape_of(call: Call) -> Shape:
+def _shape(call: Call) -> Shape:
     """What is the same for all calls of this tool in this session."""
     shapes = call.context.shapes
     found = shapes.get((call.tool, call.method))
@@ -231,7 +231,7 @@ def shape_of(call: Call) -> Shape:
     return found
 
 
-def arguments_of(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
+def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
     """The arguments as they may be written, and their size if that is not all of them."""
     try:
         given = msgspec.json.decode(raw or b"{}")
@@ -254,8 +254,8 @@ def _now() -> int:
 
 def short_intent(call: Call, arguments: bytes) -> bytes | Short:
     """What is about to be done, for a ledger that may know the tool already."""
-    shape, at = shape_of(call), time.time_ns() // 1_000_000
-    data, size = arguments_of(arguments, call.context.redactor)
+    shape, at = _shape(call), time.time_ns() // 1_000_000
+    data, size = _arguments(arguments, call.context.redactor)
     if size or not shape.number or _MARK in data:
         return intent(call, arguments)
     values = f'{_escaped(call.call)},{at},"{sha256(arguments).hexdigest()}",'.encode("ascii") + data
@@ -264,7 +264,7 @@ def short_intent(call: Call, arguments: bytes) -> bytes | Short:
 
 def short_outcome(call: Call, microseconds: int, answer: Answer, touched: Touched) -> bytes | Short:
     """What came of it, the same way; what is not as most are is written as a whole."""
-    shape, at = shape_of(call), time.time_ns() // 1_000_000
+    shape, at = _shape(call), time.time_ns() // 1_000_000
     resources, dropped = resources_of(touched, call.context.redactor)
     if not shape.number or dropped or touched.limits or answer.first or answer.message or answer.status != "ok":
         return outcome(call, microseconds, answer, touched)
@@ -281,8 +281,8 @@ def short_outcome(call: Call, microseconds: int, answer: Answer, touched: Touche
 
 def intent(call: Call, arguments: bytes, decision: Decision = _ALLOWED, *, at: int = 0) -> bytes:
     """What is about to be done, or was refused: `arguments` as the client sent them, JSON. `at`: milliseconds."""
-    context, shape, uid = call.context, shape_of(call), _encode(call.call)
-    data, size = arguments_of(arguments, context.redactor)
+    context, shape, uid = call.context, _shape(call), _encode(call.call)
+    data, size = _arguments(arguments, context.redactor)
     action, disposition, severity = _ACTIONS[decision.outcome]
     accepted, image, manifest, profile, spec = context.about
     redacted = data.count(_MARK)
@@ -311,7 +311,7 @@ def outcome(
     call: Call, microseconds: int, answer: Answer = _OK, touched: Touched = _NOTHING, *, at: int = 0
 ) -> bytes:
     """What came of a call that took so long."""
-    context, shape, uid = call.context, shape_of(call), _encode(call.call)
+    context, shape, uid = call.context, _shape(call), _encode(call.call)
     status, severity = _STATUSES[answer.status]
     accepted, image, manifest, profile, spec = context.about
     resources, dropped = resources_of(touched, context.redactor)
@@ -360,7 +360,7 @@ def _response(answer: Answer, redactor: Redactor) -> bytes:
 
 def event(call: Call, what: str, details: dict[str, object]) -> bytes:
     """What is no call: `what` is its name ("approval.granted"), `details` what there is to say of it."""
-    context, shape, uid = call.context, shape_of(call), _encode(call.call)
+    context, shape, uid = call.context, _shape(call), _encode(call.call)
     data = _encode(context.redactor.clean(details))
     if len(data) > _ARGUMENTS:
         data = _truncated(data)

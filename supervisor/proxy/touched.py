@@ -132,6 +132,14 @@ class Watch:
         with contextlib.suppress(OSError):
             wire.send(self._socket, {"req": request})
 
+    def _was_asked(self) -> bool:
+        """Whether an answer was waited for; it is no more."""
+        if self._silent is None:
+            return False
+        self._silent.cancel()
+        self._silent = None
+        return True
+
     def _end_with_last(self) -> None:
         last, self._last = self._last, None
         self._over = self._over or last is not None
@@ -174,9 +182,7 @@ class Watch:
                 return
             if received[0].get("last"):
                 self._last = received[0]
-            if self._under_way is not None and self._silent:
-                self._silent.cancel()
-                self._silent = None
+            if self._was_asked():
                 if self._last:
                     self._end_with_last()
                 else:
@@ -188,9 +194,7 @@ class Watch:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
-        if self._silent:
-            self._silent.cancel()
-            self._silent = None
+        if self._was_asked():
             self._end_with_last()
 
 

@@ -19,6 +19,7 @@ from supervisor.errors import ConfigError
 from supervisor.model import SandboxSpec
 from supervisor.profile.entry import ServerEntry
 from supervisor.profile.granted import below
+from supervisor.profile.program import NESTING, SHEBANG
 
 UNBOUND = "run what no approval binds"
 _PROGRAM, _PACKAGE = 256 << 20, 1 << 20
@@ -40,8 +41,6 @@ _OTHERS = re.compile(
 )
 # of env(1), in a first line: -S and what it takes from there
 _OPTION = re.compile(r"-S|-vS|--split-string=?")
-# BINPRM_BUF_SIZE, and how many interpreters in a row fs/exec.c follows
-_LINE, _NESTING = 256, 4
 _ASSIGNED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
@@ -73,7 +72,7 @@ class Binding:
     def _interpreters(self, path: str) -> set[str]:
         """What the first lines of a script and of its interpreter name, as far as the kernel follows them."""
         found: set[str] = set()
-        for _ in range(_NESTING):
+        for _ in range(NESTING):
             words = _shebang(path)
             if not words:
                 break
@@ -177,7 +176,7 @@ class Binding:
 def _shebang(path: str) -> list[str]:
     """The words of a script's first line; none of what is no script, or cannot be read."""
     with contextlib.suppress(Unreadable, OSError, UnicodeDecodeError), opened(path) as file:
-        line = file.readline(_LINE)
+        line = file.readline(SHEBANG)
         return line[2:].decode().replace("\0", " ").split() if line.startswith(b"#!") else []
     return []
 
