@@ -6,8 +6,10 @@ that a client watches and signals is the product's own.
 
 from __future__ import annotations
 
+import select
 import subprocess
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,5 +112,18 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         if process.stdin and not process.stdin.closed:
             process.stdin.close()
         process.wait(SECONDS)
+    finally:
+        end(process)
+
+
+@contextmanager
+def said_ready(caller: Caller, argv: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that has said "ready", and waits; it is ended."""
+    process = caller.process(argv, stdin=subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert select.select([process.stdout], [], [], SECONDS)[0]
+        assert process.stdout.readline() == b"ready\n", process.stderr and process.stderr.read()
+        yield process
     finally:
         end(process)

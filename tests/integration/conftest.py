@@ -33,6 +33,14 @@ def caller(request: pytest.FixtureRequest, arena: Arena) -> Caller:
     return made
 
 
+@pytest.fixture(scope="module")
+def root(arena: Arena) -> Caller:
+    """Root, with its folders as at the beginning of a file of tests."""
+    made = Caller(arena, "root")
+    made.reset()
+    return made
+
+
 @pytest.fixture(scope="session")
 def servers() -> Path:
     """The folder with the real servers: `node_modules/`, and a virtual environment in `python/`."""

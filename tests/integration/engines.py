@@ -82,9 +82,10 @@ class Started:
             with contextlib.suppress(OSError):
                 Api(self.socket).get("/version" if self.runtime == "docker" else "/v4.0.0/libpod/version")
                 return
-            said = (self.folder / "log").read_text()
-            assert self.process.poll() is None, said
-            assert time.monotonic() < deadline, said
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    self.kill()
+                pytest.fail((self.folder / "log").read_text())
             time.sleep(0.05)
 
     def kill(self) -> None:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.escape.arena import end
+from tests.escape.arena import Arena, end
 from tests.integration.caller import SECONDS, Caller
+from tests.integration.remains import nothing_left
 
 
 @dataclass(frozen=True)
@@ -169,3 +170,25 @@ def children(pid: int) -> list[str]:
     for thread in os.listdir(f"/proc/{pid}/task"):
         found += Path(f"/proc/{pid}/task/{thread}/children").read_text(encoding="utf-8").split()
     return found
+
+
+def written(arena: Arena, servers: Path, extra: str = "") -> Host:
+    """One with its configuration and `extra`, not started."""
+    root, user = Caller(arena, "root"), Caller(arena, "user")
+    for caller in (root, user):
+        caller.reset()
+    made = Host(root, user, servers)
+    made.write(extra)
+    return made
+
+
+@contextmanager
+def running(arena: Arena, servers: Path) -> Iterator[Host]:
+    """A running daemon; after its end nothing of it is left."""
+    made = written(arena, servers)
+    with nothing_left(made.root), nothing_left(made.user, writes=made.user.plot.scope):
+        try:
+            made.start()
+            yield made
+        finally:
+            made.close()

@@ -16,8 +16,8 @@ from mcp import Client, MCPError
 
 from supervisor import wire
 from tests.escape.arena import Arena
-from tests.integration.caller import SECONDS, Caller
-from tests.integration.host import Host
+from tests.integration.caller import SECONDS
+from tests.integration.host import Host, written
 
 CALL = ("call", "-q", "--server", "files", "read_text_file", "path=hello.txt")
 
@@ -25,13 +25,9 @@ CALL = ("call", "-q", "--server", "files", "read_text_file", "path=hello.txt")
 @pytest.fixture(scope="module")
 def host(arena: Arena, servers: Path) -> Iterator[Host]:
     """A daemon where everything has to be approved; "files" is pinned, which approves of it."""
-    root, user = Caller(arena, "root"), Caller(arena, "user")
-    for caller in (root, user):
-        caller.reset()
-    made = Host(root, user, servers)
-    made.write("[approvals]\nrequired = true\n")
+    made = written(arena, servers, "[approvals]\nrequired = true\n")
     try:
-        pinned = root.finish(root.command("pin", "files", "--config", made.config, "--yes", "-q"))
+        pinned = made.root.finish(made.root.command("pin", "files", "--config", made.config, "--yes", "-q"))
         assert pinned.returncode == 0, pinned.stderr
         assert "approved as " in pinned.stderr
         made.start()

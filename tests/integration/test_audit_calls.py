@@ -27,13 +27,6 @@ SECRET = "hunter2hunter2"
 
 
 @pytest.fixture(scope="module")
-def root(arena: Arena) -> Caller:
-    made = Caller(arena, "root")
-    made.reset()
-    return made
-
-
-@pytest.fixture(scope="module")
 def gateway(root: Caller) -> Gateway:
     """Not started: every test starts one over a log of its own."""
     return waiting(root, **DENY)

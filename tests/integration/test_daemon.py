@@ -13,9 +13,8 @@ import pytest
 from mcp import Client
 
 from tests.escape.arena import Arena
-from tests.integration.caller import SECONDS, Caller
-from tests.integration.host import Host, children
-from tests.integration.remains import nothing_left
+from tests.integration.caller import SECONDS
+from tests.integration.host import Host, children, running
 
 ENTITY = {"name": "Ada", "entityType": "person", "observations": ["wrote the first program"]}
 
@@ -23,17 +22,8 @@ ENTITY = {"name": "Ada", "entityType": "person", "observations": ["wrote the fir
 @pytest.fixture
 def host(arena: Arena, servers: Path) -> Iterator[Host]:
     """A running daemon; after its end nothing of it is left."""
-    root, user = Caller(arena, "root"), Caller(arena, "user")
-    for caller in (root, user):
-        caller.reset()
-    made = Host(root, user, servers)
-    made.write()
-    with nothing_left(root), nothing_left(user, writes=user.plot.scope):
-        try:
-            made.start()
-            yield made
-        finally:
-            made.close()
+    with running(arena, servers) as made:
+        yield made
         assert not list(made.runtime.iterdir())
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import signal
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +31,11 @@ from supervisor.registry import images, policies
 from supervisor.registry.planner import Planning, answer
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
-from tests.escape.arena import Arena, end
+from tests.escape.arena import Arena
 from tests.integration import engines, imaging, remains
 from tests.integration.adversary import write_profile
 from tests.integration.audited import AuditLog, piped
-from tests.integration.caller import Caller, stop
+from tests.integration.caller import Caller, said_ready, stop
 from tests.integration.engine_image import image
 from tests.integration.engines import SECONDS, Started
 from tests.integration.test_bad_input_host import WITHOUT_CALL
@@ -79,17 +78,9 @@ class Place:
         out, errors = process.communicate(b"it\n", SECONDS)
         return subprocess.CompletedProcess([], process.returncode, out.decode(), errors.decode())
 
-    @contextmanager
-    def session(self, *options: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    def session(self, *options: str | Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """One that has said "ready", and waits."""
-        process = self.caller.process(self.argv("exec", *options, "--", "-c", WAITS), stdin=subprocess.PIPE)
-        try:
-            assert process.stdout
-            assert select.select([process.stdout], [], [], SECONDS)[0]
-            assert process.stdout.readline() == b"ready\n", process.stderr and process.stderr.read()
-            yield process
-        finally:
-            end(process)
+        return said_ready(self.caller, self.argv("exec", *options, "--", "-c", WAITS))
 
 
 OWN = "podman of a user"

@@ -7,19 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape.arena import Arena
 from tests.integration.audited import AuditLog, Pipe, piped, waiting
 from tests.integration.caller import Caller, stop
 from tests.integration.gateway import Gateway
 
 VALUE = f"canary-first-{secrets.token_hex(12)}"
-
-
-@pytest.fixture(scope="module")
-def root(arena: Arena) -> Caller:
-    made = Caller(arena, "root")
-    made.reset()
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.escape.arena import Arena
 from tests.integration.caller import Caller
 from tests.integration.fidelity import PYTHON
 from tests.integration.gateway import Entry, Gateway, copied, processes, serving
@@ -18,13 +17,6 @@ from tests.integration.remains import nothing_left
 ANSWER = 3  # seconds that a call may stay without any message
 RULES = {"session.answer": f'"{ANSWER}s"', "session.start": '"5s"', "restart.limit": "1000"}
 SOON = 10.0  # seconds, on a busy machine
-
-
-@pytest.fixture(scope="module")
-def root(arena: Arena) -> Caller:
-    made = Caller(arena, "root")
-    made.reset()
-    return made
 
 
 @pytest.fixture(scope="module")

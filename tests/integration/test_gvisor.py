@@ -8,12 +8,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +26,12 @@ from supervisor.runtimes import bundle, gate, sentry
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 from tests.escape.arena import PYTHON as OUTSIDE
-from tests.escape.arena import Arena, end
+from tests.escape.arena import Arena
 from tests.escape.arena import Place as Ground
 from tests.escape.batch import prepare
 from tests.integration import engines, imaging, remains
 from tests.integration.adversary import write_profile
-from tests.integration.caller import Caller
+from tests.integration.caller import Caller, said_ready
 from tests.integration.engine_image import image
 from tests.integration.sessions import Bench, encoded
 from tests.integration.test_engines import adopted
@@ -71,19 +69,13 @@ class Place:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    @contextmanager
-    def session(self, *options: str | Path, imaged: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    def session(
+        self, *options: str | Path, imaged: bool = False
+    ) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """One that has said "ready", and waits."""
         program = ("-c", "echo ready; read line") if imaged else ("/bin/sh", "-c", "echo ready; read line")
         argv = self.argv(*options, "--", *program, imaged=imaged)
-        process = self.caller.process(argv, stdin=subprocess.PIPE)
-        try:
-            assert process.stdout
-            assert select.select([process.stdout], [], [], SECONDS)[0]
-            assert process.stdout.readline() == b"ready\n", process.stderr and process.stderr.read()
-            yield process
-        finally:
-            end(process)
+        return said_ready(self.caller, argv)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import pytest
 from mcp import Client, MCPError
 
 from tests.escape.arena import Arena
-from tests.integration.caller import Caller
-from tests.integration.host import Host
+from tests.integration.host import Host, written
 
 GROUP = f"svtest-{os.getpid()}"
 RULES = """
@@ -33,11 +32,7 @@ forbid(principal, action in Action::"use", resource == Tool::"files/directory_tr
 @pytest.fixture(scope="module")
 def host(arena: Arena, servers: Path) -> Iterator[Host]:
     """A daemon whose policies let the members of one group read; the user is one of them."""
-    root, user = Caller(arena, "root"), Caller(arena, "user")
-    for caller in (root, user):
-        caller.reset()
-    made = Host(root, user, servers)
-    made.write()
+    made = written(arena, servers)
     # who may open it is left to the policies
     text = made.config.read_text(encoding="utf-8")
     made.config.write_text(text.replace(f'users = ["{arena.account}"]\n', "", 1), encoding="utf-8")
@@ -45,7 +40,7 @@ def host(arena: Arena, servers: Path) -> Iterator[Host]:
     subprocess.run(["usermod", "-aG", GROUP, arena.account], check=True)
     folder = made.folder / "policies"
     try:
-        pinned = root.finish(root.command("pin", "files", "--config", made.config, "--yes", "-q"))
+        pinned = made.root.finish(made.root.command("pin", "files", "--config", made.config, "--yes", "-q"))
         assert pinned.returncode == 0, pinned.stderr
         folder.mkdir(mode=0o755)
         (folder / "p.cedar").write_text(RULES % GROUP, encoding="utf-8")

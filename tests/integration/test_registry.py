@@ -14,9 +14,8 @@ import pytest
 
 from supervisor import wire
 from tests.escape.arena import Arena
-from tests.integration.caller import SECONDS, Caller
-from tests.integration.host import Host
-from tests.integration.remains import nothing_left
+from tests.integration.caller import SECONDS
+from tests.integration.host import Host, running
 
 CAT = '[server.{}]\nprofile = "none"\ncommand = ["/usr/bin/cat"]\n'
 
@@ -24,14 +23,8 @@ CAT = '[server.{}]\nprofile = "none"\ncommand = ["/usr/bin/cat"]\n'
 @pytest.fixture
 def host(arena: Arena, servers: Path) -> Iterator[Host]:
     """A running daemon; after its end nothing of it is left, and its registry is as it was."""
-    root, user = Caller(arena, "root"), Caller(arena, "user")
-    for caller in (root, user):
-        caller.reset()
-    made = Host(root, user, servers)
-    made.write()
-    with nothing_left(root), nothing_left(user, writes=user.plot.scope):
+    with running(arena, servers) as made:
         try:
-            made.start()
             yield made
         finally:
             made.close()

@@ -17,26 +17,16 @@ from supervisor.cli import personal
 from supervisor.errors import SupervisorError
 from supervisor.proxy.link import Link
 from tests.escape.arena import Arena
-from tests.integration.caller import SECONDS, Caller
-from tests.integration.host import Host, children
-from tests.integration.remains import nothing_left
+from tests.integration.caller import SECONDS
+from tests.integration.host import Host, children, running
 
 SAID = "the spawner ended unexpectedly"
 
 
 @pytest.fixture
 def host(arena: Arena, servers: Path) -> Iterator[Host]:
-    root, user = Caller(arena, "root"), Caller(arena, "user")
-    for caller in (root, user):
-        caller.reset()
-    made = Host(root, user, servers)
-    made.write()
-    with nothing_left(root), nothing_left(user, writes=user.plot.scope):
-        try:
-            made.start()
-            yield made
-        finally:
-            made.close()
+    with running(arena, servers) as made:
+        yield made
 
 
 def spawner(host: Host) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -36,12 +37,22 @@ class Process:
         self.watcher.close()
 
 
-def test_a_call_that_is_sent_again_keeps_what_it_touched() -> None:
-    async def play() -> None:
-        audit = Audit(cast(Recording, None), "stdio", 1)
+def played(scenario: Callable[[Audit, Call, Mark, Process, Process], Awaitable[None]]) -> None:
+    """A call of which no process has heard, its mark, and two processes."""
+
+    async def run() -> None:
         first, second = Process(), Process()
         mark = Mark(record.Call(Context("uid:1", "", "", "s"), "run-1", "tool"), power=False)
         call = cast(Call, SimpleNamespace(mark=mark))
+        await scenario(Audit(cast(Recording, None), "stdio", 1), call, mark, first, second)
+        first.close()
+        second.close()
+
+    asyncio.run(run())
+
+
+def test_a_call_that_is_sent_again_keeps_what_it_touched() -> None:
+    async def play(audit: Audit, call: Call, mark: Mark, first: Process, second: Process) -> None:
         audit.sent(call, cast(Instance, first))
         window = mark.window
         audit.sent(call, cast(Instance, first))
@@ -56,25 +67,17 @@ def test_a_call_that_is_sent_again_keeps_what_it_touched() -> None:
         while first.touched.windows:
             await asyncio.sleep(0)
         assert (mark.earlier, mark.lacks) == ([Opened("/a")], 0)
-        first.close()
-        second.close()
 
-    asyncio.run(play())
+    played(play)
 
 
 def test_a_process_that_ends_before_it_has_told_leaves_a_part() -> None:
-    async def play() -> None:
-        audit = Audit(cast(Recording, None), "stdio", 1)
-        first, second = Process(), Process()
-        mark = Mark(record.Call(Context("uid:1", "", "", "s"), "run-1", "tool"), power=False)
-        call = cast(Call, SimpleNamespace(mark=mark))
+    async def play(audit: Audit, call: Call, mark: Mark, first: Process, second: Process) -> None:
         audit.sent(call, cast(Instance, first))
         audit.sent(call, cast(Instance, second))
         first.watcher.shutdown(socket.SHUT_RDWR)
         while first.touched.windows:
             await asyncio.sleep(0)
         assert (mark.earlier, mark.lacks) == ([], 1)
-        first.close()
-        second.close()
 
-    asyncio.run(play())
+    played(play)
