@@ -220,10 +220,10 @@ class World:
         )
         return self.arena.finish(process, text=text, seconds=60)
 
-    def mark(self, text: str) -> int:
-        """How many lines the log has, once one of them has that text: the server writes it after its answer."""
+    def mark(self, since: int, *texts: str) -> int:
+        """How many lines the log has, once these texts came since then: a server writes after its answer."""
         deadline = time.monotonic() + 10
-        while not any(text in each for each in self.log):
+        while not all(any(text in each for each in self.log[since:]) for text in texts):
             assert time.monotonic() < deadline, self.log
             time.sleep(0.005)
         return len(self.log)

@@ -24,7 +24,7 @@ def host(arena: Arena, servers: Path) -> Iterator[Host]:
     """A running daemon; after its end nothing of it is left."""
     with running(arena, servers) as made:
         yield made
-        assert not list(made.runtime.iterdir())
+    assert not list(made.runtime.iterdir())
 
 
 def test_a_user_sees_exactly_the_servers_that_are_granted(host: Host) -> None:

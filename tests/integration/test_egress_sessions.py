@@ -56,20 +56,22 @@ def nothing_left(house: Household) -> Iterator[None]:
 
 
 def test_a_name_of_one_session_is_not_known_to_another(house: Household) -> None:
+    before = len(house.world.log)
     one, two = house.open("one"), house.open("two", user=True)
     assert one.does('fetch("example.test")') == "served example.test GET / 0\n"
     assert two.does('fetch("another.test")') == "served another.test GET / 0\n"
-    mark = house.world.mark("another.test")
+    mark = house.world.mark(before, "example.test", "another.test")
     assert "gaierror" in str(one.does('fetch("another.test")'))
     assert "gaierror" in str(two.does('fetch("example.test")'))
     assert not house.world.since(mark)
 
 
 def test_the_same_address_means_another_name_in_each_session(house: Household) -> None:
+    before = len(house.world.log)
     one, two = house.open("one"), house.open("two", user=True)
     assert one.does('at("example.test")') == two.does('at("another.test")') == "198.18.1.0"
     assert one.does('fetch("198.18.1.0", host="example.test")') == "served example.test GET / 0\n"
-    mark = house.world.mark("example.test")
+    mark = house.world.mark(before, "example.test")
     said = two.does('fetch("198.18.1.0", host="example.test")')
     assert said == "supervisor: example.test was asked for at the address of another.test\n"
     assert not house.world.since(mark)
