@@ -13,7 +13,7 @@ import socket
 import struct
 import subprocess
 
-from tests.escape.arena import MARKER, PYTHON, Arena, Place
+from tests.escape.arena import PYTHON, Arena, Place
 from tests.escape.batch import Batch, Case, Values, assert_held
 from tests.escape.hostile import OFFLINE, SCOPE, Bait, address, hostile, slurp, syscall, taken
 
@@ -285,7 +285,8 @@ def offer(arena: Arena) -> None:
     """The namespace, its addresses and the listeners; once."""
     if arena.network:
         return
-    name = MARKER
+    # one process may have two arenas: the escape tests', and the integration tests'
+    name = arena.base.name
     ip(f"netns add {name}")
     arena.stack.callback(ip, f"netns del {name}")
     ip(f"-n {name} link set lo up")
