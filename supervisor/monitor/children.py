@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
 from supervisor.{} import main; main(3); os._exit(0)"""
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
 _ENV = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
+
+# sessions that a spawner is asked for at once: one that it makes, and one that is looked at
+FEW = 2
 
 Verify = Callable[[int, str], list[str]]
 Spawned = Callable[[LaunchFailed | None, list[int]], None]
@@ -75,6 +79,8 @@ class Spawner:
         self.pid, self._socket = started.pid, started.socket
         self.name = f"{cgroup.PREFIX}{started.pid}-{cgroup.start_time(started.pid)}"
         self._pending: dict[int, tuple[Verify, Spawned]] = {}
+        # those that are not asked for yet, by whose they are
+        self._turns: dict[int, deque[Callable[[], None]]] = {}
         self._exited: Exited = lambda *_: None
         self._gone: Callable[[], None] = lambda: None
         self.donated: Donated = lambda *_: None
@@ -98,11 +104,9 @@ class Spawner:
             raise ConfigError(
                 f"the command with its environment and mounts is too long ({error}): put what is long in a file"
             ) from None
-        while True:
-            event, fds = self._receive()
-            if event.get("digest") == digest:
-                break
-            self._dispatch(event, fds)
+        while (received := self._receive())[0].get("digest") != digest:
+            self._dispatch(*received)
+        event = received[0]
         if isinstance(gaps := event.get("gaps"), dict):
             found = {str(name): str(reason) for name, reason in gaps.items()}
             raise Unenforceable(found, runtime=str(event["runtime"]), optional=set())
@@ -118,20 +122,28 @@ class Spawner:
         self._exited, self._gone = exited, gone
         loop.watch(self._socket.fileno(), lambda: self._readable(loop))
 
-    def spawn(
-        self, session: int, digest: str, verify: Verify, done: Spawned, secrets: list[int] | None = None
-    ) -> None:
+    def in_turn(self, uid: int, start: Callable[[], None]) -> None:
+        """Call `start`, which may `spawn`, when it is this user's turn: a start may take long, and others wait."""
+        self._turns.setdefault(uid, deque()).append(start)
+        self._next()
+
+    def spawn(self, session: int, digest: str, verify: Verify, done: Spawned, secrets: Sequence[int] = ()) -> None:
         """Start a session; `done` gets (None, [stdin, stdout, stderr, pidfd]) or the failure.
 
         `verify` gets the pid of its init and the name of its cgroup when every step has been taken, and
         returns what is not as asked for; only if that is nothing is the payload started.
         """
         self._pending[session] = (verify, done)
-        self._send({"req": "spawn", "id": session, "digest": digest}, secrets)
+        self._send({"req": "spawn", "id": session, "digest": digest}, [*secrets])
 
-    def kill(self, session: int, number: int) -> None:
-        """Signal a session's init; SIGKILL ends all of it."""
-        self._send({"req": "kill", "id": session, "signal": int(number)})
+    def _next(self) -> None:
+        while self._turns and len(self._pending) < FEW:
+            uid, waiting = next(iter(self._turns.items()))
+            start = waiting.popleft()
+            del self._turns[uid]
+            if waiting:
+                self._turns[uid] = waiting
+            start()
 
     def close(self) -> None:
         """Hang up, so that it kills what it has, and wait for its end."""
@@ -159,27 +171,31 @@ class Spawner:
         self._dispatch(*received)
 
     def _dispatch(self, event: wire.Message, fds: list[int]) -> None:
-        session = int(str(event["id"]))
-        if event["event"] == "exited":
-            code, limits = event["code"], event["limits"]
-            hit = [str(each) for each in limits] if isinstance(limits, list) else []
-            self._exited(session, code if isinstance(code, int) else None, hit)
-            return
-        if event["event"] == "sockets":
+        session, what = int(str(event["id"])), event["event"]
+        if what == "sockets":
             self.donated(session, fds)
             return
+        if what == "exited":
+            code, limits = event["code"], event["limits"]
+            hit = [str(each) for each in limits] if isinstance(limits, list) else []
+            if session not in self._pending:
+                self._exited(session, code if isinstance(code, int) else None, hit)
+                return
+            said = f"the sandbox ended before its payload was started (limits hit: {', '.join(hit) or 'none'})"
+            event |= {"step": "enter", "reason": said}
         verify, done = self._pending[session]
-        if event["event"] == "ready":
+        if what == "ready":
             wrong = verify(int(str(event["pid"])), str(event["group"]))
             if not wrong:
                 self._send({"req": "go", "id": session})
                 return
-            self.kill(session, signal.SIGKILL)
+            self._send({"req": "kill", "id": session, "signal": int(signal.SIGKILL)})
             failure: LaunchFailed | None = LaunchFailed("posture read back", "; ".join(wrong))
         else:
-            failure = _failure(event) if event["event"] == "failed" else None
+            failure = None if what == "spawned" else _failure(event)
         del self._pending[session]
         done(failure, fds)
+        self._next()
 
 
 def _failure(event: wire.Message) -> LaunchFailed:

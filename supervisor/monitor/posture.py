@@ -39,9 +39,7 @@ class Reader:
     filtered = True
 
     def __init__(self, pid: int, spec: SandboxSpec, document: Document) -> None:
-        self.pid = pid
-        self.spec = spec
-        self.document = document
+        self.pid, self.spec, self.document = pid, spec, document
         self.base = f"/proc/{pid}"
         self.root = os.geteuid() == 0
         own = FIRST_UID + pid

@@ -227,7 +227,7 @@ class Monitor:
         """What runs, for the operator: the oldest sessions, and how many there are."""
         shown = [
             {"session": each.number, "server": each.server, "uid": each.peer.uid, "spec": each.spec.digest[:16]}
-            | {"profile": each.spec.profile, "running": each.running, "pid": each.pid, "since": int(each.since)}
+            | {"profile": each.spec.profile, "running": each.init >= 0, "pid": each.pid, "since": int(each.since)}
             for each in islice(self.sessions.by_number.values(), MAX_SHOWN)
         ]
         about = {"config": self.config, "servers": sorted(self.servers), "stopped": sorted(self.stopped)}

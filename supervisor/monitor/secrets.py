@@ -27,7 +27,7 @@ class Secrets:
         loop.watch(reader, self._readable)
 
     def read(self, number: int, wanted: str, given: Given) -> None:
-        """Have a session's secrets read; `given` gets "marks" or "error", and descriptors that are closed after."""
+        """Have a session's secrets read; `given` gets "marks" or "error", and descriptors, which are its own."""
         if not wanted or self._gone:
             given({"error": _GONE} if wanted else {}, [])
             return
@@ -43,4 +43,3 @@ class Secrets:
             self._loop.forget(self._socket.fileno())
         for number in [int(str(message["id"]))] if message else list(self._waiting):
             self._waiting.pop(number)(message or {"error": _GONE}, fds)
-        wire.close(fds)

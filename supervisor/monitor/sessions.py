@@ -5,17 +5,20 @@ Runs as root. A session belongs to exactly one connection and is killed with it.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from supervisor import wire
 from supervisor.errors import LaunchFailed
 from supervisor.model import SandboxSpec
 from supervisor.monitor import posture
-from supervisor.monitor.children import Spawned, Spawner, Verify
+from supervisor.monitor.children import Spawner
 from supervisor.monitor.contained import READERS
 from supervisor.monitor.egress import Egress
 from supervisor.monitor.loop import Loop, Timer
@@ -30,11 +33,9 @@ class Peer:
     """A connection on proxy.sock or admin.sock, with the identity that the kernel vouches for."""
 
     def __init__(self, sock: socket.socket, *, admin: bool) -> None:
-        self.socket = sock
-        self.admin = admin
+        self.socket, self.admin = sock, admin
         self.pid, self.uid, self.gid = wire.peer(sock)
-        self.greeted = False
-        self.closed = False
+        self.greeted = self.closed = False
         self.sessions: set[int] = set()
 
     def send(self, message: wire.Message, fds: list[int] | None = None) -> None:
@@ -58,8 +59,9 @@ class Session:
     spawner: Spawner
     timers: list[Timer] = field(default_factory=list)
     reason: str = ""
-    running: bool = False
     pid: int = 0
+    # of its init, from when its payload runs
+    init: int = -1
     marks: object = None
     since: float = field(default_factory=time.time)
 
@@ -67,6 +69,12 @@ class Session:
     def about(self) -> tuple[int, str, int, str]:
         """Whose, of what, which, and within what: for the record."""
         return self.peer.uid, self.server, self.number, self.spec.digest
+
+    def signal(self, number: signal.Signals) -> None:
+        """Past its spawner, which may be busy; SIGKILL ends everything in its pid namespace."""
+        if self.init >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.init, number)
 
 
 Opened = Callable[[Session, LaunchFailed | None, list[int]], None]
@@ -98,7 +106,7 @@ class Sessions:
                 self.record.tell("session.failed", *session.about, reason=str(failure))
                 self._forget(session)
             else:
-                session.running = True
+                session.init = fds[3]
                 how = spec.model_dump(mode="json", include={"profile", "runtime", "image"})
                 gaps = list(spec.accepted)
                 self.record.tell("session.opened", *session.about, **how, gaps=gaps, posture="ok")
@@ -106,63 +114,60 @@ class Sessions:
                 ceiling = f"its life of {life:g} s is over (session.life)"
                 session.timers.append(self.loop.later(life, lambda: self.kill(number, ceiling)))
             if peer.closed or session.reason:
-                # killed before it ran: nobody could tell the spawner then
+                # ended before it ran: there was nothing to be killed then
                 self.kill(session.number, "its connection was closed")
             if not peer.closed:
                 opened(session, failure, fds)
+            wire.close(fd for fd in fds if fd != session.init)
+
+        def start(fds: list[int]) -> None:
+            if session.reason:
+                done(LaunchFailed("start it", session.reason), [])
+            else:
+                self.egress.add(session.number, spec.network, fds[1:])
+                spawner.spawn(session.number, spec.digest, partial(self._verify, session, document), done, fds[:1])
             wire.close(fds)
 
-        def verify(pid: int, group: str) -> list[str]:
-            if not group.startswith(f"{spawner.name}-"):
-                return [f"its cgroup is named {group}"]
-            session.pid = pid
-            reader = READERS[spec.runtime](pid, spec, document)
-            wrong = posture.differences(reader, self._hierarchy, group)
-            crowd = sum(each.peer.uid == peer.uid for each in self.by_number.values())
-            return wrong or self.watchers.add(session.number, reader, crowd)
+        def given(message: wire.Message, fds: list[int]) -> None:
+            session.marks = message.get("marks")
+            if "error" in message:
+                done(LaunchFailed("open its secrets", str(message["error"])), [])
+            else:
+                spawner.in_turn(peer.uid, lambda: start(fds))
 
-        self.secrets.read(session.number, spec.secrets, lambda *given: self._start(session, verify, done, *given))
+        self.secrets.read(session.number, spec.secrets, given)
 
-    def _start(
-        self, session: Session, verify: Verify, done: Spawned, message: wire.Message, fds: list[int]
-    ) -> None:
-        session.marks = message.get("marks")
-        if "error" in message:
-            done(LaunchFailed("open its secrets", str(message["error"])), [])
-        else:
-            self.egress.add(session.number, session.spec.network, fds[1:])
-            session.spawner.spawn(session.number, session.spec.digest, verify, done, fds[:1])
+    def _verify(self, session: Session, document: Document, pid: int, group: str) -> list[str]:
+        if not group.startswith(f"{session.spawner.name}-"):
+            return [f"its cgroup is named {group}"]
+        session.pid, uid = pid, session.peer.uid
+        reader = READERS[session.spec.runtime](pid, session.spec, document)
+        wrong = posture.differences(reader, self._hierarchy, group)
+        crowd = sum(each.peer.uid == uid and each.pid > 0 for each in self.by_number.values())
+        return wrong or self.watchers.add(session.number, reader, crowd)
 
     def close(self, number: int, reason: str = "closed") -> None:
         """End one, if it is still there: SIGTERM, and after its grace SIGKILL."""
         session = self.by_number.get(number)
-        if session is None:
-            return
-        first = not session.reason
-        session.reason = session.reason or reason
-        if session.running and first:
-            session.spawner.kill(number, signal.SIGTERM)
-            grace = session.spec.session.grace
-            session.timers.append(self.loop.later(grace, lambda: self.kill(number, session.reason)))
+        if session and not session.reason:
+            session.reason = reason
+            session.signal(signal.SIGTERM)
+            session.timers.append(self.loop.later(session.spec.session.grace, lambda: self.kill(number, reason)))
 
     def kill(self, number: int, reason: str) -> None:
         """End one at once."""
-        session = self.by_number.get(number)
-        if session:
+        if session := self.by_number.get(number):
             session.reason = session.reason or reason
-            if session.running:
-                session.spawner.kill(number, signal.SIGKILL)
+            session.signal(signal.SIGKILL)
 
     def exited(self, number: int, code: int | None, limits: list[str]) -> None:
         """The spawner has reaped one and removed what belonged to it."""
-        session = self.by_number.get(number)
-        if session is None:
-            return
-        self._forget(session)
-        hit = {name: getattr(session.spec.limits, name) for name in limits}
-        event: wire.Message = {"event": "exited", "session": number, "code": code}
-        self.record.tell("session.ended", *session.about, code=code, limits=hit, reason=session.reason)
-        session.peer.send(event | {"limits": hit, "reason": session.reason})
+        if session := self.by_number.get(number):
+            self._forget(session)
+            hit = {name: getattr(session.spec.limits, name) for name in limits}
+            event: wire.Message = {"event": "exited", "session": number, "code": code}
+            self.record.tell("session.ended", *session.about, code=code, limits=hit, reason=session.reason)
+            session.peer.send(event | {"limits": hit, "reason": session.reason})
 
     def _tell(self, number: int, event: wire.Message) -> None:
         session = self.by_number[number]
@@ -176,4 +181,6 @@ class Sessions:
         for timer in session.timers:
             self.loop.cancel(timer)
         session.peer.sessions.discard(session.number)
+        if session.init >= 0:
+            os.close(session.init)
         del self.by_number[session.number]

@@ -49,12 +49,8 @@ def check(plan: Plan, host: HostFacts, accept: tuple[str, ...]) -> SandboxSpec:
 def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     """What the spawner or an engine's keeper takes: plain lists, tables, strings and numbers."""
     # where the host's /usr is not merged, /bin and its like are folders of their own
-    folders = (
-        []
-        if spec.image
-        else ["/usr", *(f"/{name}" for name in SYSTEM if name not in spec.links and os.path.isdir(f"/{name}"))]
-    )
-    system = [Mount(source=each, target=each, noexec=False) for each in folders]
+    folders = ["/usr", *(f"/{name}" for name in SYSTEM if name not in spec.links and os.path.isdir(f"/{name}"))]
+    system = [Mount(source=each, target=each, noexec=False) for each in folders if not spec.image]
     # people's trees are mounted anew for each session, as its own user; so is what lies in its /tmp
     own = [each for each in spec.mounts if each.per_session or each.map_owner or each.target.startswith("/tmp/")]
     shared = [each for each in spec.mounts if each not in own]

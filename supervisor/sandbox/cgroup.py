@@ -61,14 +61,10 @@ class Hierarchy:
         self.version = version
         self.bases = bases
 
-    def folders(self) -> list[str]:
-        """The distinct base folders."""
-        return sorted(set(self.bases.values()))
-
     def sweep(self) -> bool:
         """Remove empty groups whose spawner is gone; whether there are others, with live processes, which stay."""
         left = False
-        for base in self.folders():
+        for base in set(self.bases.values()):
             for name in os.listdir(base):
                 parts = name.split("-")
                 ours = name.startswith(PREFIX) and len(parts) == 4 and parts[1].isdigit()

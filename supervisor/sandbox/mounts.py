@@ -44,10 +44,8 @@ class MountSpec:
         if not isinstance(raw, dict):
             raise WireError("document: a mount is not a table")
         self.directory, self.source = directory, str(raw["source"])
-        self.target = str(raw["target"])
-        self.mode = str(raw["mode"])
-        self.noexec = raw["noexec"] is True
-        self.is_file = raw["is_file"] is True
+        self.target, self.mode = str(raw["target"]), str(raw["mode"])
+        self.noexec, self.is_file = raw["noexec"] is True, raw["is_file"] is True
         self.map_owner = raw["map_owner"] is True
 
     def attributes(self) -> int:
@@ -89,31 +87,25 @@ def detached(spec: MountSpec, session_uid: int | None) -> int:
     """
     source = open_source(spec)
     try:
-        tree = sc.copy_tree(source)
-        owner = os.fstat(source)
+        tree, owner = sc.copy_tree(source), os.fstat(source)
     finally:
         os.close(source)
     try:
         if spec.map_owner and session_uid is not None and owner.st_uid != session_uid:
+            userns = _owner_namespace(owner.st_uid, owner.st_gid, session_uid)
             try:
-                _map_owner(tree, spec, owner, session_uid)
+                sc.mount_setattr(tree, attributes=spec.attributes() | sc.MOUNT_ATTR_IDMAP, userns=userns)
                 return tree
             except OSError as error:
                 if error.errno != 22 or spec.mode == "rw":
                     raise
+            finally:
+                os.close(userns)
         sc.mount_setattr(tree, attributes=spec.attributes())
     except OSError:
         os.close(tree)
         raise
     return tree
-
-
-def _map_owner(tree: int, spec: MountSpec, owner: os.stat_result, session_uid: int) -> None:
-    userns = _owner_namespace(owner.st_uid, owner.st_gid, session_uid)
-    try:
-        sc.mount_setattr(tree, attributes=spec.attributes() | sc.MOUNT_ATTR_IDMAP, userns=userns)
-    finally:
-        os.close(userns)
 
 
 def _owner_namespace(uid: int, gid: int, session_uid: int) -> int:

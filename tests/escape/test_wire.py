@@ -258,11 +258,12 @@ def test_a_reload_while_sessions_are_being_opened_loses_none(host: Daemon) -> No
             wire.send(each.socket, OPEN)
         wire.send(admin.socket, {"id": 2, "req": "reload"})
         for each in peers:
-            received = wire.receive(each.socket, max_fds=5)
+            # who still waits for its turn hears of the reload before it has it
+            while (received := wire.receive(each.socket, max_fds=5)) and "event" in received[0]:
+                pass
             assert received
-            assert len(received[1]) == 5
-            for fd in received[1]:
-                os.close(fd)
+            assert len(received[1]) == 5, received
+            wire.close(received[1])
         answer = admin.next()
         assert answer == {"id": 2, "ok": {"servers": ["mine", "private"]}}
 

@@ -228,7 +228,7 @@ class Bench:
 
     def kill(self, running: Running, number: int = signal.SIGKILL) -> None:
         """As the monitor ends a session."""
-        self.spawner.kill(running.number, number)
+        signal.pidfd_send_signal(running.pidfd, number)
 
     def close(self) -> None:
         """The end of the process, and what was donated."""

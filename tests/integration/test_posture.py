@@ -89,12 +89,12 @@ class Trial:
     def done(self, failure: LaunchFailed | None, fds: list[int]) -> None:
         self.failure = failure
         self.started = failure is None
-        for fd in fds:
-            os.close(fd)
         if failure:
             self.loop.stop()
         else:
-            self.spawner.kill(1, signal.SIGKILL)
+            signal.pidfd_send_signal(fds[3], signal.SIGKILL)
+        for fd in fds:
+            os.close(fd)
 
     def run(self) -> None:
         self.spawner.spawn(1, self.spec.digest, self.verify, self.done)

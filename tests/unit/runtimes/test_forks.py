@@ -1,0 +1,28 @@
+"""What a fork does for its process: its errors are told, and one that never ends is ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+import pytest
+
+from supervisor.runtimes import forks
+
+
+def test_what_the_kernel_said_in_a_fork_is_told() -> None:
+    def fail() -> None:
+        raise PermissionError(errno.EPERM, "no")
+
+    forks.forked(lambda: None)
+    with pytest.raises(PermissionError):
+        forks.forked(fail)
+
+
+def test_a_fork_that_waits_for_a_stranger_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_PATIENCE", 0.05)
+    with pytest.raises(TimeoutError):
+        forks.forked(signal.pause)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
