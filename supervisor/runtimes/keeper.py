@@ -183,8 +183,9 @@ class Keeper:
 
     def _ended(self, kept: Kept) -> None:
         """Leave nothing of it in the engine, and then say so."""
-        code = kept.code()
+        # hung up before it is asked: of one whose output is not read an engine says for long that it runs
         kept.close()
+        code = kept.code()
         self._removed(kept.name, kept.engine)
         del self.sessions[kept.number]
         event: wire.Message = {"event": "exited", "id": kept.number, "code": code, "limits": kept.hit}

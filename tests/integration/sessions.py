@@ -5,10 +5,12 @@ Everything here is the monitor's own: its end of the protocol, its loop, its pos
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import sys
+import termios
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -88,6 +90,10 @@ class Running:
         if last:
             os.close(self.stdin)
             self.stdin = -1
+
+    def unread(self) -> int:
+        """How many bytes of its output wait."""
+        return int.from_bytes(fcntl.ioctl(self.stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def heard(self, fd: int | None = None) -> bytes:
         """All of its output, or of another descriptor."""
