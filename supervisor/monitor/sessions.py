@@ -99,7 +99,7 @@ class Sessions:
                 self._forget(session)
             else:
                 session.running = True
-                how = spec.model_dump(mode="json", include={"profile", "runtime", "image"})
+                how = spec.model_dump(include={"profile", "runtime", "image"})
                 gaps = list(spec.accepted)
                 self.record.tell("session.opened", *session.about, **how, gaps=gaps, posture="ok")
                 life, number = spec.session.life, session.number
