@@ -1,22 +1,25 @@
 """The types that cross module borders: spec, plan, what is judged of a server, host facts.
 
-All are frozen and closed: an unknown key is an error. Sizes are bytes, times are seconds, CPU is in
-thousandths of one processor. Used by the monitor (root) and by the command line; never by the spawner,
-which gets the same data as plain JSON.
+All are frozen and closed: what comes from outside is validated, an unknown key is an error and no kind is taken
+for another; what our own code makes has its types checked before it runs. Sizes are bytes, times are seconds, CPU
+is in thousandths of one processor. Used by the monitor (root), the planner and the command line; never by the
+spawner, which gets the same data as plain JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from msgspec import Meta, Struct, StructMeta, structs
+from msgspec import json as coded
 
-AbsPath = Annotated[str, Field(pattern=r"^/")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-EtcFile = Annotated[str, Field(pattern=r"^/etc/[a-z.]+$")]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+# of a pattern \Z is the end: $ would let a newline follow
+AbsPath = Annotated[str, Meta(pattern=r"^/")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+EtcFile = Annotated[str, Meta(pattern=r"^/etc/[a-z.]+\Z")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 # what a host may have merged into /usr
 SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # file systems that say at once, and truly, how much of them is in use
@@ -24,11 +27,25 @@ COUNTING = ("ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay")
 Share = Literal["principal", "server", "call"]
 
 
-class Frozen(BaseModel):
-    """Base of every type here: immutable, no unknown keys, no coercion between kinds."""
+@dataclass_transform(frozen_default=True)
+class _Closed(StructMeta):
+    """Tells the type checker what holds of each by inheritance."""
 
-    # built when first used: a process of ours needs a few of them, and its start-up time counts
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+class Frozen(Struct, frozen=True, forbid_unknown_fields=True, metaclass=_Closed):
+    """Base of every type here: immutable, no unknown keys, no coercion between kinds.
+
+    Its methods are named as those of supervisor.profile.written.Written, the base of what no start needs; from what
+    somebody wrote it is made by supervisor.profile.toml.made, from the wire by msgspec itself.
+    """
+
+    def model_copy(self, *, update: dict[str, Any]) -> Self:
+        """The same with other values, unvalidated."""
+        return structs.replace(self, **update)
+
+    def model_dump(self, *, include: set[str] | None = None) -> dict[str, Any]:
+        """As plain data, as JSON has it; of `include` alone if given."""
+        return {key: it for key, it in json.loads(coded.encode(self)).items() if not include or key in include}
 
 
 class Mount(Frozen):
@@ -50,8 +67,8 @@ class Mount(Frozen):
 class Tmp(Frozen):
     """The private /tmp: `size` in bytes, `inodes` in number of files."""
 
-    size: int = Field(gt=0)
-    inodes: int = Field(gt=0)
+    size: Annotated[int, Meta(gt=0)]
+    inodes: Annotated[int, Meta(gt=0)]
     noexec: bool = True
 
 
@@ -61,26 +78,26 @@ class Limits(Frozen):
     `output` is of a session's life, `output_rate` of a second.
     """
 
-    memory: int = Field(gt=0)
-    millicpus: int = Field(gt=0)
-    pids: int = Field(gt=0)
-    files: int = Field(gt=0)
-    file_size: int = Field(gt=0)
-    disk: int = Field(gt=0)
-    disk_files: int = Field(gt=0)
-    output_line: int = Field(gt=0)
-    output: int = Field(gt=0)
-    output_rate: int = Field(gt=0)
-    stderr: int = Field(gt=0)
+    memory: Annotated[int, Meta(gt=0)]
+    millicpus: Annotated[int, Meta(gt=0)]
+    pids: Annotated[int, Meta(gt=0)]
+    files: Annotated[int, Meta(gt=0)]
+    file_size: Annotated[int, Meta(gt=0)]
+    disk: Annotated[int, Meta(gt=0)]
+    disk_files: Annotated[int, Meta(gt=0)]
+    output_line: Annotated[int, Meta(gt=0)]
+    output: Annotated[int, Meta(gt=0)]
+    output_rate: Annotated[int, Meta(gt=0)]
+    stderr: Annotated[int, Meta(gt=0)]
 
 
 class SessionRules(Frozen):
     """Seconds: to answer the first request, idle before a stop, life at most, grace between EOF and kill."""
 
-    start: float = Field(gt=0)
-    idle: float = Field(gt=0)
-    life: float = Field(gt=0)
-    grace: float = Field(gt=0)
+    start: Annotated[float, Meta(gt=0)]
+    idle: Annotated[float, Meta(gt=0)]
+    life: Annotated[float, Meta(gt=0)]
+    grace: Annotated[float, Meta(gt=0)]
     share: Share = "principal"
 
 
@@ -94,10 +111,10 @@ class Network(Frozen):
     mode: Literal["none", "allowlist"] = "none"
     allow: tuple[str, ...] = ()
     ech: Literal["refuse", "pass"] = "refuse"
-    connections: int = Field(default=0, ge=0)
-    rate: int = Field(default=0, ge=0)
-    bytes: int = Field(default=0, ge=0)
-    idle: float = Field(default=0, ge=0)
+    connections: Annotated[int, Meta(ge=0)] = 0
+    rate: Annotated[int, Meta(ge=0)] = 0
+    bytes: Annotated[int, Meta(ge=0)] = 0
+    idle: Annotated[float, Meta(ge=0)] = 0.0
     addresses: tuple[str, ...] = ()
     udp: tuple[tuple[str, int], ...] = ()
     tcp: tuple[tuple[str, int], ...] = ()
@@ -138,17 +155,17 @@ class SandboxSpec(Frozen):
     """
 
     profile: str
-    argv: tuple[str, ...] = Field(min_length=1)
+    argv: Annotated[tuple[str, ...], Meta(min_length=1)]
     cwd: AbsPath
     env: dict[str, str]
     hostname: str
-    uid: int = Field(gt=0)
+    uid: Annotated[int, Meta(gt=0)]
     mounts: tuple[Mount, ...]
     links: dict[Name, str]
     files: dict[EtcFile, str]
     tmp: Tmp
     limits: Limits
-    rlimits: dict[Annotated[str, Field(pattern=r"^[A-Z]+$")], int]
+    rlimits: dict[Annotated[str, Meta(pattern=r"^[A-Z]+\Z")], int]
     session: SessionRules
     network: Network
     seccomp: Seccomp
@@ -156,13 +173,13 @@ class SandboxSpec(Frozen):
     image: ImageRoot | None = None
     runtime: Literal["native", "podman", "docker", "gvisor"] = "native"
     secrets: str = ""
-    engine: dict[str, JsonValue] = {}
+    engine: dict[str, Any] = {}
     accepted: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: sorted keys, no spaces, UTF-8."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -177,7 +194,7 @@ class Plan(Frozen):
     gaps: dict[str, str] = {}
 
 
-class ServerRules(Frozen):
+class ServerRules(Frozen, kw_only=True):
     """Of a registered server, what the monitor judges by; `origin` is the file (or "command line") it stands in.
 
     The rest is the planner's: see supervisor.profile.entry.
@@ -202,14 +219,14 @@ class Registered(Frozen):
     entry: ServerRules
     plan: Plan
     others: tuple[Plan, ...] = ()
-    gateway: str = Field(default="{}", max_length=1 << 15)
-    policy: str = Field(default="", max_length=24_000)
+    gateway: Annotated[str, Meta(max_length=1 << 15)] = "{}"
+    policy: Annotated[str, Meta(max_length=24_000)] = ""
     manifest: str = ""
     digest: str = ""
     approval: str = ""
-    bound: str = Field(default="", max_length=1 << 18)
-    held: str = Field(default="", max_length=2000)
-    until: float = 0
+    bound: Annotated[str, Meta(max_length=1 << 18)] = ""
+    held: Annotated[str, Meta(max_length=2000)] = ""
+    until: float = 0.0
 
 
 class Planned(Frozen):

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen
 from supervisor.profile import toml
+from supervisor.profile.written import Written, validate
 
 # never a symmetric one: whoever could verify could sign as well
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -55,7 +55,7 @@ def _moment(value: object) -> object:
 Url = Annotated[str, AfterValidator(url)]
 
 
-class Token(Frozen):
+class Token(Written):
     """A bearer token, by the SHA-256 of its text. After `expires` it lets nobody in."""
 
     subject: _Word
@@ -64,7 +64,7 @@ class Token(Frozen):
     expires: Annotated[float, BeforeValidator(_moment)] | None = None
 
 
-class Oidc(Frozen):
+class Oidc(Written):
     """An issuer of JWTs. `keys`: a JWKS file or URL, else found by the issuer's metadata.
 
     `audience`: those that are accepted besides the resource's own URL. `groups`: the claim that holds them.
@@ -78,14 +78,14 @@ class Oidc(Frozen):
     scopes: tuple[_Scope, ...] = Field(default=(), strict=False)
 
 
-class Rate(Frozen):
+class Rate(Written):
     """Requests a second that each principal may make, and how many at once after a pause."""
 
     requests: Annotated[int, Field(gt=0, le=1_000_000)]
     burst: Annotated[int, Field(gt=0, le=1_000_000)]
 
 
-class AuthFile(Frozen):
+class AuthFile(Written):
     """The whole file. `resource`: the URL under which clients know the endpoint, without /mcp."""
 
     resource: Annotated[str, AfterValidator(url), AfterValidator(_resource)] | None = None
@@ -98,7 +98,7 @@ def load(path: str) -> AuthFile:
     """What a file says; ConfigError or Refused name it, with the line."""
     path = os.path.abspath(path)
     source = toml.read(path)
-    found = source.validate(AuthFile)
+    found = validate(source, AuthFile)
     seen: dict[str, int] = {}
     for index, each in enumerate(found.token):
         if each.sha256 in seen:

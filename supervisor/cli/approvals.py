@@ -22,6 +22,7 @@ from supervisor.cli.requested import Request
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Registered
 from supervisor.monitor import approvals as store
+from supervisor.profile import toml
 from supervisor.proxy.pump import printable
 from supervisor.registry import approvals
 from supervisor.registry.approvals import Bound, Decision
@@ -102,7 +103,7 @@ def pending(options: argparse.Namespace, _command: list[str]) -> int:
 
 
 def _unbound(server: Registered) -> str:
-    touches = Bound.model_validate_json(server.bound).touches if server.bound else ()
+    touches = toml.decoded(server.bound, Bound).touches if server.bound else ()
     return "".join(f"; it would {each}" for each in touches if each.startswith(UNBOUND))
 
 
@@ -119,14 +120,14 @@ def show(options: argparse.Namespace, _command: list[str]) -> int:
     if server is None:
         print(json.dumps(said, indent=2)) if options.json else _print_request(said)
         return 0
-    made = Bound.model_validate_json(server.bound)
+    made = toml.decoded(server.bound, Bound)
     past = approvals.decisions(registry.path)
     old = approvals.latest(past, made.server)
     rows = approvals.differences(old, made)
     listed = [_decision(each) for each in past if each.server == made.server]
     if options.json:
         changes = [{"sign": sign, "what": said} for sign, said in rows]
-        table = _row(server) | {"held": server.held, "bound": made.model_dump(mode="json")} | said
+        table = _row(server) | {"held": server.held, "bound": made.model_dump()} | said
         print(json.dumps(table | {"changes": changes, "decisions": listed}, indent=2))
         return 0
     if said:
@@ -262,7 +263,7 @@ def review_own(path: str, name: str) -> Bound | None:
         return None
     if not server.bound:
         raise SupervisorError(f'"{name}" cannot be approved now: {server.held}')
-    made = Bound.model_validate_json(server.bound)
+    made = toml.decoded(server.bound, Bound)
     for each in made.touches:
         if each.startswith(UNBOUND):
             print(printable(f"  ATTENTION {name} would {each}"), flush=True)
@@ -272,7 +273,7 @@ def review_own(path: str, name: str) -> Bound | None:
 def approve_own(path: str, reviewed: Bound) -> str:
     """Approve of what was reviewed, as it is with its new manifest; its number."""
     (server,) = host.planned({"catalog": path, "only": reviewed.server}).servers
-    made = Bound.model_validate_json(server.bound) if server.bound else None
+    made = toml.decoded(server.bound, Bound) if server.bound else None
     pinned = {"manifest": made.manifest, "version": made.version} if made else {}
     if made != reviewed.model_copy(update=pinned):
         raise SupervisorError(

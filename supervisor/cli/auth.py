@@ -69,7 +69,7 @@ def _table(options: argparse.Namespace, text: str) -> str:
         lines.append(f"expires = {end:%Y-%m-%dT%H:%M:%SZ}")
     from pydantic import ValidationError
 
-    from supervisor.profile.toml import explain
+    from supervisor.profile.written import explain
 
     try:
         Token(subject=options.subject, sha256=digest, groups=tuple(options.group))

@@ -9,7 +9,7 @@ import sys
 from supervisor.cli import entry
 from supervisor.errors import ConfigError
 from supervisor.model import HostFacts, SandboxSpec
-from supervisor.profile import diff, load, offers, plan
+from supervisor.profile import diff, load, offers, plan, toml
 from supervisor.profile import explain as told
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.runtimes import native
@@ -17,7 +17,7 @@ from supervisor.runtimes import native
 
 def explain(options: argparse.Namespace, tail: list[str]) -> int:
     """What would be granted, and which steps would be taken; 4 when this host cannot."""
-    written = ServerEntry.model_validate(entry.build(options, tail), strict=False)
+    written = toml.made(entry.build(options, tail), ServerEntry)
     chain = load.load(written.profile)
     if options.diff:
         return _print_diff(options, load.load(options.diff).profile, chain.profile)
@@ -37,7 +37,7 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     ready, said, problem = runtimes.chosen(ready, others, written.accept_missing, facts)
     if options.json:
         gaps = problem.gaps if problem else {}
-        shown = {"digest": ready.spec.digest, "spec": ready.spec.model_dump(mode="json"), "gaps": gaps}
+        shown = {"digest": ready.spec.digest, "spec": ready.spec.model_dump(), "gaps": gaps}
         print(json.dumps(shown, indent=2))
     else:
         _print(chain, ready, facts, said)
@@ -108,7 +108,7 @@ def profile(options: argparse.Namespace, _tail: list[str]) -> int:
         raise ConfigError("profile show: name one (supervisor profile list shows all)")
     chain = load.load(options.name)
     if options.json:
-        print(chain.profile.model_dump_json(indent=2))
+        print(json.dumps(load.plain(chain.profile), indent=2, ensure_ascii=False))
     for source in [] if options.json else chain.sources:
         print(source.text)
     return 0
@@ -153,7 +153,7 @@ def check(options: argparse.Namespace, _tail: list[str]) -> int:
     if facts.unseen:
         notes.append(f"which files a server opens is not seen here: {facts.unseen}")
     if options.json:
-        found = {"facts": facts.model_dump(mode="json"), "ok": not facts.missing, "notes": notes}
+        found = {"facts": facts.model_dump(), "ok": not facts.missing, "notes": notes}
         print(json.dumps(found, indent=2))
     else:
         print(f"native runtime, as {'root' if facts.root else 'an ordinary user'}:")

@@ -21,7 +21,7 @@ from supervisor.cli import entry, personal, start
 from supervisor.cli.sampler import Sampler
 from supervisor.errors import FAILED, ConfigError, SupervisorError
 from supervisor.model import Plan
-from supervisor.profile import load, offers, plan
+from supervisor.profile import load, offers, plan, toml
 from supervisor.profile.admits import Admission
 from supervisor.profile.entry import ServerEntry
 from supervisor.profile.learned import Lesson
@@ -105,7 +105,7 @@ def learn(options: argparse.Namespace, command: list[str]) -> int:
     output, name = _output(options.output)
     options.profile = options.profile or "ci-runner"
     built = entry.build(options, command) | {"runtime": "native"}
-    written = ServerEntry.model_validate(built, strict=False)
+    written = toml.made(built, ServerEntry)
     chain = load.load(written.profile)
     ready = _planned(chain, written)
     native.check(ready, offers.probe(), written.accept_missing)

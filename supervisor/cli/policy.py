@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field
 
 from supervisor.cli import entry
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen
 from supervisor.profile import load, toml
+from supervisor.profile.written import Written, validate
 from supervisor.proxy import manifests, settings
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.roles import Roles
@@ -70,7 +70,7 @@ def _moment(value: object) -> object:
     raise ValueError("a time with its offset, as in 2027-01-31T12:00:00Z")
 
 
-class Question(Frozen):
+class Question(Written):
     """One case: who wants to do what; `by` is the @id, or the file:line, that must have decided."""
 
     who: Annotated[str, Field(alias="as")]
@@ -86,7 +86,7 @@ class Question(Frozen):
     by: str | None = None
 
 
-class _Cases(Frozen):
+class _Cases(Written):
     case: tuple[Question, ...] = Field(strict=False)
 
 
@@ -253,7 +253,7 @@ def _table(answer: Answer) -> dict[str, object]:
 def _test(registry: _Registry, options: argparse.Namespace) -> int:
     source = toml.read(os.path.abspath(options.file))
     rows = []
-    for number, case in enumerate(source.validate(_Cases).case):
+    for number, case in enumerate(validate(source, _Cases).case):
         where = f"{options.file}:{toml.line_of(source.text, ('case', number))}"
         answer = ask(registry, case)
         right = answer.verdict.outcome == case.expect

@@ -14,7 +14,7 @@ from supervisor.cli import entry, personal
 from supervisor.egress import match
 from supervisor.errors import FAILED, ConfigError, SupervisorError
 from supervisor.model import SandboxSpec
-from supervisor.profile import diff, load, plan, seccomp
+from supervisor.profile import diff, load, plan, seccomp, toml
 from supervisor.profile.entry import ServerEntry
 from supervisor.profile.image import Image
 from supervisor.proxy import identity, pump
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, _tail: list[str]) -> int:
     source = Path(__file__).with_name("probes.py").read_text(encoding="utf-8")
     command = [sys.executable, "-I", "-S", "-c", source, "{}"]
     asked = entry.build(options, command)
-    written = ServerEntry.model_validate(asked, strict=False)
+    written = toml.made(asked, ServerEntry)
     chain = load.load(written.profile)
     found = _image(written)
     spec = plan.plan(chain, written, found).spec

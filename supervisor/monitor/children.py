@@ -12,8 +12,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import supervisor
 from supervisor import wire
@@ -22,7 +21,7 @@ from supervisor.monitor.loop import Loop
 from supervisor.sandbox import cgroup
 
 # where what a fresh interpreter imports lies
-ROOT = str(Path(supervisor.__file__).resolve().parent.parent)
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(supervisor.__file__)))
 CODE = """import os, sys; sys.path.insert(0, sys.argv[1])
 from supervisor.{} import main; main(3); os._exit(0)"""
 # An empty environment would make Python add LC_CTYPE to it; BIND_NOW saves symbol look-ups after each fork.
@@ -37,8 +36,7 @@ Exited = Callable[[int, int | None, list[str]], None]
 Donated = Callable[[int, list[int]], None]
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(NamedTuple):
     """A process of ours, and our end of the wire socket that is its descriptor 3."""
 
     pid: int

@@ -7,10 +7,9 @@ Requests carry names, never policy: no request has a field for a command, a path
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from pydantic import Field, ValidationError
+from msgspec import Meta, ValidationError, convert
 
 from supervisor import wire
 from supervisor.errors import SupervisorError, WireError
@@ -18,7 +17,7 @@ from supervisor.model import Frozen, Name
 from supervisor.monitor.sessions import Peer
 
 VERSION = 1
-Id = Annotated[int, Field(ge=0, le=2**53)]
+Id = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Request(Frozen):
@@ -29,8 +28,7 @@ class Request(Frozen):
 
 
 class Hello(Request):
-    # not Literal[1], which takes 1.0 and true for it
-    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    version: Annotated[int, Meta(ge=VERSION, le=VERSION)]
 
 
 class Open(Request):
@@ -44,13 +42,13 @@ class Close(Request):
 class Decide(Open):
     """The number is of what was reviewed: what has changed meanwhile has another."""
 
-    approval: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
-    reason: Annotated[str, Field(max_length=1000)] = ""
-    until: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    approval: Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
+    # written down in UTF-8, which has no surrogates
+    reason: Annotated[str, Meta(max_length=1000, pattern=r"^[^\ud800-\udfff]*\Z")] = ""
+    until: Annotated[float, Meta(ge=0, le=1e300)] = 0
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One request: its closed shape, and what a monitor.requests.Monitor does for a peer that sends it."""
 
     shape: type[Request]
@@ -86,9 +84,9 @@ def handle(monitor: object, peer: Peer, message: wire.Message) -> None:
     if (name == "hello") == peer.greeted:
         raise WireError("hello comes first, and once")
     try:
-        request = rule.shape.model_validate(message)
+        request = convert(message, rule.shape)
     except ValidationError as error:
-        raise WireError(f"malformed {name}: {error.errors()[0]['type']}") from None
+        raise WireError(f"malformed {name}: {str(error)!r:.200}") from None
     peer.greeted = True
     try:
         answer = rule.function(monitor, peer, request)

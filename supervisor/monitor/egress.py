@@ -14,7 +14,6 @@ from supervisor.model import Network
 from supervisor.monitor import children
 from supervisor.monitor.loop import Loop
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.egress.broker import main; main(3)"
 _SECONDS = 2.0
 _TOLD = ("name", "port", "reason", "rule", "sent", "received")
 
@@ -35,7 +34,7 @@ class Egress:
         if network.mode == "none":
             return
         if self._broker is None:
-            self._broker = children.start(_CODE)
+            self._broker = children.start(children.CODE.format("egress.broker"))
             # a broker that does not read for so long is as good as gone
             self._broker.socket.settimeout(_SECONDS)
             self._broker.watch(self._loop, self._heard)

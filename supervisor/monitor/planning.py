@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 
+import msgspec
+
 from supervisor import wire
 from supervisor.errors import SupervisorError
 from supervisor.model import Planned
@@ -28,11 +30,11 @@ def read(sock: socket.socket) -> tuple[Planned, Sealed]:
     try:
         while (taken := wire.take(sock, 1 << 16, wire.MAX_FDS))[0]:
             data, fds = data + taken[0], fds + taken[1]
-        planned = Planned.model_validate_json(data, strict=False)
+        planned = msgspec.json.decode(data, type=Planned)
         if any(fcntl.fcntl(fd, fcntl.F_GET_SEALS) != _SEALS for fd in fds):
             raise SupervisorError("the planner handed over an image that can be changed")
         sealed = dict(zip(planned.sealed, fds, strict=True))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise SupervisorError("the planner ended without a plan; its own message is above") from None
     if planned.error:
         error = SupervisorError(planned.error)

@@ -12,8 +12,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from supervisor import wire
 from supervisor.errors import ConfigError, LaunchFailed, Refused, SupervisorError, Unenforceable, WireError
@@ -35,8 +35,7 @@ MAX_SHOWN = 200
 WATCH, SETTLE, DRAIN = 0.25, 5.0, 6.0
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A registered server, planned, checked and loaded."""
 
     registered: Registered

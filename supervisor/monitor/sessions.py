@@ -107,7 +107,7 @@ class Sessions:
                 self._forget(session)
             else:
                 session.init = fds[3]
-                how = spec.model_dump(mode="json", include={"profile", "runtime", "image"})
+                how = spec.model_dump(include={"profile", "runtime", "image"})
                 gaps = list(spec.accepted)
                 self.record.tell("session.opened", *session.about, **how, gaps=gaps, posture="ok")
                 life, number = spec.session.life, session.number

@@ -22,7 +22,6 @@ from supervisor.monitor.loop import Loop
 from supervisor.monitor.posture import Reader
 from supervisor.sandbox import syscalls as sc
 
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.{}.watch import main; main(3)"
 UNBOUNDED = 1 << 62
 # sessions of one user whose files are watched: of the kernel's queues root has 128 for everybody
 EACH = 32
@@ -97,7 +96,7 @@ class Watchers:
             self.told[number] = [told.detach()]
 
     def _start(self, number: int, kind: str, question: wire.Message, fds: list[int]) -> None:
-        watcher = children.start(_CODE.format(kind))
+        watcher = children.start(children.CODE.format(f"{kind}.watch"))
         self._watchers.setdefault(number, []).append(watcher)
         watcher.watch(self._loop, lambda event: self._heard(number, watcher, event))
         wire.send(watcher.socket, question, fds)

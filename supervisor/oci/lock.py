@@ -13,14 +13,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from supervisor.errors import Refused
-from supervisor.model import Frozen
 from supervisor.oci.reference import Reference, pinned
 from supervisor.profile import toml
+from supervisor.profile.written import Written, validate
 
 _HEADER = "# Written by supervisor image add; commit it. supervisor image add --locked adds all of it.\nlock = 1\n"
 
 
-class Entry(Frozen):
+class Entry(Written):
     """One `[[image]]`."""
 
     name: str
@@ -33,7 +33,7 @@ class Entry(Frozen):
         return Reference(pinned(f"{self.name}@{self.digest}").repository, self.digest, self.tag)
 
 
-class LockText(Frozen):
+class LockText(Written):
     """The whole file."""
 
     lock: Literal[1]
@@ -45,7 +45,7 @@ def read(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     source = toml.read(str(path))
-    entries = list(source.validate(LockText).image)
+    entries = list(validate(source, LockText).image)
     for each in entries:
         each.reference  # noqa: B018 - raises for what is no reference
     return entries

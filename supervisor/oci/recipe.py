@@ -13,16 +13,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import AbsPath, Frozen
 from supervisor.oci.reference import repository
 from supervisor.profile import toml
+from supervisor.profile.written import AbsPath, Written, validate
 
 _HEADER = "# Written by supervisor image build --update-lock: what this image is made of.\nlock = 1\n"
 Package = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class Base(Frozen):
+class Base(Written):
     """images/python.toml, images/node.toml: `remove` and `keep` are patterns of paths, without the first slash."""
 
     debian: Annotated[tuple[Package, ...], Field(strict=False)]
@@ -31,7 +31,7 @@ class Base(Frozen):
     links: dict[str, str] = {}
 
 
-class RecipeText(Frozen):
+class RecipeText(Written):
     """image.toml: `python` are requirements, `npm` packages with versions; `copy` files go to `folder`."""
 
     image: Literal[1]
@@ -48,7 +48,7 @@ class RecipeText(Frozen):
     env: dict[str, str] = {}
 
 
-class Deb(Frozen):
+class Deb(Written):
     """One Debian package, exactly."""
 
     name: Package
@@ -56,7 +56,7 @@ class Deb(Frozen):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class LockText(Frozen):
+class LockText(Written):
     """image.lock."""
 
     lock: Literal[1]
@@ -69,12 +69,12 @@ class Recipe:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         source = toml.read(str(folder / "image.toml"))
-        self.text = source.validate(RecipeText)
+        self.text = validate(source, RecipeText)
         try:
             self.name = str(repository(self.text.name))
         except ConfigError as error:
             raise source.error(str(error), "name") from None
-        base = toml.read(str(folder.parent / f"{self.text.base}.toml")).validate(Base)
+        base = validate(toml.read(str(folder.parent / f"{self.text.base}.toml")), Base)
         self.debian = sorted({*base.debian, *self.text.debian})
         self.remove = (*base.remove, *self.text.remove)
         self.keep = base.keep
@@ -90,7 +90,7 @@ class Recipe:
         path = self.path / "image.lock"
         if not path.exists():
             raise ConfigError(f"{path}: missing; supervisor image build {self.path} --update-lock writes it")
-        found = list(toml.read(str(path)).validate(LockText).debian)
+        found = list(validate(toml.read(str(path)), LockText).debian)
         if sorted(each.name for each in found) != self.debian:
             raise ConfigError(f"{path}: has other packages than image.toml; --update-lock writes it anew")
         return found

@@ -14,21 +14,21 @@ from typing import Annotated, Literal, Protocol, TypeVar
 from pydantic import Field
 
 from supervisor.errors import Refused
-from supervisor.model import Frozen, Name
 from supervisor.profile import toml
+from supervisor.profile.written import Name, Written, validate
 
 Names = Annotated[tuple[Name, ...], Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class KeyText(Frozen):
+class KeyText(Written):
     """`[keys.NAME]`: PEM; `repository` is the one whose images it signs, if it signs for one alone."""
 
     public: str
     repository: str = ""
 
 
-class IdentityText(Frozen):
+class IdentityText(Written):
     """`[identities.NAME]`: who a certificate must name, and who must have vouched for it."""
 
     subject: str = Field(min_length=1)
@@ -36,7 +36,7 @@ class IdentityText(Frozen):
     repository: str = ""
 
 
-class RuleText(Frozen):
+class RuleText(Written):
     """`[[repository]]`: the images, and who must have signed them."""
 
     pattern: str
@@ -47,7 +47,7 @@ class RuleText(Frozen):
     builders: Texts = ()
 
 
-class TrustText(Frozen):
+class TrustText(Written):
     """The whole file."""
 
     trust: Literal[1]
@@ -82,7 +82,7 @@ def basis(path: str, data: bytes, name: str, trusted_root: str) -> str:
 
     ConfigError names file and line; Refused where no rule decides.
     """
-    written = toml.parse(path, data).validate(TrustText)
+    written = validate(toml.parse(path, data), TrustText)
     rule = chosen(path, written.repository, name)
     keys = {each: written.keys[each].model_dump() for each in rule.keys if each in written.keys}
     who = {each: written.identities[each].model_dump() for each in rule.identities if each in written.identities}

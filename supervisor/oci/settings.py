@@ -14,16 +14,16 @@ from typing import Annotated
 from pydantic import Field
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen
 from supervisor.oci.client import Endpoint, names_private
 from supervisor.oci.document import Reader, Table, parse
 from supervisor.profile import toml
+from supervisor.profile.written import Written, validate
 
 _HOST = Field(pattern=r"^[a-z0-9.\[\]:-]+$")
 _MAX_FILE = 1 << 20
 
 
-class RegistryText(Frozen):
+class RegistryText(Written):
     """One `[registry."HOST"]` table."""
 
     mirrors: Annotated[tuple[Annotated[str, _HOST], ...], Field(strict=False)] = ()
@@ -33,7 +33,7 @@ class RegistryText(Frozen):
     plain_http: bool = False
 
 
-class RegistriesText(Frozen):
+class RegistriesText(Written):
     """The whole file."""
 
     registry: dict[Annotated[str, _HOST], RegistryText] = {}
@@ -51,7 +51,7 @@ def _registries(path: str) -> dict[str, RegistryText]:
     if not os.path.exists(path):
         return {}
     source = toml.read(path)
-    found = source.validate(RegistriesText).registry
+    found = validate(source, RegistriesText).registry
     for host, text in found.items():
         if text.plain_http and Endpoint(host).place[0] not in ("localhost", "127.0.0.1", "::1"):
             raise source.error(f"{host}: plain_http is for loopback alone", "registry", host)

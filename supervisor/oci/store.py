@@ -21,8 +21,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from supervisor.errors import ConfigError, Refused, SupervisorError
-from supervisor.model import Frozen
 from supervisor.oci.reference import is_digest
+from supervisor.profile.written import Written
 
 _PART = 1 << 20
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -30,7 +30,7 @@ Digests = Annotated[tuple[Digest, ...], Field(strict=False)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class Layer(Frozen):
+class Layer(Written):
     """A layer as it was verified."""
 
     digest: Digest
@@ -39,7 +39,7 @@ class Layer(Frozen):
     diff_id: Digest
 
 
-class Run(Frozen):
+class Run(Written):
     """What the image says about how it is started; a profile may take it up, and need not."""
 
     entrypoint: Texts
@@ -48,7 +48,7 @@ class Run(Frozen):
     folder: str
 
 
-class Candidate(Frozen):
+class Candidate(Written):
     """Where a signature was found."""
 
     target: Digest
@@ -56,7 +56,7 @@ class Candidate(Frozen):
     referrer: int
 
 
-class Contents(Frozen):
+class Contents(Written):
     """What unpacking gave, and what it left out."""
 
     files: int
@@ -67,7 +67,7 @@ class Contents(Frozen):
     case_variants: int
 
 
-class Record(Frozen):
+class Record(Written):
     """One image: everything that is needed to run it, and to verify it again without a registry.
 
     `basis` is what the verdict stands on, in the file `policy`: see supervisor.oci.rules.

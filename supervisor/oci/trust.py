@@ -14,6 +14,7 @@ from supervisor.oci import keys, rules
 from supervisor.oci.reference import repository
 from supervisor.oci.rules import RuleText, TrustText, matches
 from supervisor.profile import toml
+from supervisor.profile.written import validate
 
 _PATTERN = re.compile(r"[a-z0-9.\[\]:_-]+(?:/[a-z0-9._-]+)*(?:/\*)?")
 
@@ -56,7 +57,7 @@ class Trust:
 def parse(path: str, data: bytes) -> Trust:
     """The text of a trust.toml; ConfigError names file and line."""
     source = toml.parse(path, data)
-    written = source.validate(TrustText)
+    written = validate(source, TrustText)
     signers: dict[str, Signer] = {}
     prints: dict[str, str] = {}
     for name, text in written.keys.items():

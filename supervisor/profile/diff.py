@@ -43,7 +43,7 @@ def words(profile: load.Profile) -> set[str]:
 
 def limits(profile: load.Profile) -> dict[str, float]:
     """The limits by name, in the units of `_NAMES`."""
-    values = {name: value for name, value in profile.limits.model_dump().items() if value is not None}
+    values = {name: value for name, value in load.plain(profile.limits).items() if value is not None}
     found = {name: value / _UNITS.get(name, 1) for name, value in values.items()}
     for name, value in (("tmp size", profile.tmp.size), ("tmp files", profile.tmp.files)):
         if value is not None:

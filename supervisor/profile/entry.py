@@ -6,34 +6,34 @@ supervisor.model.ServerRules and supervisor.model.Plan.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from msgspec import Meta
 
-from supervisor.model import AbsPath, Frozen, Plan, ServerRules
+from supervisor.model import AbsPath, Frozen, Plan, Registered, ServerRules
 
 # what a person may ask for; a spec has the one that was taken
 Wanted = Literal["auto", "native", "podman", "docker", "gvisor"]
-_Text = Annotated[str, Field(min_length=1, max_length=4096)]
-SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+_Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+SecretName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")]
+Kind = TypeVar("Kind", bound=Frozen)
 SOURCES = ("file", "env", "credential", "keyring", "command")
 
 
-class SecretText(Frozen):
+class SecretText(Frozen, kw_only=True):
     """A secret as written: one of SOURCES, and `to` where it goes; `host`, `header`, `prefix` are of a header."""
 
     file: _Text | None = None
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}$")] | None = None
-    keyring: Annotated[str, Field(pattern=r"^[^/].*/[^/]+$", max_length=512)] | None = None
-    command: tuple[_Text, ...] | None = Field(default=None, strict=False, min_length=1)
+    env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")] | None = None
+    credential: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}\Z")] | None = None
+    keyring: Annotated[str, Meta(pattern=r"^[^/].*/[^/]+\Z", max_length=512)] | None = None
+    command: Annotated[tuple[_Text, ...], Meta(min_length=1)] | None = None
     to: Literal["file", "env", "header"]
     host: _Text | None = None
-    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
-    prefix: Annotated[str, Field(pattern=r"^[\x20-\x7e]{0,64}$")] | None = None
+    header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")] | None = None
+    prefix: Annotated[str, Meta(pattern=r"^[\x20-\x7e]{0,64}\Z")] | None = None
 
-    @model_validator(mode="after")
-    def _one(self) -> SecretText:
+    def __post_init__(self) -> None:
         given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -44,16 +44,15 @@ class SecretText(Frozen):
         extra = [name for name in ("host", "header", "prefix") if getattr(self, name) is not None]
         if self.to != "header" and extra:
             raise ValueError(f'{extra[0]} goes with to = "header"')
-        return self
 
 
-class Secret(SecretText):
+class Secret(SecretText, kw_only=True):
     """With the place where it is written."""
 
     origin: str
 
 
-class ServerEntry(ServerRules):
+class ServerEntry(ServerRules, kw_only=True):
     """A registered server, as its owner wrote it.
 
     Relative paths in `params`, `ro` and `rw` are meant from `cwd`, in personal mode only. `image` is the
@@ -87,7 +86,16 @@ class Grant(Frozen):
     origin: str
 
 
-class Account(Plan):
+class Account(Plan, kw_only=True):
     """A plan, and every grant in it."""
 
     grants: tuple[Grant, ...]
+
+
+def registered(entry: ServerEntry, made: Account, others: tuple[Plan, ...]) -> Registered:
+    """As the monitor gets it: without what is the planner's alone."""
+    return Registered(entry=_as(ServerRules, entry), plan=_as(Plan, made), others=others)
+
+
+def _as(kind: type[Kind], whole: Kind) -> Kind:
+    return kind(**{name: getattr(whole, name) for name in kind.__struct_fields__})

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from msgspec import Meta, to_builtins
 
 import supervisor
 from supervisor.errors import ConfigError
@@ -30,40 +30,53 @@ def share_folder(kind: Literal["profiles", "images"]) -> Path:
     return installed if installed.is_dir() else package.parent / kind
 
 
-def size(value: object) -> object:
-    """`"256M"` as bytes (K, M, G are powers of 1024)."""
-    found = re.fullmatch(r"(\d+)([KMG]?)", value) if isinstance(value, str) else None
-    if not found:
-        raise ValueError(f'a size is written like "256M" (K, M or G), not {value!r}')
-    return _bounded(int(found.group(1)) * _SIZES[found.group(2)], 1 << 50, "1048576G")
-
-
-def duration(value: object) -> object:
-    """`"10s"` as seconds (ms, s, m, h, d)."""
-    found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", value) if isinstance(value, str) else None
-    if not found:
-        raise ValueError(f'a time is written like "10s" (ms, s, m, h or d), not {value!r}')
-    return _bounded(int(found.group(1)) * _TIMES[found.group(2)], 3650 * 86400, "3650d")
-
-
 def _bounded(value: float, most: float, text: str) -> float:
     if not 0 < value <= most:
         raise ValueError(f"more than 0 and at most {text}")
     return value
 
 
-def _thousandths(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.01 <= value <= 1024:
-        raise ValueError(f"cpus is a number of processors from 0.01 to 1024, such as 1 or 0.5, not {value!r}")
-    return round(value * 1000)
+class Size(int):
+    """`"256M"` as bytes (K, M, G are powers of 1024)."""
+
+    def __new__(cls, value: object) -> Self:
+        """From what is written; ValueError."""
+        found = re.fullmatch(r"(\d+)([KMG]?)", value) if isinstance(value, str) else None
+        if not found:
+            raise ValueError(f'a size is written like "256M" (K, M or G), not {value!r}')
+        return super().__new__(cls, _bounded(int(found.group(1)) * _SIZES[found.group(2)], 1 << 50, "1048576G"))
 
 
-Size = Annotated[int, BeforeValidator(size), Field(gt=0)]
-Duration = Annotated[float, BeforeValidator(duration), Field(gt=0)]
-Cpus = Annotated[int, BeforeValidator(_thousandths)]
-Count = Annotated[int, Field(gt=0, le=1 << 20)]
+class Duration(float):
+    """`"10s"` as seconds (ms, s, m, h, d)."""
+
+    def __new__(cls, value: object) -> Self:
+        """From what is written; ValueError."""
+        found = re.fullmatch(r"(\d+)(ms|s|m|h|d)", value) if isinstance(value, str) else None
+        if not found:
+            raise ValueError(f'a time is written like "10s" (ms, s, m, h or d), not {value!r}')
+        return super().__new__(cls, _bounded(int(found.group(1)) * _TIMES[found.group(2)], 3650 * 86400, "3650d"))
+
+
+class Cpus(int):
+    """Processors, in thousandths of one."""
+
+    def __new__(cls, value: object) -> Self:
+        """From what is written; ValueError."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.01 <= value <= 1024:
+            raise ValueError(f"cpus is a number of processors from 0.01 to 1024, such as 1 or 0.5, not {value!r}")
+        return super().__new__(cls, round(value * 1000))
+
+
+def plain(text: Frozen) -> dict[str, Any]:
+    """What was written, as plain data; a size or a time is its number."""
+    made: dict[str, Any] = to_builtins(text, enc_hook=lambda each: each + 0)
+    return made
+
+
+Count = Annotated[int, Meta(gt=0, le=1 << 20)]
 Flag = Literal["nosuid", "nodev", "noexec"]
-_Text = Annotated[str, Field(min_length=1, max_length=4096)]
+_Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class Param(Frozen):
@@ -84,42 +97,44 @@ class MountText(Frozen):
     source: _Text
     target: _Text
     mode: Literal["ro", "rw"]
-    flags: tuple[Flag, ...] = Field(default=(), strict=False)
+    flags: tuple[Flag, ...] = ()
     origin: str = ""
 
 
-def _relative(value: object) -> object:
-    if not isinstance(value, str) or value.startswith("/") or os.path.normpath(value) != value or value[:2] == "..":
-        raise ValueError(f'a path below a writable folder, like ".git/hooks", not {value!r}')
-    return value
+class Below(str):
+    """A path below a writable folder."""
 
-
-Below = Annotated[str, BeforeValidator(_relative), Field(min_length=1, max_length=255)]
+    def __new__(cls, value: object) -> Self:
+        """From what is written; ValueError."""
+        text = value if isinstance(value, str) and len(value) < 256 else ""
+        if not text or text.startswith("/") or os.path.normpath(text) != text or text[:2] == "..":
+            raise ValueError(f'a path below a writable folder, like ".git/hooks", not {value!r:.300}')
+        return super().__new__(cls, text)
 
 
 class Writable(Frozen):
     """Of every writable folder; `keep`: what is read-only in it, where it is there."""
 
-    keep: tuple[Below, ...] = Field(default=(), strict=False)
+    keep: tuple[Below, ...] = ()
 
 
 class Process(Frozen):
-    hostname: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,30}$")] | None = None
+    hostname: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,30}\Z")] | None = None
     cwd: _Text | None = None
     write_execute: bool | None = None
-    image_env: tuple[_Text, ...] = Field(default=(), strict=False)
+    image_env: tuple[_Text, ...] = ()
     env: dict[str, str] = {}
 
 
 class SeccompText(Frozen):
-    groups: tuple[str, ...] = Field(default=(), strict=False)
+    groups: tuple[str, ...] = ()
 
 
 class NetworkText(Frozen):
     """`operator`: whoever starts it may add hosts. The numbers are of one session."""
 
     mode: Literal["none", "allowlist"] | None = None
-    allow: tuple[str, ...] = Field(default=(), strict=False)
+    allow: tuple[str, ...] = ()
     operator: bool | None = None
     ech: Literal["refuse", "pass"] | None = None
     connections: Count | None = None
@@ -167,13 +182,13 @@ class Profile(Frozen):
     """One profile as written, or a chain of them merged (then every field of the floor is set)."""
 
     # not Literal[1], which takes 1.0 and true for it
-    profile: Annotated[int, Field(ge=1, le=1)]
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+    profile: Annotated[int, Meta(ge=1, le=1)]
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
     summary: str
     extends: str | None = None
     params: dict[str, Param] = {}
     server: Server | None = None
-    mount: tuple[MountText, ...] = Field(default=(), strict=False)
+    mount: tuple[MountText, ...] = ()
     writable: Writable = Writable()
     process: Process = Process()
     seccomp: SeccompText = SeccompText()
@@ -268,7 +283,7 @@ def _merge(sources: list[toml.Source]) -> Profile:
             for index, each in enumerate(_tables(source.data.get("mount")))
         ]
         data = _merged(data, source.data | ({"mount": mounts} if mounts else {}))
-    return Profile.model_validate(data)
+    return toml.made(data, Profile)
 
 
 def _merged(below: dict[str, object], above: dict[str, object]) -> dict[str, object]:

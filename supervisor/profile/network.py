@@ -40,7 +40,7 @@ def plan(chain: load.Chain, entry: ServerEntry) -> tuple[Network, list[Grant]]:
         )
     entries, grants = _entries(chain, entry)
     _check_headers(entries, asked)
-    return _network(load.NetworkText.model_validate(text), match.Rules(entries)), grants
+    return _network(text, match.Rules(entries)), grants
 
 
 def _flag(entry: ServerEntry) -> str:
@@ -111,8 +111,8 @@ def _network(text: load.NetworkText, rules: match.Rules) -> Network:
         ech=ech,
         connections=text.connections or 0,
         rate=text.rate or 0,
-        bytes=text.bytes or 0,
-        idle=text.idle or 0,
+        bytes=int(text.bytes or 0),
+        idle=float(text.idle or 0),
         addresses=(
             f"{match.GATEWAY}/{match.PREFIX}",
             *(f"{each}/{128 if ':' in each else 32}" for each in layout.addresses),

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import sys
 from base64 import b64encode
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field
+from msgspec import Meta
 
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import Audit, Frozen, Limits, Mount, SandboxSpec, Seccomp, SessionRules, Tmp
@@ -43,7 +43,7 @@ class ImageText(Frozen):
     """`images/NAME/server.toml`: the command of a reference server."""
 
     name: str
-    command: tuple[str, ...] = Field(min_length=1, strict=False)
+    command: Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 Value = TypeVar("Value")
@@ -99,7 +99,7 @@ class Planner:
             mounts=tuple(sorted(self.mounts, key=lambda each: each.target)),
             links={} if self.image else root.links(),
             files=root.etc(uid=UID, hostname=hostname, home=env["HOME"], network=reach),
-            tmp=Tmp(size=_set(profile.tmp.size), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
+            tmp=Tmp(size=int(_set(profile.tmp.size)), inodes=_set(profile.tmp.files), noexec=not profile.tmp.exec),
             limits=(limits := self._limits()),
             rlimits=root.rlimits(limits),
             session=self._session(),
@@ -279,26 +279,26 @@ class Planner:
     def _limits(self) -> Limits:
         text = self.profile.limits
         return Limits(
-            memory=_set(text.memory),
-            millicpus=_set(text.cpus),
+            memory=int(_set(text.memory)),
+            millicpus=int(_set(text.cpus)),
             pids=_set(text.pids),
             files=_set(text.files),
-            file_size=_set(text.file_size),
-            disk=_set(text.disk),
+            file_size=int(_set(text.file_size)),
+            disk=int(_set(text.disk)),
             disk_files=_set(text.disk_files),
-            output_line=_set(text.output_line),
-            output=_set(text.output),
-            output_rate=_set(text.output_rate),
-            stderr=_set(text.stderr),
+            output_line=int(_set(text.output_line)),
+            output=int(_set(text.output)),
+            output_rate=int(_set(text.output_rate)),
+            stderr=int(_set(text.stderr)),
         )
 
     def _session(self) -> SessionRules:
         text = self.profile.session
         return SessionRules(
-            start=_set(text.start),
-            idle=_set(text.idle),
-            life=_set(text.life),
-            grace=_set(text.grace),
+            start=float(_set(text.start)),
+            idle=float(_set(text.idle)),
+            life=float(_set(text.life)),
+            grace=float(_set(text.grace)),
             share=_set(text.share),
         )
 

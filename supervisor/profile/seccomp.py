@@ -15,10 +15,10 @@ import struct
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import pyseccomp
-from pydantic import AfterValidator, Field, model_validator
+from msgspec import Meta
 
 from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import Frozen, Name
@@ -35,35 +35,33 @@ _NR, _ARCH = 0, 4
 _X32_BIT = 0x40000000
 
 
-def _known_errno(name: str) -> str:
-    if getattr(errno, name, errno.EPERM) == errno.EPERM:
-        raise ValueError(f"{name!r} is not an errno other than EPERM, the default")
-    return name
+class Errno(str):
+    """The name of an errno."""
+
+    def __new__(cls, name: object) -> Self:
+        """From what is written; ValueError."""
+        if not isinstance(name, str) or getattr(errno, name, errno.EPERM) == errno.EPERM:
+            raise ValueError(f"{name!r} is not an errno other than EPERM, the default")
+        return super().__new__(cls, name)
 
 
-def _known_call(name: str) -> str:
-    if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) == _UNKNOWN_CALL:
-        raise ValueError(f"{name!r} is not a system call known to libseccomp")
-    return name
+Reason = Annotated[str, Meta(min_length=1)]
 
-
-Call = Annotated[str, AfterValidator(_known_call)]
-Errno = Annotated[str, AfterValidator(_known_errno)]
-Reason = Annotated[str, Field(min_length=1)]
+_Number = Annotated[int, Meta(ge=0, lt=_X32_BIT)]
 
 
 class Condition(Frozen):
     """`argument[index] & mask` is one of `values`. The mask's 32 bits are those that the kernel looks at."""
 
-    index: int = Field(ge=0, le=5)
-    mask: int = Field(default=0xFFFFFFFF, gt=0, lt=1 << 64)
-    values: tuple[int, ...] = Field(min_length=1, strict=False)
+    index: Annotated[int, Meta(ge=0, le=5)]
+    values: Annotated[tuple[int, ...], Meta(min_length=1)]
+    mask: Annotated[int, Meta(gt=0)] = 0xFFFFFFFF
 
-    @model_validator(mode="after")
-    def _reachable(self) -> Condition:
+    def __post_init__(self) -> None:
+        if self.mask >> 64:
+            raise ValueError(f"{self.mask:#x} is no mask of 64 bits")
         if beyond := [value for value in self.values if value & ~self.mask]:
             raise ValueError(f"{beyond[0]:#x} can never be equal under mask {self.mask:#x}")
-        return self
 
 
 class When(Frozen):
@@ -72,16 +70,14 @@ class When(Frozen):
     `write_execute`: only in profiles that allow memory both writable and executable.
     """
 
-    call: Call
-    args: tuple[Condition, ...] = Field(default=(), strict=False)
-    write_execute: bool = False
+    call: str
     reason: Reason
+    args: tuple[Condition, ...] = ()
+    write_execute: bool = False
 
-    @model_validator(mode="after")
-    def _conditional(self) -> When:
+    def __post_init__(self) -> None:
         if not self.args and not self.write_execute:
             raise ValueError("without args it belongs into [allow]")
-        return self
 
 
 class Refusal(Frozen):
@@ -94,8 +90,8 @@ class Refusal(Frozen):
 class Numbers(Frozen):
     """The errno of every number of a range, ends included; looked at before every name."""
 
-    first: int = Field(ge=0)
-    last: int = Field(lt=_X32_BIT)
+    first: _Number
+    last: _Number
     errno: Errno
     reason: Reason
 
@@ -105,10 +101,10 @@ class Group(Frozen):
 
     group: Name
     summary: Reason
-    allow: dict[Call, Reason] = Field(default={})
-    when: tuple[When, ...] = Field(default=(), strict=False)
-    refuse: dict[Call, Refusal] = Field(default={})
-    numbers: tuple[Numbers, ...] = Field(default=(), strict=False)
+    allow: dict[str, Reason] = {}
+    when: tuple[When, ...] = ()
+    refuse: dict[str, Refusal] = {}
+    numbers: tuple[Numbers, ...] = ()
 
 
 def load_groups(folder: Path, names: Sequence[str]) -> tuple[Group, ...]:
@@ -124,7 +120,17 @@ def _load(folder: Path, name: str) -> Group:
     group = source.validate(Group)
     if group.group != name:
         raise source.error(f"the group is named {group.group!r}, not {name!r}", "group")
+    for place in [("allow", each) for each in group.allow] + [("refuse", each) for each in group.refuse]:
+        _known(source, place[1], *place)
+    for index, when in enumerate(group.when):
+        _known(source, when.call, "when", index, "call")
     return group
+
+
+def _known(source: toml.Source, call: str, *key: str | int) -> None:
+    if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call) == _UNKNOWN_CALL:
+        dotted = ".".join(str(part) for part in key)
+        raise source.error(f"{dotted}: {call!r} is not a system call known to libseccomp", *key)
 
 
 def reachable(groups: Iterable[Group]) -> dict[str, int]:

@@ -12,16 +12,22 @@ import stat
 import tomllib
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from msgspec import ValidationError, convert, json
 
 from supervisor.errors import ConfigError, Refused
+from supervisor.model import Frozen
 
 _LIMIT = 1 << 20
 _LINE = 1 << 13
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
 _PART = re.compile(r""""[^"]*"|'[^']*'|[^.]+""")
-Model = TypeVar("Model", bound=BaseModel)
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
+_AT = re.compile(r"(.*) - at ((?:`key` in )?`\$[^`]*`)", re.DOTALL)
+# what msgspec calls them, and who edits a file
+_WORDS = {"`object`": "a table", "`array`": "a list", "`str`": "a text", "`int`": "a number", "\\\\Z'": "$'"}
+_STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]")
+Model = TypeVar("Model", bound=Frozen)
 Path = tuple[str | int, ...]
 
 
@@ -45,26 +51,80 @@ class Source:
     def validate(self, model: type[Model]) -> Model:
         """The data as `model`; ConfigError naming file, line and key otherwise."""
         try:
-            return model.model_validate(self.data)
+            return made(self.data, model)
         except ValidationError as error:
-            message, key = explain(error)
+            message, key = explain(error, model, self.data)
             raise self.error(message, *key) from None
 
 
-def explain(error: ValidationError) -> tuple[str, Path]:
+def made(data: object, model: type[Model]) -> Model:
+    """`data` as `model`, whose fields may be of types of ours that are made from what is written."""
+    return convert(data, model, dec_hook=lambda kind, value: kind(value))
+
+
+def decoded(data: bytes | str, model: type[Model]) -> Model:
+    """From JSON; ValueError."""
+    return json.decode(data, type=model)
+
+
+def explain(error: ValidationError, model: type[Model], data: object) -> tuple[str, Path]:
     """(message, key) of the first problem, in the words of somebody who edits the file."""
-    first = error.errors()[0]
-    key = tuple(first["loc"])
+    found = _AT.fullmatch(str(error))
+    said, place = (found.group(1), found.group(2)) if found else (str(error), "")
+    key = _named(str(error), model, data, _path(place))
     dotted = ".".join(str(part) for part in key)
-    if first["type"] == "extra_forbidden":
-        return f'unknown key "{dotted}"', key
-    if first["type"] == "missing":
-        return f'key "{dotted}" is missing', key[:-1]
-    if first["type"] == "value_error":
-        return f"{dotted}: {first['ctx']['error']}", key
+    if field := _FIELD.fullmatch(said):
+        whole = ".".join([*(str(part) for part in key), field.group(2)])
+        unknown = field.group(1) == "contains unknown"
+        return (f'unknown key "{whole}"', (*key, field.group(2))) if unknown else (f'key "{whole}" is missing', key)
+    if error.__cause__ is not None:
+        return f"{dotted}: {said}", key
+    for theirs, ours in _WORDS.items():
+        said = said.replace(theirs, ours)
     # somebody may have written the value of a secret where its source belongs
-    given = "" if "secrets" in key else f", not {first['input']!r:.80}"
-    return f"{dotted}: {first['msg'][0].lower()}{first['msg'][1:]}{given}", key
+    value = key[-1] if place.startswith("`key` in ") else _value(data, key)
+    given = "" if "secrets" in key else f", not {value!r:.80}"
+    return f"{dotted}: {said[0].lower()}{said[1:]}{given}", key
+
+
+def _path(place: str) -> Path:
+    """What stands after "at": `$.mount[0].mode`, or `key` in `$.env`; "..." for an entry of a table."""
+    found = [name or (number if number == "..." else int(number)) for name, number in _STEP.findall(place)]
+    return (*found, *(["..."] if place.startswith("`key` in ") else []))
+
+
+def _named(said: str, model: type[Model], data: object, key: Path) -> Path:
+    """`key` with the names of the entries, which msgspec leaves out: each is tried alone."""
+    while "..." in key:
+        table = key[: key.index("...")]
+        entries = _value(data, table)
+        for name, value in entries.items() if isinstance(entries, dict) else []:
+            try:
+                made(_alone(data, table, {name: value}), model)
+            except ValidationError as error:
+                if str(error) == said:
+                    key, data = (*table, name, *key[len(table) + 1 :]), _alone(data, table, {name: value})
+                    break
+        else:
+            return table
+    return key
+
+
+def _alone(data: object, key: Path, value: object) -> object:
+    """A copy of `data` with `value` at `key`."""
+    if not key:
+        return value
+    if isinstance(data, dict):
+        return data | {key[0]: _alone(data[key[0]], key[1:], value)}
+    if isinstance(data, list):
+        return [_alone(each, key[1:], value) if at == key[0] else each for at, each in enumerate(data)]
+    return data
+
+
+def _value(data: object, key: Path) -> object:
+    for part in key:
+        data = data.get(part) if isinstance(data, dict) else data[int(part)] if isinstance(data, list) else data
+    return data
 
 
 def read(path: str) -> Source:

@@ -13,8 +13,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen
 from supervisor.profile import toml
+from supervisor.profile.written import Written, explain
 from supervisor.registry import clients, jsonc
 from supervisor.registry.jsonc import Object, Splice
 
@@ -23,7 +23,7 @@ LIMIT = 64 << 20
 _KEYS = ("command", "args", "env")
 
 
-class Place(Frozen):
+class Place(Written):
     """A value in the file: its path of keys, its text before and after, the names of servers that it had."""
 
     path: tuple[str, ...]
@@ -33,7 +33,7 @@ class Place(Frozen):
     gateway: bool = False
 
 
-class Record(Frozen):
+class Record(Written):
     """Of one file: its places in the order of their adoption, and the servers that were registered for it."""
 
     version: Annotated[int, Field(ge=1, le=1)] = 1
@@ -61,7 +61,7 @@ def read(path: str) -> Record | None:
     try:
         return Record.model_validate_json(data, strict=False)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {toml.explain(error)[0]}") from None
+        raise ConfigError(f"{path}: {explain(error)[0]}") from None
 
 
 def others(registry: str, file: str) -> list[Record]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, ValidationError
+from msgspec import Meta
 
 from supervisor.errors import ConfigError
 from supervisor.model import Frozen, Registered
@@ -44,7 +44,7 @@ class Bound(Frozen):
     """
 
     server: str
-    command: tuple[str, ...] = Field(strict=False)
+    command: tuple[str, ...]
     files: dict[str, str]
     image: str
     manifest: str
@@ -52,8 +52,8 @@ class Bound(Frozen):
     profile: str
     spec: str
     params: dict[str, str]
-    accepted: tuple[str, ...] = Field(strict=False)
-    touches: tuple[str, ...] = Field(strict=False)
+    accepted: tuple[str, ...]
+    touches: tuple[str, ...]
 
     @property
     def number(self) -> str:
@@ -63,7 +63,7 @@ class Bound(Frozen):
     @property
     def text(self) -> str:
         """As it is written down."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
 
 
 class Decision(Frozen):
@@ -73,12 +73,12 @@ class Decision(Frozen):
     req: Literal["approve", "deny", "revoke"]
     id: int
     server: str
-    approval: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+    approval: Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
     reason: str
     until: float
     bound: str
     uid: int
-    asked: tuple[int, ...] = Field(default=(), strict=False)
+    asked: tuple[int, ...] = ()
     login: int | None = None
 
     @property
@@ -107,12 +107,12 @@ def decisions(path: str) -> list[Decision]:
     found = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            each = Decision.model_validate_json(line)
-            if Bound.model_validate_json(each.bound).number != each.approval:
+            each = toml.decoded(line, Decision)
+            if toml.decoded(each.bound, Bound).number != each.approval:
                 raise ConfigError(f"{store}:{number}: approval {each.approval} is not of what stands there")
             found.append(each)
-        except ValidationError as error:
-            raise ConfigError(f"{store}:{number}: no decision ({error.errors()[0]['type']})") from None
+        except ValueError as error:
+            raise ConfigError(f"{store}:{number}: no decision ({str(error)!r:.200})") from None
     return found
 
 
@@ -174,7 +174,7 @@ def state(made: Bound, past: Iterable[Decision], persons: int, may: May, now: fl
 def latest(past: Iterable[Decision], server: str) -> Bound | None:
     """What was approved of a server the last time, whatever came after."""
     found = [each for each in past if each.req == "approve" and each.server == server]
-    return Bound.model_validate_json(found[-1].bound) if found else None
+    return toml.decoded(found[-1].bound, Bound) if found else None
 
 
 def differences(old: Bound | None, new: Bound) -> list[tuple[str, str]]:

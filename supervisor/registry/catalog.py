@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field
+from msgspec import Meta
 
 from supervisor.errors import ConfigError
 from supervisor.model import AbsPath, Frozen, Share
@@ -26,34 +26,25 @@ from supervisor.registry import grants
 SERVERS = 200
 _MANIFEST = 32 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_Text = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-def _named(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f'"{name}": at most 64 of a-z, 0-9, ".", "_" and "-", the first a letter or a digit')
-    if "__" in name or name[-1] in "_.-":
-        raise ValueError(f'"{name}" holds "__" or ends in "_", "." or "-": tools are called {name}__TOOL')
-    return name
-
-
-ServerName = Annotated[str, AfterValidator(_named)]
+_Text = Annotated[str, Meta(min_length=1, max_length=256)]
+# a tool is called SERVER__TOOL
+ServerName = Annotated[str, Meta(pattern=r"^(?!.*__)[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")]
 # an account, @GROUP, or who a token is for: token:NAME, oidc:SUBJECT, @token:GROUP, @oidc:GROUP
-Grantee = Annotated[str, Field(pattern=r'^@?[^\s"\\@][^\s"\\]{0,254}$')]
-ToolName = Annotated[str, Field(pattern=r'^[^\s"\\]{1,256}$')]
+Grantee = Annotated[str, Meta(pattern=r'^@?[^\s"\\@][^\s"\\]{0,254}\Z')]
+ToolName = Annotated[str, Meta(pattern=r'^[^\s"\\]{1,256}\Z')]
 
 
 class PatternsText(Frozen):
     """Which of a server's items may be used, as fnmatch has it; `deny` goes before `allow`."""
 
-    allow: tuple[_Text, ...] = Field(default=(), strict=False)
-    deny: tuple[_Text, ...] = Field(default=(), strict=False)
+    allow: tuple[_Text, ...] = ()
+    deny: tuple[_Text, ...] = ()
 
 
 class ToolsText(PatternsText):
     """And for whom a tool is, if not for everybody who may use the server."""
 
-    grant: dict[ToolName, Annotated[tuple[Grantee, ...], Field(strict=False)]] = {}
+    grant: dict[ToolName, tuple[Grantee, ...]] = {}
 
 
 class SessionText(Frozen):
@@ -86,17 +77,17 @@ class AuditText(Frozen):
 
     attribution: Literal["exact", "window"] | None = None
     sync: Literal["process", "power"] | None = None
-    first: Annotated[int, Field(ge=0, le=4096)] | None = None
+    first: Annotated[int, Meta(ge=0, le=4096)] | None = None
 
 
 class ServerText(Frozen):
     """One `[server.NAME]` table."""
 
     profile: str
-    command: tuple[str, ...] = Field(default=(), strict=False)
+    command: tuple[str, ...] = ()
     params: dict[str, str] = {}
-    ro: tuple[str, ...] = Field(default=(), strict=False)
-    rw: tuple[str, ...] = Field(default=(), strict=False)
+    ro: tuple[str, ...] = ()
+    rw: tuple[str, ...] = ()
     env: dict[str, str] = {}
     image: str = ""
     runtime: Wanted = "auto"
@@ -104,11 +95,11 @@ class ServerText(Frozen):
     store: Literal[""] | AbsPath = ""
     lock: Literal[""] | AbsPath = ""
     secrets: dict[SecretName, SecretText] = {}
-    allow: tuple[str, ...] = Field(default=(), strict=False)
-    users: tuple[str, ...] = Field(default=(), strict=False)
-    grant: tuple[Grantee, ...] = Field(default=(), strict=False)
-    accept_missing: tuple[str, ...] = Field(default=(), strict=False)
-    summary: str = Field(default="", max_length=500)
+    allow: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    grant: tuple[Grantee, ...] = ()
+    accept_missing: tuple[str, ...] = ()
+    summary: Annotated[str, Meta(max_length=500)] = ""
     enabled: bool = True
     tools: ToolsText = ToolsText()
     prompts: PatternsText = PatternsText()
@@ -159,6 +150,20 @@ class CatalogText(Frozen):
     policy: PolicyText = PolicyText()
     approvals: ApprovalsText = ApprovalsText()
     server: dict[ServerName, ServerText] = {}
+
+
+def parsed(source: toml.Source) -> CatalogText:
+    """One file; ConfigError with its line."""
+    tables = source.data.get("server")
+    for name in tables if isinstance(tables, dict) else ():
+        if not _NAME.fullmatch(name):
+            said = f'"{name}": at most 64 of a-z, 0-9, ".", "_" and "-", the first a letter or a digit'
+        elif "__" in name or name[-1] in "_.-":
+            said = f'"{name}" holds "__" or ends in "_", "." or "-": tools are called {name}__TOOL'
+        else:
+            continue
+        raise source.error(f"server.{name}: {said}", "server", name)
+    return source.validate(CatalogText)
 
 
 class Listed(NamedTuple):
@@ -216,7 +221,7 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
     listed = files(path)
     for each in listed:
         source = toml.read(each) if text is None or each != path else toml.parse(each, text.encode())
-        whole = source.validate(CatalogText)
+        whole = parsed(source)
         if whole.approvals.required:
             persons = max(persons, whole.approvals.persons)
         if whole.policy.required:
@@ -271,7 +276,7 @@ def _listed(name: str, text: ServerText, source: toml.Source, origin: str, folde
             for way in ("allow", "deny")
         }
     for rule in _RULES:
-        settings[rule] = getattr(text, rule).model_dump(exclude_none=True)
+        settings[rule] = {key: each for key, each in load.plain(getattr(text, rule)).items() if each is not None}
     gateway = json.dumps(settings, separators=(",", ":"))
     # it travels as a text within JSON
     if len(json.dumps(gateway)) > 1 << 15:

@@ -18,7 +18,7 @@ from supervisor.profile.program import INTERPRETER, VALUED
 
 SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".ts", ".mts", ".cts", ".jar", ".rb", ".sh")
 # what a registry looks commands up in
-SEARCH = str(ServerEntry.model_fields["search_path"].default)
+SEARCH = ServerEntry(name="", origin="", profile="").search_path
 _PORTS = {"postgres": 5432, "postgresql": 5432, "mysql": 3306, "redis": 6379, "rediss": 6379, "mongodb": 27017}
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s'\"<>]+", re.IGNORECASE)
 

@@ -15,10 +15,12 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Plan, Planned, Registered
-from supervisor.profile import load, offers, plan, seccomp
-from supervisor.profile.entry import Account, ServerEntry
+from supervisor.profile import load, offers, plan, seccomp, toml
+from supervisor.profile.entry import Account, ServerEntry, registered
 from supervisor.registry import approvals, catalog, engines
 from supervisor.registry.seen import Seen
 from supervisor.sandbox import rights, syscalls
@@ -102,11 +104,12 @@ def _catalog(path: str, question: dict[str, object], govern: Govern, planning: P
         chain = _settled(seen, each.entry, path)
         planned, others = planning.plan(chain, each.entry)
         accounts.append((each.entry, planned))
-        made = Registered(entry=each.entry, plan=planned, others=others, gateway=each.gateway)
-        servers.append(made.model_copy(update={"manifest": each.manifest, "digest": each.digest}))
+        made = registered(each.entry, planned, others)
+        about = {"gateway": each.gateway, "manifest": each.manifest, "digest": each.digest}
+        servers.append(made.model_copy(update=about))
     servers, may = govern(found, servers, seen)
-    about = [(*account, server) for account, server in zip(accounts, servers, strict=True)]
-    servers = approvals.join(path, found, about, may, review=review, seen=seen)
+    joined = [(*account, server) for account, server in zip(accounts, servers, strict=True)]
+    servers = approvals.join(path, found, joined, may, review=review, seen=seen)
     return Planned(servers=tuple(servers), watched=tuple(seen.found.items()))
 
 
@@ -129,9 +132,9 @@ def answer(question: dict[str, object], govern: Govern = ungoverned, planning: P
     planning = planning or Planning()
     try:
         if "entry" in question:
-            entry = ServerEntry.model_validate(question["entry"], strict=False)
+            entry = toml.made(question["entry"], ServerEntry)
             made, others = planning.plan(_chain(entry, None), entry)
-            planned = Planned(servers=(Registered(entry=entry, plan=made, others=others),))
+            planned = Planned(servers=(registered(entry, made, others),))
         else:
             planned = _catalog(os.path.abspath(str(question["catalog"])), question, govern, planning)
         filters = {"proxy": seccomp.own("proxy"), "ledger": seccomp.own("ledger")}
@@ -152,7 +155,7 @@ def main(govern: Govern = ungoverned, find: Find = lambda _: None) -> None:
         reason = (
             f"the planner cannot become another user ({error.strerror}): map a range of users into this namespace"
         )
-        sys.stdout.write(Planned(error=reason, status=1).model_dump_json())
+        sys.stdout.buffer.write(msgspec.json.encode(Planned(error=reason, status=1)))
         return
     asked = sys.stdin.read()
     if not asked:
@@ -164,7 +167,7 @@ def main(govern: Govern = ungoverned, find: Find = lambda _: None) -> None:
         # blanks before the answer, each with a memory file
         with socket.socket(fileno=os.dup(1)) as out:
             socket.send_fds(out, [b" "], [planning.sealed[each]])
-    sys.stdout.write(answered.model_dump_json())
+    sys.stdout.buffer.write(msgspec.json.encode(answered))
     sys.stdout.flush()
     os._exit(0)
 

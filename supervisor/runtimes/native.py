@@ -57,11 +57,11 @@ def document(spec: SandboxSpec, host: HostFacts) -> dict[str, object]:
     own += [Mount(source=SECRETS, target=SECRETS)] if spec.secrets else []
     limits = spec.limits
     cgroup = {"memory": limits.memory, "cpu": limits.millicpus, "pids": limits.pids}
-    copied = spec.model_dump(mode="json", include=_COPIED) | spec.network.model_dump(mode="json", include=_REACHED)
+    copied = spec.model_dump(include=_COPIED) | spec.network.model_dump(include=_REACHED)
     return copied | {
         "image": spec.image.digest if spec.image else "",
-        "trees": [each.model_dump(mode="json") for each in (*system, *shared)],
-        "mounts": [each.model_dump(mode="json") for each in own],
+        "trees": [each.model_dump() for each in (*system, *shared)],
+        "mounts": [each.model_dump() for each in own],
         "tmp": spec.tmp.model_dump() | {"noexec": int(spec.tmp.noexec)},
         "cgroup": {name: value for name, value in cgroup.items() if name in host.controllers},
         "seccomp": spec.seccomp.program,

@@ -14,15 +14,15 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen
 from supervisor.profile import toml
+from supervisor.profile.written import Written, explain
 
 NAME = "denied.json"
 LIMIT = 16 << 20
 _PROPOSAL = re.compile(rb"# proposal ([0-9a-f]{64})\n")
 
 
-class Denial(Frozen):
+class Denial(Written):
     """What a reviewer said of one entry, under whatever name."""
 
     name: str
@@ -31,7 +31,7 @@ class Denial(Frozen):
     by: int
 
 
-class Denied(Frozen):
+class Denied(Written):
     """The file: by the digest of an entry."""
 
     version: Annotated[int, Field(ge=1, le=1)] = 1
@@ -64,4 +64,4 @@ def load(folder: str) -> tuple[bytes | None, Denied]:
     try:
         return data, Denied.model_validate_json(data, strict=False)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {toml.explain(error)[0]}; take it away to have all proposed again") from None
+        raise ConfigError(f"{path}: {explain(error)[0]}; take it away to have all proposed again") from None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.profile import toml
 from supervisor.registry import clients, jsonc, propose
-from supervisor.registry.catalog import CatalogText
+from supervisor.registry.catalog import parsed
 from supervisor.registry.discover import labels, packages
 from supervisor.registry.discover.proposal import Found, Proposal, found
 from supervisor.registry.installed import Machine
@@ -142,10 +142,10 @@ def _moment(info: os.stat_result) -> tuple[int, int, int]:
 
 def _registry(source: str, path: str, data: bytes, bound: str) -> list[Proposal]:
     """The tables of a file in the words of servers.toml, as far as they grant no more than the bound."""
-    parsed = toml.parse(path, data)
+    written = toml.parse(path, data)
     made = []
-    for name in parsed.validate(CatalogText).server:
-        tables = parsed.data["server"]
+    for name in parsed(written).server:
+        tables = written.data["server"]
         fields = tables[name] if isinstance(tables, dict) else {}
         try:
             _narrows(fields, bound)

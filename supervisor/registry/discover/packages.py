@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.profile import toml
+from supervisor.profile.written import explain
 from supervisor.registry import jsonc, propose
 from supervisor.registry.discover.proposal import Proposal, fetch, plain
 from supervisor.registry.installed import Machine
@@ -82,7 +82,7 @@ def propose_all(source: str, place: str, data: object, machine: Machine) -> list
         name = propose.name_for(plain(document.name, "name").rpartition("/")[2], lambda _: False)
         summary = plain(document.description[:200], "description")
     except ValidationError as error:
-        return [Proposal(source, place, "", refused=toml.explain(error)[0])]
+        return [Proposal(source, place, "", refused=explain(error)[0])]
     except ConfigError as error:
         return [Proposal(source, place, "", refused=str(error))]
     if not document.packages:

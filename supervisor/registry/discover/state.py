@@ -11,8 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from supervisor.errors import ConfigError
-from supervisor.model import Frozen
-from supervisor.profile import toml
+from supervisor.profile.written import Written, explain
 from supervisor.registry.discover.proposal import MOST, Found, Proposal
 
 # of a source that was not seen whole, of what it had before
@@ -20,7 +19,7 @@ _KEPT = 2 * MOST
 State = Literal["new", "changed", "gone", "known"]
 
 
-class Seen(Frozen):
+class Seen(Written):
     """One proposal of an earlier look."""
 
     source: str
@@ -29,7 +28,7 @@ class Seen(Frozen):
     digest: str
 
 
-class Memory(Frozen):
+class Memory(Written):
     """The file: proposals by their keys."""
 
     version: Annotated[int, Field(ge=1, le=1)] = 1
@@ -48,7 +47,7 @@ def parse(path: str, data: bytes) -> Memory:
     try:
         return Memory.model_validate_json(data, strict=False)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {toml.explain(error)[0]}; take it away to begin anew") from None
+        raise ConfigError(f"{path}: {explain(error)[0]}; take it away to begin anew") from None
 
 
 def compare(memory: Memory, looked: Sequence[Found]) -> tuple[list[Row], Memory]:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from pydantic import BaseModel
 
 from supervisor import wire
 from supervisor.errors import ConfigError, Refused, WireError
+from supervisor.model import Frozen
 from supervisor.monitor import dispatch
 from tests.unit.monitor.recorder import Line
 
@@ -146,9 +146,9 @@ def test_a_greeting_of_another_version_ends_the_peer(proxy: Line, version: objec
 
 def test_no_request_has_a_field_for_anything_but_names_and_numbers() -> None:
     rules = [*dispatch.PROXY.values(), *dispatch.ADMIN.values()]
-    fields = {name for rule in rules if issubclass(rule.shape, BaseModel) for name in rule.shape.model_fields}
+    fields = {name for rule in rules if issubclass(rule.shape, Frozen) for name in rule.shape.__struct_fields__}
     assert fields == {"id", "req", "version", "server", "session", "approval", "reason", "until"}
-    assert all(rule.shape.model_config["extra"] == "forbid" for rule in rules)
+    assert all(rule.shape.__struct_config__.forbid_unknown_fields for rule in rules)
 
 
 @pytest.mark.parametrize(("error", "status"), [(Refused("no"), 3), (ConfigError("no"), 2)])

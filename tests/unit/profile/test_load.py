@@ -139,10 +139,10 @@ def test_a_file_that_is_no_text_is_an_error_of_one_line(tmp_path: Path, text: by
 
 @pytest.mark.parametrize(("written", "bytes_"), [("1", 1), ("2K", 2048), ("3M", 3 << 20), ("4G", 4 << 30)])
 def test_sizes_are_powers_of_1024(written: str, bytes_: int) -> None:
-    assert load.size(written) == bytes_
+    assert load.Size(written) == bytes_
 
 
 @pytest.mark.parametrize("written", ["", "M", "1.5G", "-1M", "1T", "1 M", None, 5, True])
 def test_what_is_no_size_is_refused(written: object) -> None:
     with pytest.raises(ValueError, match="a size is written"):
-        load.size(written)
+        load.Size(written)

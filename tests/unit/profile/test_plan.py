@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import ConfigError, Refused
-from supervisor.profile import load, plan
+from supervisor.profile import load, plan, toml
 from supervisor.profile.entry import Account, ServerEntry
 
 
@@ -21,7 +21,7 @@ def entry(folder: Path, **fields: object) -> ServerEntry:
         "personal": True,
         "origin": "command line",
     }
-    return ServerEntry.model_validate(given | fields, strict=False)
+    return toml.made(given | fields, ServerEntry)
 
 
 def make(folder: Path, **fields: object) -> Account:

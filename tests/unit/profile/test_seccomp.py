@@ -210,16 +210,16 @@ def test_the_architecture_is_checked_before_anything_else() -> None:
     ("text", "line", "words"),
     [
         ('[allow]\nread = "x"\nrede = "y"', 5, "'rede' is not a system call"),
-        ('[allow]\nread = ""', 4, "at least 1 character"),
+        ('[allow]\nread = ""', 4, "of length >= 1"),
         ('alow = { read = "x" }', 3, "unknown key"),
         ('[refuse]\nread = { errno = "EPERM", reason = "x" }', 4, "other than EPERM"),
         ('[refuse]\nread = { errno = "ENOPE", reason = "x" }', 4, "'ENOPE' is not an errno"),
         ('[refuse]\nread = { errno = "ENOSYS" }', 4, "is missing"),
         ('[[when]]\ncall = "read"\nreason = "x"', 3, "belongs into [allow]"),
         ('[[when]]\ncall = "read"\nargs = []\n[[when]]\ncall = "rede"\nargs = []\nreason = "x"', 3, "is missing"),
-        ('[[when]]\nargs = [{ index = 6, values = [0] }]\ncall = "read"\nreason = "x"', 4, "less than or equal"),
+        ('[[when]]\nargs = [{ index = 6, values = [0] }]\ncall = "read"\nreason = "x"', 4, "a number <= 5, not 6"),
         ('[[when]]\nargs = [{ index = 0, mask = 6, values = [1] }]\ncall = "read"\nreason = "x"', 4, "never be"),
-        ('[[numbers]]\nfirst = 1\nlast = 0x40000000\nerrno = "ENOSYS"\nreason = "x"', 5, "less than"),
+        ('[[numbers]]\nfirst = 1\nlast = 0x40000000\nerrno = "ENOSYS"\nreason = "x"', 5, "a number <= 1073741823"),
     ],
 )
 def test_a_fault_is_named_with_file_and_line(tmp_path: Path, text: str, line: int, words: str) -> None:

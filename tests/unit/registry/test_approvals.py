@@ -14,6 +14,7 @@ import pytest
 from supervisor.errors import ConfigError, Refused, SupervisorError
 from supervisor.model import Planned, Registered
 from supervisor.monitor import approvals as store
+from supervisor.profile import toml
 from supervisor.registry import approvals, policies
 from supervisor.registry.approvals import Bound, Decision, State
 from supervisor.registry.planner import answer
@@ -50,7 +51,7 @@ NOW = 1000.0
 def said(req: str, by: int = 0, *, made: Bound = MADE, **fields: object) -> Decision:
     words = {"at": 1.0, "id": 1, "reason": "", "until": 0.0, "uid": 0, "login": by}
     table = words | {"req": req, "server": made.server, "approval": made.number, "bound": made.text} | fields
-    return Decision.model_validate(table)
+    return toml.made(table, Decision)
 
 
 def judged(*past: Decision, persons: int = 1, made: Bound = MADE) -> State:
@@ -62,7 +63,7 @@ def test_what_nobody_has_approved_is_held_with_its_number() -> None:
     assert judged(said("approve")) == State("", 0.0, (0,))
 
 
-@pytest.mark.parametrize("field", sorted(Bound.model_fields))
+@pytest.mark.parametrize("field", sorted(Bound.__struct_fields__))
 def test_a_change_of_anything_that_is_bound_is_noticed(field: str) -> None:
     changed = MADE.model_copy(update={field: OTHER[field]})
     assert changed.number != MADE.number

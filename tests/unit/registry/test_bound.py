@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.model import Registered
+from supervisor.profile import toml
 from supervisor.profile.entry import ServerEntry
 from supervisor.registry import approvals, bindings, policies
 from supervisor.registry.planner import answer
@@ -55,7 +56,7 @@ def binds(app: Path, *words: str, more: str = "") -> tuple[set[str], str]:
     )
     found = answer({"catalog": str(path)}, policies.govern)
     assert not found.error, found.error
-    bound = approvals.Bound.model_validate_json(found.servers[0].bound)
+    bound = toml.decoded(found.servers[0].bound, approvals.Bound)
     said = [each for each in bound.touches if each.startswith(bindings.UNBOUND)]
     return set(bound.files), "".join(said)
 
@@ -92,7 +93,7 @@ def test_a_relative_script_is_bound_where_the_command_starts(app: Path) -> None:
         ("/elsewhere", ("/usr/bin/python3", "__main__.py"), False),
         ("/tmp", ("/usr/bin/python3", "__main__.py"), False),
     ):
-        entry = ServerEntry.model_validate({"name": "a", "command": words, "origin": "x", "profile": "none"})
+        entry = toml.made({"name": "a", "command": words, "origin": "x", "profile": "none"}, ServerEntry)
         found = bindings.Binding(entry, spec.model_copy(update={"cwd": cwd, "argv": words}))
         assert (str(app / "__main__.py") in found.files()) == bound, (cwd, words)
         assert bool(list(found.unbound())) != bound, (cwd, words)
@@ -101,7 +102,7 @@ def test_a_relative_script_is_bound_where_the_command_starts(app: Path) -> None:
 def test_a_relative_file_behind_an_option_is_bound(app: Path) -> None:
     spec = answer({"catalog": str(registry(app, "ro"))}, policies.govern).servers[0].plan.spec
     words = ("/usr/bin/node", "--require=./hook.js", "lib/main.js")
-    entry = ServerEntry.model_validate({"name": "a", "command": words, "origin": "x", "profile": "none"})
+    entry = toml.made({"name": "a", "command": words, "origin": "x", "profile": "none"}, ServerEntry)
     found = bindings.Binding(entry, spec.model_copy(update={"cwd": str(app), "argv": words})).files()
     assert {str(app / "hook.js"), str(app / "lib/main.js")} <= set(found)
 

@@ -104,7 +104,7 @@ def test_a_name_that_is_defined_twice_is_told_with_both_places(registry: Registr
         (TABLE.format("a") + 'session = { nap = "1m" }\n', 4, 'unknown key "server.a.session.nap"'),
         (TABLE.format("a") + 'session = { idle = "soon" }\n', 4, "a time is written like"),
         (TABLE.format("a") + 'session = { share = "all" }\n', 4, "share"),
-        (TABLE.format("a") + "quota = { calls = 0 }\n", 4, "greater than 0"),
+        (TABLE.format("a") + "quota = { calls = 0 }\n", 4, "a number >= 1, not 0"),
         (TABLE.format("a") + 'tools = { allow = [""] }\n', 4, "tools.allow"),
         (TABLE.format("a") + "enabled = 1\n", 4, "enabled"),
         ('[server.a]\ncommand = ["x"]\n', 1, 'key "server.a.profile" is missing'),

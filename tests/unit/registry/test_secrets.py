@@ -43,9 +43,9 @@ def test_the_reader_is_told_where_from_and_where_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("secret", "says"),
     [
-        (f'T = "{CANARY}"', "server.s.secrets.T: input should be"),
+        (f'T = "{CANARY}"', "server.s.secrets.T: expected a table, got a text"),
         (f'T = {{ value = "{CANARY}", to = "env" }}', 'unknown key "server.s.secrets.T.value"'),
-        (f'T = {{ env = "{CANARY}-", to = "env" }}', "server.s.secrets.T.env: string should match"),
+        (f'T = {{ env = "{CANARY}-", to = "env" }}', "server.s.secrets.T.env: expected a text matching"),
         (
             'T = { to = "env" }',
             "name one of file, env, credential, keyring, command, where it comes from, not none",
