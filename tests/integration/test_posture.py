@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,8 @@ class Trial:
         if failure:
             self.loop.stop()
         else:
-            signal.pidfd_send_signal(fds[3], signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                signal.pidfd_send_signal(fds[3], signal.SIGKILL)
         for fd in fds:
             os.close(fd)
 
