@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,8 +15,9 @@ from supervisor.proxy import http, http_connection
 from supervisor.proxy.authority import Denied
 from supervisor.proxy.http_headers import Headers, Visitors, once
 from supervisor.proxy.principal import Principal
-from tests.unit.proxy.stand import MODERN
+from tests.unit.proxy.stand import MODERN, small
 from tests.unit.proxy.web import Web, request, serving
+from tests.unit.roles.policies import policy
 
 Scene = Callable[[Web], Coroutine[Any, Any, None]]
 
@@ -284,7 +286,7 @@ class Names:
         who = once(headers, b"x-who")
         if who is None:
             raise Denied(401, "who are you?", (b"www-authenticate", b'Bearer realm="x"'))
-        return Principal(who)
+        return Principal(who, tuple((once(headers, b"x-groups") or "").split()))
 
     def page(self, path: str) -> bytes | None:
         return b"{}" if path == "/everybody" else None
@@ -306,6 +308,23 @@ def test_a_session_is_nobody_else_s() -> None:
         assert (await web.post(request("tools/list"), Mcp_Session_Id=session, X_Who="ada")).status == 200
 
     play(scene, authority=Names())
+
+
+def test_a_session_gives_nobody_the_groups_of_an_earlier_token() -> None:
+    async def scenario(web: Web) -> None:
+        session = await web.initialize("/servers/a/mcp", X_Who="oidc:ada", X_Groups="staff admins")
+        call = request("tools/call", {"name": "echo", "arguments": {"x": 1}}, number=2)
+        there = {"path": "/servers/a/mcp", "Mcp_Session_Id": session, "X_Who": "oidc:ada"}
+        assert b"result" in (await web.post(call, **there, X_Groups="admins staff")).body
+        assert (await web.post(call, **there, X_Groups="staff")).status == 404
+
+    admins = policy(
+        "a",
+        'permit(principal in Group::"oidc:admins", action, resource);'
+        'permit(principal in Group::"oidc:staff", action, resource == Tool::"a/progress");',
+    )
+    servers = {"a": dataclasses.replace(small(), policy=admins)}
+    play(scenario, authority=Names(), servers=servers)
 
 
 def test_a_head_that_never_ends_and_a_request_that_never_comes_are_hung_up_on(
