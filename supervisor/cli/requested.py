@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -54,8 +55,9 @@ class Request:
     @property
     def said(self) -> list[str]:
         """Where it was found and why it is as it is: the comments on top of it."""
-        lines = self.data.decode().splitlines()[1:]
-        return [line[2:] for line in lines if line.startswith("# ")]
+        # no other character ends a line of TOML, and a stranger's text below them may hold one
+        lines = self.data.decode().split("\n")[1:]
+        return [line[2:] for line in itertools.takewhile(lambda line: line.startswith("# "), lines)]
 
 
 def names(path: str) -> list[str]:
