@@ -143,6 +143,10 @@ class Claims:
         self._told[reason] = now + _AGAIN, 0
         return before + count
 
+    def drops(self, uid: int) -> int:
+        """How often he was hung up on since that was told; 0 when it was told not long ago. Of ours each is."""
+        return 1 if self._trusted(uid) else self.news(f"uid {self.one(uid)} was hung up on", 1)
+
     def _over(self, uid: int, kind: str, size: int) -> str:
         """Count what he writes; what came of a call that was let through has twice the room."""
         now = time.monotonic()

@@ -140,7 +140,8 @@ class Ledger:
 
     def _drop(self, peer: Peer, error: WireError) -> None:
         uid, pid = peer.who
-        self._log.note(chain.DROPPED, uid=uid, pid=pid, reason=str(error)[:500])
+        if times := self._claims.drops(uid):
+            self._log.note(chain.DROPPED, uid=uid, pid=pid, reason=str(error)[:500], times=times)
         self._tell({"event": "dropped", "pid": pid, "reason": str(error)[:500]})
         self._forget(peer)
 

@@ -56,6 +56,22 @@ def test_a_record_in_another_name_is_refused_and_the_sender_is_told_why(place: P
 
 
 @root
+def test_who_is_hung_up_on_again_and_again_fills_no_log(place: Place) -> None:
+    with started(place) as ledger:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                os.setresuid(WHO, WHO, WHO)
+                ledger.peer(WHO).socket.send(b"garbage")
+                os._exit(0)
+            os.waitpid(pid, 0)
+            assert ledger.event()["event"] == "dropped"
+        path = segments.path_of(ledger.folder, 1)
+    kinds = [line.kind for line in map(chain.parse, path.read_bytes().splitlines(keepends=True)) if line]
+    assert kinds.count(chain.DROPPED) == 1
+
+
+@root
 def test_nobody_takes_the_connections_of_others(place: Place) -> None:
     with started(place) as ledger:
         held = [ledger.peer(WHO) for _ in range(claims.MOST_EACH + 1)]

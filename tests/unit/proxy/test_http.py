@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.proxy import http, http_connection
+from supervisor.proxy import http, http_connection, http_streams
 from supervisor.proxy.authority import Denied
 from supervisor.proxy.http_headers import Headers, Visitors, once
 from supervisor.proxy.principal import Principal
@@ -258,6 +258,19 @@ def test_a_client_whose_connection_broke_comes_back_for_the_answer() -> None:
         answer = await again.answer()
         assert [each.get("id") for each in answer.messages] == [asked["id"], 1]
         assert "result" in answer.messages[-1]
+
+    play(scene)
+
+
+def test_answers_that_were_sent_are_kept_within_a_bound() -> None:
+    async def scene(web: Web) -> None:
+        session = await web.initialize("/servers/a/mcp")
+        for number in range(2, 12):
+            call = request("tools/call", {"name": "echo", "arguments": {"x": "y" * (1 << 20)}}, number)
+            assert (await web.post(call, "/servers/a/mcp", Mcp_Session_Id=session)).status == 200
+        kept = [web.front.sessions[session][0].find(number) for number in range(1, 12)]
+        assert sum(each.kept for each in kept if each) <= http_streams.MAX_DONE
+        assert kept[-1] is not None
 
     play(scene)
 
