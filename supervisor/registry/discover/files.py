@@ -206,8 +206,9 @@ def _json(source: str, path: str, data: bytes, machine: Machine) -> list[Proposa
 def _of_client(source: str, path: str, entry: clients.Entry, machine: Machine) -> Proposal:
     place = f"{path}#{'.'.join(entry.path)}"
     name = propose.name_for(entry.name, lambda _: False)
+    place = place if clients.encodable(place) else ascii(place)
     if entry.problem:
-        return Proposal(source, ascii(place) if "UTF-8" in entry.problem else place, name, refused=entry.problem)
+        return Proposal(source, place, name, refused=entry.problem)
     try:
         made = propose.propose(
             entry.command, entry.env, project=entry.table.project, cwd=entry.cwd, machine=machine

@@ -125,6 +125,7 @@ def machine(tmp_path: Path) -> Machine:
 @MANY
 @given(document=st.one_of(CLIENT, DOCUMENT, VALUE))
 @example(document={"servers": {"x": {"command": "\0"}}})
+@example(document={"servers": {"\ud800": {"command": "x", "args": {}}}})
 def test_whatever_a_json_file_says(tmp_path: Path, machine: Machine, document: object) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps(document))
