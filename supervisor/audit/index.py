@@ -20,7 +20,7 @@ from supervisor.audit.read import Read
 from supervisor.audit.view import Entry
 from supervisor.errors import SupervisorError
 
-_VERSION = 1
+_VERSION = 2
 _BATCH = 20_000
 # what is looked up by value, newest first; the query names the index, because the planner would scan by time
 COLUMNS = ("user", "session", "server", "tool", "verdict", "status", "client")
