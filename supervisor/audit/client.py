@@ -11,7 +11,7 @@ import functools
 import json
 import socket
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from supervisor.audit import forms
 from supervisor.audit.forms import Short
@@ -47,6 +47,7 @@ class Client:
         self._last = 0
         # why nothing can be recorded any more, and who is told of it
         self._gone = ""
+        self._broken = False
         self.lost: Callable[[], None] = lambda: None
         sock.setblocking(False)
         # with it set on this end too, the kernel names the sender of messages that are sent before the ledger looks
@@ -132,7 +133,7 @@ class Client:
 
     def _queue(self, message: bytes) -> None:
         if len(self._waiting) >= _MOST_WAITING:
-            self._fail([self._next], f"{_MOST_WAITING} records wait for the audit ledger already")
+            self._tell([self._next], f"{_MOST_WAITING} records wait for the audit ledger already")
         else:
             self._waiting.append(message)
 
@@ -153,21 +154,41 @@ class Client:
             data = self._socket.recv(_ANSWER)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            # it ended without reading all of ours; what it answered before that comes after this error
+            self._broken = True
+            self._loop.call_soon(self._readable)
+            return
         except OSError:
             data = b""
+        if self._broken:
+            # libuv looks at a socket with an error once
+            self._loop.call_soon(self._readable)
         if not data:
             self._lost("its ledger is gone")
             return
         if data.startswith(_OK):
-            for each in data[len(_OK) : -2].split(b","):
-                self._asked.pop(int(each))("")
+            written = map(int, data[len(_OK) : -2].split(b","))
+            try:
+                for each in written:
+                    self._asked.pop(each)("")
+            finally:
+                # one that raises takes nothing from the others
+                for each in written:
+                    self._loop.call_soon(self._asked.pop(each), "")
             return
         answer = json.loads(data)
-        self._fail(answer["no"], f"the audit log takes no records: {answer['reason']}")
+        self._tell(answer["no"], f"the audit log takes no records: {answer['reason']}")
 
-    def _fail(self, numbers: list[int], reason: str) -> None:
-        for number in numbers:
-            self._asked.pop(number)(reason)
+    def _tell(self, numbers: Iterable[int], reason: str) -> None:
+        """Tell who waits for these, in the same way."""
+        left = iter(numbers)
+        try:
+            for number in left:
+                self._asked.pop(number)(reason)
+        finally:
+            for number in left:
+                self._loop.call_soon(self._asked.pop(number), reason)
 
     def _lost(self, reason: str) -> None:
         if self._gone:
@@ -176,8 +197,10 @@ class Client:
         self._waiting.clear()
         self._loop.remove_writer(self._socket.fileno())
         self._loop.remove_reader(self._socket.fileno())
-        self._fail(list(self._asked), reason)
-        self.lost()
+        try:
+            self._tell(list(self._asked), reason)
+        finally:
+            self.lost()
 
     def close(self) -> None:
         """Hang up. What has not been acknowledged fails."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ def become(uid: int, *, keep: int = 0) -> None:
 
 def become_reader() -> None:
     """What parses a log runs as nobody: root's own look at it, and at a copy elsewhere, may read and do no more."""
+    # what the ledger has parsed, with few functions under it, must be parsed by who has many
+    sys.setrecursionlimit(4 * sys.getrecursionlimit())
     become(READER, keep=1 << _CAP_DAC_READ_SEARCH)
 
 

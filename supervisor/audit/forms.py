@@ -61,6 +61,7 @@ class Form:
             at = spans[name][1]
         end = len(text) - 1
         self._template = (template + text[at:end].replace("%", "%%")).encode("ascii")
+        self.size = len(self._template)
         self._pick = itemgetter(*order)
 
     def fill(self, data: bytes, start: int) -> bytes:

@@ -20,7 +20,7 @@ from supervisor.audit.read import Read
 from supervisor.audit.view import Entry
 from supervisor.errors import SupervisorError
 
-_VERSION = 1
+_VERSION = 2
 _BATCH = 20_000
 # what is looked up by value, newest first; the query names the index, because the planner would scan by time
 COLUMNS = ("user", "session", "server", "tool", "verdict", "status", "client")
@@ -47,6 +47,8 @@ _FINISH = """UPDATE call SET status = ?, reason = coalesce(nullif(reason, ''), ?
   end_segment = ?, end_offset = ? WHERE id = ?"""
 _OPEN = """SELECT id FROM call INDEXED BY call_call WHERE call = ? AND speaker = ? AND log = ? AND kind = 'intent'
   AND end_segment IS NULL ORDER BY id DESC LIMIT 1"""
+_ENDED = """SELECT 1 FROM call INDEXED BY call_call WHERE call = ? AND speaker = ? AND log = ? AND status = ?
+  AND microseconds IS ? AND (end_segment IS NOT NULL OR kind = 'outcome') LIMIT 1"""
 
 
 class Stale(Exception):
@@ -143,6 +145,7 @@ class _Filling:
         self._retire(found[3] if found else 0)
         self._next = database.execute("SELECT coalesce(max(id), 0) + 1 FROM call").fetchone()[0]
         self._open: dict[tuple[str, str], int] = {}
+        self._ended: dict[tuple[str, str], tuple[str, int | None]] = {}
         self._rows: dict[int, list[object]] = {}
         self._finished: list[tuple[object, ...]] = []
         self._touched: list[tuple[object, ...]] = []
@@ -189,9 +192,16 @@ class _Filling:
         self._database.execute("INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?, ?)", source)
 
     def _take(self, entry: Entry, at: Read) -> None:
-        """An outcome completes the intent of the same call by the same process; all else is a row of its own."""
+        """An outcome completes the intent of the same call by the same process; all else is a row of its own.
+
+        But for one that is there already: its sender did not hear that it was written, and sent it again.
+        """
         key = (entry.call, f"{entry.speaker[0]}:{entry.speaker[1]}")
         found = self._intent(key) if entry.kind == "outcome" else None
+        if entry.kind == "outcome":
+            if found is None and self._is_there(key, entry):
+                return
+            self._ended[key] = entry.status, entry.microseconds
         number = found or self._next
         if found is None:
             self._next += 1
@@ -213,6 +223,12 @@ class _Filling:
             return number
         found = self._database.execute(_OPEN, (*key, self._log)).fetchone()
         return int(found[0]) if found else None
+
+    def _is_there(self, key: tuple[str, str], entry: Entry) -> bool:
+        said = entry.status, entry.microseconds
+        return self._ended.get(key) == said or bool(
+            self._database.execute(_ENDED, (*key, self._log, *said)).fetchone()
+        )
 
     def _row(self, number: int, entry: Entry, at: Read) -> list[object]:
         speaker = f"{entry.speaker[0]}:{entry.speaker[1]}"

@@ -46,6 +46,7 @@ class Keeping:
         # who has a connection to the ledger that runs now
         self._given: set[int] = set()
         self._number = 0
+        self._delegated = claims.Delegated()
 
     def peer(self, uid: int = 0) -> socket.socket:
         """One end of a pair, the other end of which the ledger has; it is started if there is none."""
@@ -154,7 +155,8 @@ class Keeping:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        uid, there = wire.peer(connection)[1], [each for _, each in self._visitors.values()]
+        uid, there = wire.peer(connection)[1] & 0xFFFFFFFF, [each for _, each in self._visitors.values()]
+        uid = self._delegated.one(uid)
         ordinary = len(there) - there.count(0)
         if len(there) >= claims.MOST_PEERS or (uid and not claims.share(there.count(uid), ordinary)):
             connection.close()

@@ -140,13 +140,15 @@ class Ledger:
 
     def _drop(self, peer: Peer, error: WireError) -> None:
         uid, pid = peer.who
-        self._log.note(chain.DROPPED, uid=uid, pid=pid, reason=str(error)[:500])
+        if times := self._claims.drops(uid):
+            self._log.note(chain.DROPPED, uid=uid, pid=pid, reason=str(error)[:500], times=times)
         self._tell({"event": "dropped", "pid": pid, "reason": str(error)[:500]})
         self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
         self._peers.discard(peer)
         self._owing.discard(peer)
+        peer.forget(self._claims)
         self._unwatch(peer.socket)
         peer.socket.close()
 
@@ -230,8 +232,9 @@ class Ledger:
         message, fds = received
         # for whom: a visitor by the kernel's word, or the starter himself
         uid = message.get("uid", 0)
-        asked = message.get("req") == "peer" and isinstance(uid, int) and len(fds) == 1
-        if asked and isinstance(uid, int) and self._claims.room(uid, Counter(each.whose for each in self._peers)):
+        uid = self._claims.one(uid) if isinstance(uid, int) else -1
+        asked = message.get("req") == "peer" and uid >= 0 and len(fds) == 1
+        if asked and self._claims.room(uid, Counter(each.whose for each in self._peers)):
             peer = Peer(socket.socket(fileno=fds[0]), uid)
             self._peers.add(peer)
             self._watch(peer.socket, peer)

@@ -13,11 +13,12 @@ import json
 import re
 import socket
 import struct
+import time
 from collections import deque
 
 from supervisor.audit import forms, schema
 from supervisor.audit.chain import PEER_KINDS
-from supervisor.audit.claims import Claims, Said
+from supervisor.audit.claims import FORMS, Claims, Said
 from supervisor.audit.forms import Form
 from supervisor.audit.segments import Log
 from supervisor.errors import WireError
@@ -38,8 +39,9 @@ _SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 # of one peer in one turn, so that who floods waits for the others
 _AT_ONCE = 64
 _IDS = 2000
-# records that are none: so many of one connection are a mistake, more are not
+# records that are none: so many of one connection are a mistake, more are not; seconds after which one is forgotten
 UNFIT = 100
+_FORGIVEN = 60.0
 _SINGLE = 16
 # of a form was said, and judged, what it says of who
 NOTHING: dict[str, str | None] = dict.fromkeys(("user", "app", "svc"))
@@ -60,7 +62,9 @@ class Peer:
         self.socket, self.whose = sock, whose
         self.who = (-1, 0)
         self.waits = False
-        self._last = self._single = self._unfit = 0
+        self._last = self._single = 0
+        # records that were none, less those that are forgotten, at that moment
+        self._unfit, self._then = 0.0, 0.0
         self._credentials = b""
         self._unread: deque[bytes] = deque()
         self._forms: dict[int, Form] = {}
@@ -136,11 +140,24 @@ class Peer:
         if head[4] and end - start <= forms.LIMIT and int(head[4]) < forms.MOST:
             form = Form(kind, self.who[0], text, start, said)
         if turn.add(self, self._last, kind, data[start:-1], said, power=head[3] == b"power") and form:
-            self._forms[int(head[4])] = form
+            self._learn(int(head[4]), form, turn.claims)
+
+    def _learn(self, number: int, form: Form, claims: Claims) -> None:
+        """What it knew of that number it forgets."""
+        old = self._forms.get(number)
+        if not claims.keep(self.whose, form.size - (old.size if old else 0)):
+            raise WireError(f"the forms of uid {self.whose} are more than {FORMS >> 20} MiB")
+        self._forms[number] = form
+
+    def forget(self, claims: Claims) -> None:
+        """It has gone."""
+        claims.keep(self.whose, -sum(each.size for each in self._forms.values()))
 
     def _refuse(self, turn: Turn, error: schema.Malformed) -> None:
         """One record is none, or too many are."""
-        self._unfit += 1
+        now = time.monotonic()
+        self._unfit = max(0.0, self._unfit - (now - self._then) / _FORGIVEN) + 1
+        self._then = now
         if self._unfit > UNFIT:
             raise WireError(f"malformed record, after {UNFIT} others: {error}") from None
         turn.deny(self, self._last, f"uid {self.who[0]} has sent a record that is none", str(error))
@@ -179,7 +196,7 @@ class Turn:
     """
 
     def __init__(self, log: Log, refusing: str, claims: Claims) -> None:
-        self._log, self.refusing, self._claims = log, refusing, claims
+        self._log, self.refusing, self.claims = log, refusing, claims
         self.taken = self.refused = 0
         self.power: dict[Peer, list[int]] = {}
         self.process: dict[Peer, list[int]] = {}
@@ -191,7 +208,7 @@ class Turn:
 
     def add(self, peer: Peer, number: int, kind: str, body: bytes, said: Said, *, power: bool) -> bool:
         """Append a record, or put it with the refused; whether it was appended."""
-        if reason := self._claims.refused(peer.who[0], kind, said, len(body)):
+        if reason := self.claims.refused(peer.who[0], kind, said, len(body)):
             self.deny(peer, number, reason)
             return False
         if self.refusing and kind != "outcome":

@@ -133,10 +133,13 @@ def show(options: argparse.Namespace, _command: list[str]) -> int:
     if said:
         _print_request(said)
     else:
-        print(f"approval {server.approval} of {made.server}: {server.held or 'approved'}{_unbound(server)}")
+        held = f"{server.held or 'approved'}{_unbound(server)}"
+        print(printable(f"approval {server.approval} of {made.server}: {held}"))
     _print_bound(made, rows, first=old is None)
     for each in listed:
-        print(f"{each['at']} {each['what']} {each['approval']} by {each['by']} {each['reason']}".rstrip())
+        print(
+            printable(f"{each['at']} {each['what']} {each['approval']} by {each['by']} {each['reason']}".rstrip())
+        )
     return 0
 
 
@@ -202,7 +205,7 @@ def decide(options: argparse.Namespace, _command: list[str]) -> int:
     if options.json:
         print(json.dumps(_row(now) | {"done": options.command, "held": now.held}))
     else:
-        print(f"{server.entry.name}: {now.held or 'approved; it may be started'}")
+        print(printable(f"{server.entry.name}: {now.held or 'approved; it may be started'}"))
     return 0
 
 

@@ -363,14 +363,14 @@ def _child(options: argparse.Namespace, old: bytes, write: int) -> int:
     """Without privileges: start the server, ask it, print the account, hand the manifest over."""
     import uvloop
 
-    from supervisor.proxy import pinning  # noqa: F401
+    from supervisor.proxy import pinning, pump  # noqa: F401
 
     try:
         with _dropped(options, audited=False) as reached, open(write, "wb") as pipe:
             pipe.write(uvloop.run(_pin(reached, options, old)))
         sys.stdout.flush()
     except SupervisorError as error:
-        print(f"supervisor: {error}", file=sys.stderr)
+        pump.note(str(error))
         return error.exit_status
     except KeyboardInterrupt:
         return 130

@@ -211,6 +211,11 @@ def _standard_streams() -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
+    if message and not message.isprintable():
+        # it may quote a stranger
+        from supervisor.proxy.pump import told
+
+        message = told(message)
     if message:
         with contextlib.suppress(OSError):
             print(message, file=sys.stderr, flush=True)

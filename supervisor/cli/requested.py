@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -54,8 +55,9 @@ class Request:
     @property
     def said(self) -> list[str]:
         """Where it was found and why it is as it is: the comments on top of it."""
-        lines = self.data.decode().splitlines()[1:]
-        return [line[2:] for line in lines if line.startswith("# ")]
+        # no other character ends a line of TOML, and a stranger's text below them may hold one
+        lines = self.data.decode(errors="replace").split("\n")[1:]
+        return [line[2:] for line in itertools.takewhile(lambda line: line.startswith("# "), lines)]
 
 
 def names(path: str) -> list[str]:
@@ -78,6 +80,7 @@ def look(path: str, name: str) -> Request:
     found = Request(name, there)
     try:
         data = toml.checked(there)
+        found = Request(name, there, data)
         fields = entry(there, data, name)
         before, text = servers.text_of(path)
         found = Request(name, there, data, fields, before=before)
@@ -96,6 +99,10 @@ def entry(there: str, data: bytes, name: str) -> written.Fields:
     fields = tables.get(name)
     if len(tables) != 1 or not isinstance(fields, dict):
         raise ConfigError(f"{there}: it is to have one table, [server.{name}]")
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{there}: a date, a time, or a number that is none: no entry has one") from None
     return fields
 
 

@@ -206,7 +206,8 @@ def listing(options: argparse.Namespace, _command: list[str]) -> int:
     for row in [] if options.json else rows:
         pinned = "pinned" if row["pinned"] else "not pinned"
         state = "" if row["state"] == "registered" else row["state"]
-        print(f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {state!s:8} {row['summary']}".rstrip())
+        said = f"{row['name']!s:24} {row['profile']!s:16} {pinned:10} {state!s:8} {row['summary']}"
+        print(printable(said.rstrip()))
     return 0
 
 

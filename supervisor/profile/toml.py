@@ -193,7 +193,7 @@ def line_of(text: str, key: Path) -> int:
     best, depth = 1, 0
     table: list[str | int] = []
     counts: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         header, entry = _HEADER.match(line), _KEY.match(line)
         if header:
             name = header.group(2)

@@ -284,9 +284,15 @@ class Audit:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        unwritten, self._unwritten = self._unwritten, []
-        for each in unwritten:
-            self._write(*each)
+        unwritten, self._unwritten = iter(self._unwritten), []
+        try:
+            for each in unwritten:
+                self._write(*each)
+        finally:
+            # one that cannot be written takes no other with it
+            if rest := list(unwritten):
+                self._unwritten = rest + self._unwritten
+                self._timer = self._timer or asyncio.get_running_loop().call_later(_SOON, self._write_all)
 
     def _write(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
         said = "" if outcome in ("ok", "tool_error") else _error(line)
@@ -301,8 +307,11 @@ class Audit:
         while self._late and time.monotonic() < ends:
             await asyncio.sleep(0.005)
         for late in list(self._late.values()):
-            late()
-        self._write_all()
+            asyncio.get_running_loop().call_soon(late)
+        await asyncio.sleep(0)
+        ends = time.monotonic() + _LAST
+        while self._unwritten and time.monotonic() < ends:
+            await asyncio.sleep(_SOON)
         await self._recording.close()
 
     def _touched(self, mark: Mark, hit: tuple[str, ...]) -> Touched:

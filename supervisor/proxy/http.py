@@ -116,9 +116,14 @@ class Front:
             await self._get(reply, known[0])
 
     def _session(self, headers: Headers, who: Principal, only: str | None) -> tuple[Session, Conversation] | None:
-        """That of the same principal at the same endpoint: a token for one server's opens no other."""
+        """That of the same principal at the same endpoint: a token for one server's opens no other.
+
+        Nor does one of fewer groups: what a session may do is decided by those that it began with.
+        """
         known = self.sessions.get(once(headers, http_headers.SESSION) or "")
         if known is None or known[0].principal != who.name or known[1].only != only:
+            return None
+        if set(known[1].principal.groups) != set(who.groups):
             return None
         known[0].used = time.monotonic()
         return known

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 # of one stream: what is kept for a client that comes back, and what waits for one that reads slowly
 MAX_KEPT, MAX_WAITING = 1 << 20, 4 << 20
+# of all streams of a session whose last message has been said
+MAX_DONE = 4 << 20
 
 
 class Stream:
@@ -28,7 +30,7 @@ class Stream:
         self.drained: Callable[[], None] = lambda: None
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._kept: deque[tuple[int, bytes]] = deque()
-        self._kept_size = 0
+        self.kept = 0
         self._reader: asyncio.Future[None] | None = None
 
     def put(self, line: bytes, *, last: bool) -> None:
@@ -53,9 +55,9 @@ class Stream:
 
     def _keep(self, number: int, line: bytes) -> None:
         self._kept.append((number, line))
-        self._kept_size += len(line)
-        while self._kept_size > MAX_KEPT and len(self._kept) > 1:
-            self._kept_size -= len(self._kept.popleft()[1])
+        self.kept += len(line)
+        while self.kept > MAX_KEPT and len(self._kept) > 1:
+            self.kept -= len(self._kept.popleft()[1])
 
     def wake(self) -> None:
         """Let the reader look again."""
@@ -163,6 +165,8 @@ class Session:
         if last and about is not None:
             # a client whose connection broke may still come for the answer
             self._done.append(self.streams.pop(about))
+            while sum(each.kept for each in self._done) > MAX_DONE:
+                self._done.popleft()
 
     def writable(self) -> bool:
         """See conversation.Outlet."""

@@ -34,7 +34,12 @@ class Interrupted(Exception):
 def note(text: str) -> None:
     """A line of ours on standard error, whatever state that is in."""
     with contextlib.suppress(OSError):
-        os.write(2, f"supervisor: {text}\n".encode(errors="replace"))
+        os.write(2, f"supervisor: {told(text)}\n".encode(errors="replace"))
+
+
+def told(text: str) -> str:
+    """A reason of several lines, which may quote a stranger, without anything a terminal would act on."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def printable(text: str) -> str:

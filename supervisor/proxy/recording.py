@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import time
@@ -90,7 +91,7 @@ class Recording:
         """The keeper has answered for the first time, or never will: those that waited for it go on."""
         early, self._early = self._early or (), None
         for written, done, power in early:
-            self.intent(written, done, power=power)
+            asyncio.get_running_loop().call_soon(functools.partial(self.intent, written, done, power=power))
 
     def outcome(self, written: Written, *, power: bool = False) -> None:
         """Not waited for. What a ledger has not acknowledged when it is ended, the next one gets."""

@@ -159,11 +159,16 @@ class Watch:
     def _end(self, *, complete: bool) -> None:
         for window in self.windows:
             window.add(self._files, complete)
-        told, self._under_way = self._under_way or (), None
-        for each in told:
-            each()
-        if self._next and self._under_way is None:
-            self._soon()
+        told, self._under_way = iter(self._under_way or ()), None
+        try:
+            for each in told:
+                each()
+        finally:
+            # one that raises takes nothing from the others
+            for each in told:
+                self._loop.call_soon(each)
+            if self._next and self._under_way is None:
+                self._soon()
 
     def _readable(self) -> None:
         # to the end of what is there: libuv looks at a socket with an error once, and then no more
@@ -200,4 +205,5 @@ class Watch:
 
 def _opened(answer: wire.Message) -> list[Opened]:
     files = answer.get("files")
-    return [Opened(str(path), str(mode)) for path, mode in files] if isinstance(files, list) else []
+    pairs = [each for each in files if isinstance(each, list) and len(each) == 2] if isinstance(files, list) else []
+    return [Opened(str(path), str(mode)) for path, mode in pairs]

@@ -26,18 +26,22 @@ _PROGRAM, _PACKAGE = 256 << 20, 1 << 20
 # what runs a folder by what lies in it, and what runs a script that a command names
 _FOLDERS = re.compile(r"(python|pypy|node|nodejs|bun)[\d.]*")
 _INTERPRETER = re.compile(
-    _FOLDERS.pattern
-    + r"|(deno|tsx|ts-node|ruby|perl|php|java|lua|tclsh|expect|awk|gawk|mawk|make|(ba|da|z|k)?sh)[\d.]*"
+    _FOLDERS.pattern + r"|(deno|tsx|ts-node|ruby|perl|php|java|lua|tclsh|expect|awk|gawk|mawk|(ba|da|z|k)?sh)[\d.]*"
 )
-# says what is run in the words of the command, or by a name that is looked up
-_INLINE = re.compile(r"-[A-Za-z]*[cem]|--(eval|print)")
-_SHELL = re.compile(r"-[A-Za-z]*c")
+# says what is run in the words of the command, or by a name that is looked up, with or without a blank behind it
+_INLINE = re.compile(r"-[A-HJ-Za-z0-9]*[ceEmMr].*|--(eval|print)(=.*)?", re.DOTALL)
+_OWN_INLINE = (
+    (re.compile(r"(python|pypy)[\d.]*"), re.compile(r"-[bBdEhiIOPqRsSuvVx?]*[cm].*", re.DOTALL)),
+    (re.compile(r".*sh"), re.compile(r"-[A-Za-z]*c")),
+    (re.compile(r"java"), re.compile(r"-c")),
+)
+_LOADS = re.compile(r"--(?:require|import|loader|experimental-loader)=(.*)", re.DOTALL)
 # starts what it is told to; of the first kind it is known which words are its own
 _ENV = "env"
 _OTHERS = re.compile(
     r"nice|nohup|timeout|setsid|stdbuf|ionice|chrt|taskset|time|sudo|doas|su|xargs|find|flock|script|watch|busybox"
     r"|unshare|nsenter|chroot|setpriv|prlimit|runuser|parallel|npx|uvx|uv|pipx|poetry|pnpm|yarn|npm"
-    r"|ld-linux[\w.-]*|ld\.so[.\d]*"
+    r"|ld-linux[\w.-]*|ld\.so[.\d]*|make"
 )
 # of env(1), in a first line: -S and what it takes from there
 _OPTION = re.compile(r"-S|-vS|--split-string=?")
@@ -134,12 +138,19 @@ class Binding:
 
     def _script(self, argv: tuple[str, ...]) -> bool:
         """Whether the script that an interpreter is given is one of the files."""
-        inline = _SHELL if os.path.basename(argv[0]).endswith("sh") else _INLINE
-        first = next((word for word in argv[1:] if not word.startswith("-") or inline.fullmatch(word)), "")
-        if not first or inline.fullmatch(first):
+        name = os.path.basename(argv[0])
+        inline = next((own for names, own in _OWN_INLINE if names.fullmatch(name)), _INLINE)
+        for first in argv[1:]:
+            if inline.fullmatch(first) or ((loads := _LOADS.fullmatch(first)) and not self._is_file(loads[1])):
+                return False
+            if not first.startswith("-"):
+                break
+        else:
             return False
-        path = os.path.normpath(os.path.join(self._spec.cwd, first))
-        return bool(self._file(path)) or any(os.path.isfile(each) for each in self._in_folder(argv))
+        return self._is_file(first) or any(os.path.isfile(each) for each in self._in_folder(argv))
+
+    def _is_file(self, word: str) -> bool:
+        return bool(self._file(os.path.normpath(os.path.join(self._spec.cwd, word))))
 
     def _file(self, path: str) -> str:
         found = self._host(path)

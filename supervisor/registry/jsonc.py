@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from supervisor.errors import ConfigError
 
@@ -86,9 +87,16 @@ class Object(Node):
     def plain(self) -> Plain:
         return {each.key: each.value.plain() for each in self.members}
 
+    @cached_property
+    def _by_key(self) -> dict[str, list[Member]]:
+        found: dict[str, list[Member]] = {}
+        for each in self.members:
+            found.setdefault(each.key, []).append(each)
+        return found
+
     def member(self, key: str) -> Member | None:
         """The one with this key; NotJson when there are several, since programs disagree on which counts."""
-        found = [each for each in self.members if each.key == key]
+        found = self._by_key.get(key, [])
         if len(found) > 1:
             raise NotJson(f'"{key}" is written twice', found[1].start)
         return found[0] if found else None

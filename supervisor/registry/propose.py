@@ -17,7 +17,8 @@ from supervisor.registry import clients, commands, installed, known
 from supervisor.registry.draft import Draft
 from supervisor.registry.installed import Machine
 
-_HOLE = re.compile(r"\$\{([^}]*)\}")
+# bounded: of many that do not end each is searched for its end
+_HOLE = re.compile(r"\$\{([^}]{0,256})\}")
 _KEY = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL|AUTH|_PAT$", re.IGNORECASE)
 _SHELL, _COMMAND = re.compile(r"(ba|da|z|k|fi)?sh|cmd"), re.compile(r"-[a-z]*c|/c")
 # of whoever starts the client, and nobody inside

@@ -72,6 +72,18 @@ def test_query_shows_who_called_what_as_a_table_and_as_json(place: Place, ledger
     assert "write 90m, 2d" in run(place, "query", "--since", "yesterday", status=2)
 
 
+def test_whatever_the_ledger_took_is_found(place: Place, ledger: Started) -> None:
+    peer, taken = ledger.peer(), 0
+    for deep in range(900, 1000):
+        data = b'{"path":' + b"[" * deep + b"]" * deep + b"}"
+        body = ledgers.sample(f"deep-{deep}").replace(b'{"path":"/data/a.txt"}', data)
+        taken = deep if "ok" in peer.ask(body=body) else taken
+    assert 900 < taken < 999, "what is too deep is refused"
+    assert f"deep-{taken}" in run(place, "query", "--limit", "0")
+    assert f'"call": "deep-{taken}"' in run(place, "show", "--json", f"deep-{taken}")
+    assert f'"deep-{taken}"' in run(place, "export")
+
+
 def test_show_tells_everything_about_a_call_and_nothing_to_the_terminal(place: Place, ledger: Started) -> None:
     text = run(place, "show", "call-7")
     assert "\x1b" not in text

@@ -104,3 +104,14 @@ def test_a_request_that_cannot_be_registered_is_pending_with_the_reason_and_can_
     assert told(desk, "show", "one")["problem"]
     assert told(desk, "deny", "one", "--reason", "is not there")["done"] == "deny"
     assert desk.discover() == [("known", "one", "denied")]
+
+
+@USER
+def test_a_request_that_was_edited_into_nonsense_is_shown_with_the_reason_and_can_be_denied(desk: Desk) -> None:
+    request(desk)
+    path = desk.folder / "servers.d/proposed/one.toml"
+    for text, said in ((entry("x") + "summary = 2020-01-01\n", "a date"), (entry("x") + "# \udcff", "not UTF-8")):
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        assert said in told(desk, "show", "one")["problem"]
+        assert told(desk, "deny", "one", "--reason", "nonsense")["done"] == "deny"
+        assert not path.exists()

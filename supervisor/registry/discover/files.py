@@ -7,8 +7,10 @@ in a watched folder no link is followed. What changes while it is read is left f
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
+import time
 from collections.abc import Iterator
 
 from supervisor.errors import ConfigError, SupervisorError
@@ -16,13 +18,15 @@ from supervisor.profile import toml
 from supervisor.registry import clients, jsonc, propose
 from supervisor.registry.catalog import parsed
 from supervisor.registry.discover import labels, packages
-from supervisor.registry.discover.proposal import Found, Proposal, found
+from supervisor.registry.discover.proposal import MOST, Found, Proposal, found
 from supervisor.registry.installed import Machine
 
 LIMIT = 1 << 20
 # a client keeps more than its servers there
 CLIENT_LIMIT = 16 << 20
 NAMES = 1000
+# seconds for a folder: after these no other file of it is begun
+SECONDS = 20.0
 _KINDS = (".json", ".toml")
 _HOME = (
     ".config/Claude/claude_desktop_config.json",
@@ -51,9 +55,13 @@ def in_folder(path: str, machine: Machine, bound: str = "none") -> Found:
         return Found(source, problem=f"{path}: {error.strerror}")
     problem = f"{path}: more than {NAMES} names; those after them were not looked at" if len(names) > NAMES else ""
     made: list[Proposal] = []
+    ends = time.monotonic() + SECONDS
     for each in names[:NAMES]:
         if not each.endswith(_KINDS) or (each.startswith(".") and each != ".mcp.json"):
             continue
+        if len(made) > MOST or time.monotonic() > ends:
+            problem = f"{path}: more than can be looked at; {each} and those after it were not"
+            break
         try:
             made += of_file(source, os.path.join(path, each), machine, bound=bound)
         except Changing as error:
@@ -85,6 +93,8 @@ def of_clients(machine: Machine) -> Found:
     made: list[Proposal] = []
     problem = ""
     for path in dict.fromkeys(os.path.realpath(each) for each in paths if os.path.lexists(each)):
+        if len(made) > MOST:
+            break
         try:
             made += of_file("clients", path, machine, CLIENT_LIMIT)
         except Changing as error:
@@ -144,7 +154,7 @@ def _registry(source: str, path: str, data: bytes, bound: str) -> list[Proposal]
     """The tables of a file in the words of servers.toml, as far as they grant no more than the bound."""
     written = toml.parse(path, data)
     made = []
-    for name in parsed(written).server:
+    for name in itertools.islice(parsed(written).server, MOST + 1):
         tables = written.data["server"]
         fields = tables[name] if isinstance(tables, dict) else {}
         try:
@@ -186,17 +196,19 @@ def _json(source: str, path: str, data: bytes, machine: Machine) -> list[Proposa
         if source != "clients" and packages.is_document(root):
             return packages.propose_all(source, path, packages.parse(text), machine)
         own = clients.project(path, machine.home)
-        entries = [each for table in clients.tables(root, own) for each in clients.entries(table)]
+        there = (each for table in clients.tables(root, own) for each in clients.entries(table) if not each.ours)
+        entries = list(itertools.islice(there, MOST + 1))
     except jsonc.NotJson as error:
         raise ConfigError(f"{path}:{jsonc.place(text, error.position)}: {error}") from None
-    return [_of_client(source, path, each, machine) for each in entries if not each.ours]
+    return [_of_client(source, path, each, machine) for each in entries]
 
 
 def _of_client(source: str, path: str, entry: clients.Entry, machine: Machine) -> Proposal:
     place = f"{path}#{'.'.join(entry.path)}"
     name = propose.name_for(entry.name, lambda _: False)
+    place = place if clients.encodable(place) else ascii(place)
     if entry.problem:
-        return Proposal(source, ascii(place) if "UTF-8" in entry.problem else place, name, refused=entry.problem)
+        return Proposal(source, place, name, refused=entry.problem)
     try:
         made = propose.propose(
             entry.command, entry.env, project=entry.table.project, cwd=entry.cwd, machine=machine

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from supervisor.errors import ConfigError
 from supervisor.profile import diff, load
@@ -88,15 +89,20 @@ def within(name: str, bound: str, what: str) -> str:
     """A shipped profile that grants nothing that the bound does not; ConfigError calls it `what`."""
     if name not in load.names():
         raise ConfigError(f'{what}: "{name[:64]}" is none of {", ".join(load.names())}')
-    asked, most = load.load(name).profile, load.load(bound).profile
-    more = [said for sign, said in diff.compare(most, asked) if sign == "+"]
-    if more:
+    if more := _more(name, bound):
         others = f" and {len(more) - 1} more" if len(more) > 1 else ""
         raise ConfigError(
             f"{what}: {name} grants more than the bound, {bound}: {more[0]}{others}; "
             f"a wider bound is yours to give: --bound {name}"
         )
     return name
+
+
+@cache
+def _more(name: str, bound: str) -> tuple[str, ...]:
+    """What one shipped profile grants and another does not; asked for each of a stranger's servers."""
+    asked, most = load.load(name).profile, load.load(bound).profile
+    return tuple(said for sign, said in diff.compare(most, asked) if sign == "+")
 
 
 def _image(container: Mapping[str, object], names: Callable[[str], list[str]]) -> str:

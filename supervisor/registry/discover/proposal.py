@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from supervisor.errors import ConfigError
 
 # of one source: more than a registry can hold is no inventory of a machine
 MOST = 200
 TEXT = 256
+# of where one was found, which is remembered; and of why it is refused
+_PLACE, _REASON = 512, 2000
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,18 @@ def found(source: str, proposals: list[Proposal], problem: str = "") -> Found:
     """What a source had, bounded."""
     if len(proposals) > MOST:
         problem = problem or f"more than {MOST} servers; the others are not shown"
-    return Found(source, tuple(proposals[:MOST]), problem)
+    return Found(source, tuple(map(_bounded, proposals[:MOST])), problem)
+
+
+def _bounded(made: Proposal) -> Proposal:
+    """A proposal that can be remembered and shown, whatever a stranger has called it."""
+    if len(made.place) > _PLACE:
+        number = hashlib.sha256(made.place.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+        place = f"{made.place[:_PLACE]}... {number}"
+        return Proposal(
+            made.source, place, made.name[:TEXT], refused=f"its name is longer than {_PLACE} characters"
+        )
+    return replace(made, refused=made.refused[:_REASON]) if len(made.refused) > _REASON else made
 
 
 def plain(text: str, what: str) -> str:

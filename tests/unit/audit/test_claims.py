@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from supervisor.audit import chain, claims, schema, segments
-from supervisor.audit.claims import Claims
+from supervisor.audit.claims import Claims, Delegated
 from supervisor.audit.confine import Place
 from supervisor.sandbox import syscalls
 from tests.unit.audit import ledgers
-from tests.unit.audit.ledgers import started
+from tests.unit.audit.ledgers import Started, started
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="to be somebody else needs root")
 WHO = 54321
@@ -52,6 +53,22 @@ def test_a_record_in_another_name_is_refused_and_the_sender_is_told_why(place: P
     kinds = [line.kind for line in map(chain.parse, path.read_bytes().splitlines(keepends=True)) if line]
     assert kinds.count("intent") == 2
     assert kinds.count(chain.GAP) == 2
+
+
+@root
+def test_who_is_hung_up_on_again_and_again_fills_no_log(place: Place) -> None:
+    with started(place) as ledger:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                os.setresuid(WHO, WHO, WHO)
+                ledger.peer(WHO).socket.send(b"garbage")
+                os._exit(0)
+            os.waitpid(pid, 0)
+            assert ledger.event()["event"] == "dropped"
+        path = segments.path_of(ledger.folder, 1)
+    kinds = [line.kind for line in map(chain.parse, path.read_bytes().splitlines(keepends=True)) if line]
+    assert kinds.count(chain.DROPPED) == 1
 
 
 @root
@@ -118,3 +135,50 @@ def test_what_a_record_says_of_its_user_is_read(kind: str) -> None:
     end, found = schema.read(kind, (text := ledgers.sample("c", kind).decode()), 0)
     assert end == len(text)
     assert (found["user"], found["app"], found["svc"]) == ('"uid:1000"', '"test 1"', '"stdio"')
+
+
+SUBUID = """\
+# not a range
+ada:100000:65536
+root:300000:65536
+1001:2147483648:65536
+eve:1:x
+bob:99999999999:1
+"""
+
+
+@pytest.fixture
+def delegated(tmp_path: Path) -> Delegated:
+    (tmp_path / "subuid").write_text(SUBUID)
+    return Delegated(str(tmp_path / "subuid"))
+
+
+def test_all_uids_that_one_user_was_given_are_one_user(delegated: Delegated) -> None:
+    assert [delegated.one(each) for each in (0, 1, 99_999, 100_000, 165_535, 165_536)] == [
+        0, 1, 99_999, 100_000, 100_000, 165_536,
+    ]  # fmt: skip
+    assert delegated.one((1 << 31) + 9) == 1 << 31
+    limited = Claims(1 << 20, delegated)
+    assert not any(limited.refused(100_000 + each, "intent", said("me"), 1 << 20) for each in range(60))
+    assert limited.refused(165_535, "intent", said("me"), 1 << 20)
+    assert not limited.refused(165_536, "intent", said("me"), 1 << 20)
+
+
+def test_no_uid_that_somebody_was_given_is_one_of_ours(delegated: Delegated) -> None:
+    of_root = 300_005
+    for uid in (of_root, (1 << 31) + 9, syscalls.FIRST_UID + (1 << 22)):
+        assert Claims(delegated=delegated).refused(uid, "intent", said("uid:0"), 1), uid
+    everything = Claims(delegated=Delegated("/nowhere"))
+    assert everything.refused(syscalls.FIRST_UID + (1 << 22) - 1, "intent", said("uid:0"), 1) == ""
+
+
+@root
+def test_connections_of_all_those_uids_are_counted_together(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims.Delegated.__init__, "__defaults__", (str(place.root.parent / "subuid"),))
+    (place.root.parent / "subuid").write_text(SUBUID)
+    ledger = Started(place, forked=True)
+    held = [ledger.peer(100_000 + each) for each in range(claims.MOST_EACH + 1)]
+    assert ledger.event()["event"] == "refused"
+    assert held[-1].socket.recv(1) == b""
+    assert ledger.peer(WHO).ask() == {"ok": [1]}
+    ledger.end()

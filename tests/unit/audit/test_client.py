@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+import uvloop
 
 from supervisor import wire
 from supervisor.audit.client import Client, Unrecorded
@@ -118,3 +120,51 @@ def test_a_record_costs_the_proxy_a_few_microseconds() -> None:
         assert min(costs) < 50e-6
 
     with_a_client(talk)
+
+
+def test_who_fails_when_he_is_told_takes_nothing_from_the_others() -> None:
+    async def talk(client: Client, ledger: socket.socket) -> None:
+        raised: list[str] = []
+        said: list[str] = []
+        lost = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: raised.append(str(about["exception"])))
+        client.lost = lost.set
+        for name in "abcd":
+            client.tell(b"intent", INTENT, failing)
+            client.tell(b"intent", INTENT, functools.partial(keep, said, name))
+        ledger.send(b'{"ok":[1,2,3]}')
+        ledger.send(b'{"no":[5,4],"reason":"full"}')
+        ledger.close()
+        await lost.wait()
+        while len(said) < 4 or len(raised) < 4:
+            await asyncio.sleep(0)
+        assert sorted(said) == ["a", "b the audit", "c its ledger", "d its ledger"]
+        assert raised == ["told"] * 4
+
+    def failing(_: str) -> None:
+        raise LookupError("told")
+
+    def keep(said: list[str], name: str, why: str) -> None:
+        said.append(" ".join([name, *why.split()[:2]]))
+
+    with_a_client(talk)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_a_ledger_acknowledged_before_it_was_killed_is(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def run() -> None:
+        ours, theirs = wire.pair()
+        client = Client(ours)
+        written, unread = client.intent(INTENT), client.intent(INTENT)
+        theirs.recv(1 << 16)
+        theirs.send(b'{"ok":[1]}')
+        # the kernel tells of a close with something unread by an error, before what was sent
+        theirs.close()
+        async with asyncio.timeout(20):
+            await written
+            with pytest.raises(Unrecorded, match="gone"):
+                await unread
+        client.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())

@@ -151,6 +151,24 @@ def test_nobody_else_s_outcome_completes_a_call(here: Place) -> None:
     assert kinds == [("intent", "", None), ("outcome", "ok", None)]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_outcome_that_was_sent_again_is_found_once_and_another_one_too(here: Place, *, at_once: bool) -> None:
+    log = new_log(here)
+    call, intent, outcome, _ = one(1)
+    other = record.outcome(call, 5, Answer("lost", message="another"))
+    alone = record.outcome(call._replace(call="alone"), 5)
+    for kind, body in (
+        ("intent", intent),
+        *(("outcome", each) for each in (outcome, outcome, other, other, alone, alone)),
+    ):
+        log.append(kind, (1000, 42), body)
+        log.commit()
+        if not at_once:
+            found(here, Wanted())
+    rows = [(each.kind, each.call, each.status) for each in found(here, Wanted())]
+    assert rows == [("outcome", "alone", "ok"), ("outcome", "c1", "lost"), ("intent", "c1", "ok")]
+
+
 def test_the_lines_of_a_call_come_from_the_log_itself(here: Place) -> None:
     log = new_log(here)
     write(log, 0, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 from dataclasses import replace
 from hashlib import sha256
 
@@ -16,6 +17,7 @@ from supervisor.audit import chain, record, schema
 from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
 from supervisor.audit.redact import Redactor
 from supervisor.secrets.marks import Marks, make
+from tests.unit.audit import ledgers
 
 HEX = "ab" * 32
 CONTEXT = Context(
@@ -230,3 +232,18 @@ def test_ordinary_arguments_are_left_as_they_are() -> None:
         "max_tokens": None,
     }
     assert Redactor().clean(arguments) == arguments
+
+
+@pytest.mark.parametrize("fill", ["a" * 54_000, "\\\\" * 27_000, "\\u0041" * 9_000])
+@pytest.mark.parametrize("kind", ["intent", "outcome"])
+def test_what_is_no_record_is_refused_as_fast_as_one_is_taken(kind: str, fill: str) -> None:
+    good = ledgers.sample("c", kind).decode().replace('"svc_name":"stdio"', f'"svc_name":"{fill}"')
+    open_ended = ledgers.sample("c", kind).decode()[:-2].replace('"tool":"read_file', f'"tool":"{fill}')
+    began = time.process_time()
+    for _ in range(60):
+        schema.check(kind, good)
+    took = time.process_time() - began
+    for bad in (good[:-1] + "!", good[:-2] + ",", open_ended) * 20:
+        with pytest.raises(schema.Malformed):
+            schema.check(kind, bad)
+    assert time.process_time() - began < 4 * took + 0.02

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
 
 from supervisor import wire
 from supervisor.audit import record
+from supervisor.audit.forms import Short
 from supervisor.audit.record import Context, Opened
 from supervisor.proxy.auditing import Audit, Mark
 from supervisor.proxy.calls import Call
@@ -81,3 +84,38 @@ def test_a_process_that_ends_before_it_has_told_leaves_a_part() -> None:
         assert (mark.earlier, mark.lacks) == ([], 1)
 
     played(play)
+
+
+class Paper:
+    """A recording that fails at some outcomes, and keeps the others."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def outcome(self, written: bytes | Short, *, power: bool = False) -> None:
+        whole = written if isinstance(written, bytes) else written.whole()
+        call = json.loads(whole)["metadata"]["correlation_uid"]
+        if call == "bad":
+            raise LookupError(call)
+        self.written.append(call)
+
+    async def close(self) -> None:
+        self.written.append("closed")
+
+
+def test_an_outcome_that_cannot_be_written_takes_no_other_with_it() -> None:
+    async def run() -> None:
+        raised: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: raised.append(str(about["exception"])))
+        paper = Paper()
+        audit = Audit(cast(Recording, paper), "stdio", 1)
+        names = ["one", "bad", "two", "bad", "three"]
+        for name in names:
+            mark = Mark(record.Call(Context("uid:1", "", "", "s"), name, "tool"), power=False)
+            call = SimpleNamespace(mark=mark, server=None, began=time.monotonic())
+            audit.ended(cast(Call, call), "ok", b"{}")
+        await audit.close()
+        assert paper.written == ["one", "two", "three", "closed"]
+        assert raised == ["bad"] * 2
+
+    asyncio.run(run())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from supervisor.proxy import http, http_connection
+from supervisor.proxy import http, http_connection, http_streams
 from supervisor.proxy.authority import Denied
 from supervisor.proxy.http_headers import Headers, Visitors, once
 from supervisor.proxy.principal import Principal
-from tests.unit.proxy.stand import MODERN
+from tests.unit.proxy.stand import MODERN, small
 from tests.unit.proxy.web import Web, request, serving
+from tests.unit.roles.policies import policy
 
 Scene = Callable[[Web], Coroutine[Any, Any, None]]
 
@@ -260,6 +262,19 @@ def test_a_client_whose_connection_broke_comes_back_for_the_answer() -> None:
     play(scene)
 
 
+def test_answers_that_were_sent_are_kept_within_a_bound() -> None:
+    async def scene(web: Web) -> None:
+        session = await web.initialize("/servers/a/mcp")
+        for number in range(2, 12):
+            call = request("tools/call", {"name": "echo", "arguments": {"x": "y" * (1 << 20)}}, number)
+            assert (await web.post(call, "/servers/a/mcp", Mcp_Session_Id=session)).status == 200
+        kept = [web.front.sessions[session][0].find(number) for number in range(1, 12)]
+        assert sum(each.kept for each in kept if each) <= http_streams.MAX_DONE
+        assert kept[-1] is not None
+
+    play(scene)
+
+
 def test_a_modern_client_that_hangs_up_has_its_call_cancelled_at_the_server() -> None:
     async def scene(web: Web) -> None:
         heard = asyncio.Event()
@@ -284,7 +299,7 @@ class Names:
         who = once(headers, b"x-who")
         if who is None:
             raise Denied(401, "who are you?", (b"www-authenticate", b'Bearer realm="x"'))
-        return Principal(who)
+        return Principal(who, tuple((once(headers, b"x-groups") or "").split()))
 
     def page(self, path: str) -> bytes | None:
         return b"{}" if path == "/everybody" else None
@@ -306,6 +321,23 @@ def test_a_session_is_nobody_else_s() -> None:
         assert (await web.post(request("tools/list"), Mcp_Session_Id=session, X_Who="ada")).status == 200
 
     play(scene, authority=Names())
+
+
+def test_a_session_gives_nobody_the_groups_of_an_earlier_token() -> None:
+    async def scenario(web: Web) -> None:
+        session = await web.initialize("/servers/a/mcp", X_Who="oidc:ada", X_Groups="staff admins")
+        call = request("tools/call", {"name": "echo", "arguments": {"x": 1}}, number=2)
+        there = {"path": "/servers/a/mcp", "Mcp_Session_Id": session, "X_Who": "oidc:ada"}
+        assert b"result" in (await web.post(call, **there, X_Groups="admins staff")).body
+        assert (await web.post(call, **there, X_Groups="staff")).status == 404
+
+    admins = policy(
+        "a",
+        'permit(principal in Group::"oidc:admins", action, resource);'
+        'permit(principal in Group::"oidc:staff", action, resource == Tool::"a/progress");',
+    )
+    servers = {"a": dataclasses.replace(small(), policy=admins)}
+    play(scenario, authority=Names(), servers=servers)
 
 
 def test_a_head_that_never_ends_and_a_request_that_never_comes_are_hung_up_on(

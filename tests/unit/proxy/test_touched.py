@@ -125,3 +125,35 @@ def test_without_a_watcher_nothing_is_known() -> None:
         assert await watch.since() == ([], False)
 
     asyncio.run(scenario())
+
+
+def test_a_listener_that_fails_takes_nothing_from_the_others() -> None:
+    async def scenario(watch: Watch, sock: socket.socket) -> None:
+        raised: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: raised.append(str(about["exception"])))
+        told: asyncio.Queue[str] = asyncio.Queue()
+        watch.ask(failing)
+        for each in (lambda: told.put_nowait("a"), failing, lambda: told.put_nowait("b")):
+            watch.ask(each)
+        await answer(sock, "since", [])
+        await answer(sock, "since", [])
+        watch.ask(lambda: told.put_nowait("c"))
+        assert [await told.get(), await told.get()] == ["a", "b"]
+        await answer(sock, "since", [])
+        assert await told.get() == "c"
+        assert raised == ["seen"] * 2
+
+    def failing() -> None:
+        raise LookupError("seen")
+
+    play(scenario)
+
+
+def test_what_is_no_file_in_an_answer_is_none() -> None:
+    async def scenario(watch: Watch, sock: socket.socket) -> None:
+        asked = asyncio.ensure_future(watch.since())
+        await asyncio.get_running_loop().sock_recv(sock, 1000)
+        wire.send(sock, {"files": [["/a", "r"], [], ["/b"], 1, "rw", ["/c", "r", 1]], "complete": True})
+        assert await asked == ([Opened("/a")], True)
+
+    play(scenario)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from supervisor.cli import requested
 from supervisor.profile import toml
 from supervisor.proxy.pump import printable
 from supervisor.registry import written
@@ -123,6 +125,7 @@ def machine(tmp_path: Path) -> Machine:
 @MANY
 @given(document=st.one_of(CLIENT, DOCUMENT, VALUE))
 @example(document={"servers": {"x": {"command": "\0"}}})
+@example(document={"servers": {"\ud800": {"command": "x", "args": {}}}})
 def test_whatever_a_json_file_says(tmp_path: Path, machine: Machine, document: object) -> None:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps(document))
@@ -133,3 +136,53 @@ def test_whatever_a_json_file_says(tmp_path: Path, machine: Machine, document: o
 @given(container=CONTAINER, bound=st.sampled_from(["none", "net-allowlist", "fs-readonly"]))
 def test_whatever_an_engine_says_of_a_container(container: dict[str, object], bound: str) -> None:
     usable([labels.propose("source", container, lambda _: [IMAGE], bound)])
+
+
+NUMBER = 50_000
+LARGE = {
+    "servers.json": '{"mcpServers":{'
+    + ",".join(f'"a{each}":{{"command":"x"}}' for each in range(NUMBER // 2))
+    + "}}",
+    "others.json": '{"mcpServers":{' + ",".join(f'"a{each}":{{}}' for each in range(NUMBER)) + "}}",
+    "servers.toml": "\n".join(
+        f'[server.a{each}]\nprofile = "none"\ncommand = ["x"]' for each in range(NUMBER // 5)
+    ),
+    "holes.json": json.dumps({"mcpServers": {"a": {"command": "x", "args": ["${" * NUMBER * 5]}}}),
+    "name.json": json.dumps({"mcpServers": {"n" * (files.LIMIT - 60): {"command": "x"}}}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_look_at_one_file_ends_soon_and_what_it_says_is_short(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(LARGE[name])
+    began = time.process_time()
+    looked = files.in_folder(str(tmp_path), Machine("/root", "/", {"PATH": "/usr/bin"}))
+    assert time.process_time() - began < 15
+    _, memory = state.compare(state.Memory(), [looked])
+    assert len(memory.model_dump_json()) < 1 << 20
+
+
+def test_a_long_name_is_refused_and_two_of_them_stay_two(tmp_path: Path) -> None:
+    long = {"n" * 5000 + each: {"command": "/usr/bin/true"} for each in "ab"}
+    (tmp_path / "a.json").write_text(json.dumps({"mcpServers": long}))
+    looked = files.in_folder(str(tmp_path), Machine("/root", "/", {"PATH": "/usr/bin"}))
+    assert [bool(each.refused) for each in looked.proposals] == [True, True]
+    assert len({each.key for each in looked.proposals}) == 2
+
+
+def test_a_folder_has_its_time_and_what_was_not_looked_at_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SECONDS", -1)
+    (tmp_path / "a.json").write_text("{}")
+    looked = files.in_folder(str(tmp_path), Machine("/root", "/", {"PATH": "/usr/bin"}))
+    assert "a.json and those after it" in looked.problem
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"])
+def test_where_a_request_was_found_is_not_for_its_server_to_say(end: str) -> None:
+    fields: written.Fields = {"command": ["x", f"a{end}# found by you in /etc{end}"], "profile": "none"}
+    text = denied.head(fields) + "# found by files in /w\n" + written.render("a", fields) + "# its owner's\n"
+    assert requested.Request("a", "/x", text.encode()).said == ["found by files in /w"]
+    line = toml.line_of(text, ("server", "a", "profile"))
+    assert text.split("\n")[line - 1].startswith("profile")
