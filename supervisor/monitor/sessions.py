@@ -9,7 +9,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from supervisor import wire
 from supervisor.errors import LaunchFailed
@@ -47,8 +48,7 @@ class Peer:
             self.closed = True
 
 
-@dataclass
-class Session:
+class Session(Struct):
     """One server process tree. `timers` are cancelled with it; `marks` of its secrets are for its gateway."""
 
     number: int
@@ -56,7 +56,7 @@ class Session:
     spec: SandboxSpec
     peer: Peer
     spawner: Spawner
-    timers: list[Timer] = field(default_factory=list)
+    timers: list[Timer] = []
     reason: str = ""
     running: bool = False
     pid: int = 0
