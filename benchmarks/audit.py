@@ -28,7 +28,8 @@ from supervisor.audit.client import Client
 from supervisor.audit.confine import Place
 from supervisor.audit.cursors import START
 from supervisor.audit.query import Wanted
-from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Touched
 from supervisor.audit.segments import Log, Rules
 from tests.unit.audit import ledgers
 from tests.unit.audit.ledgers import Peer, Started

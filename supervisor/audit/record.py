@@ -24,6 +24,7 @@ import msgspec
 from supervisor.audit import schema
 from supervisor.audit.bounded import LONGEST, MOST, NAME, count, fit, listed, quoted, texts
 from supervisor.audit.forms import Short
+from supervisor.audit.reached import Reached
 from supervisor.audit.redact import MARK, Redactor
 from supervisor.audit.resources import resources_of
 
@@ -58,16 +59,6 @@ class Opened(NamedTuple):
 
     path: str
     mode: str = "r"
-    denied: bool = False
-
-
-class Reached(NamedTuple):
-    """A host that was reached, or was not let be reached, and the bytes that went each way."""
-
-    host: str
-    port: int
-    sent: int = 0
-    received: int = 0
     denied: bool = False
 
 

@@ -133,3 +133,8 @@ class Withheld(Redactor):
 
 def _secret(name: str) -> str:
     return f"{MARK}secret {name}]"
+
+
+def knowing(secrets: object) -> Redactor:
+    """What takes out of a record what its session was given in confidence, by its marks."""
+    return Redactor(secrets=Marks(secrets))

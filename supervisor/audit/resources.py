@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from supervisor.audit.bounded import NAME, count, quoted
 
 if TYPE_CHECKING:
-    from supervisor.audit.record import Opened, Reached, Touched
+    from supervisor.audit.reached import Reached
+    from supervisor.audit.record import Opened, Touched
     from supervisor.audit.redact import Redactor
 
 _TOUCHED = 24 * 1024

@@ -22,9 +22,13 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
     if options.diff:
         return _print_diff(options, load.load(options.diff).profile, chain.profile)
     from supervisor.cli import runtimes
-    from supervisor.registry import engines, images
+    from supervisor.registry import engines
 
-    found = images.find(written)
+    found = None
+    if written.image:
+        from supervisor.registry import images
+
+        found = images.find(written)
     ready = plan.plan(chain, written, found.image if found else None)
     if ready.spec.runtime == "gvisor":
         ready = engines.guest(ready)

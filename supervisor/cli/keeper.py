@@ -9,15 +9,17 @@ import contextlib
 import grp
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import supervisor
 from supervisor import wire
 from supervisor.audit import confine
 from supervisor.errors import ConfigError, SupervisorError
-from supervisor.proxy.recording import Way
+
+if TYPE_CHECKING:
+    from supervisor.proxy.recording import Way
 
 _CODE = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.audit.keeper import main; main(3)"
 
@@ -28,6 +30,8 @@ class Kept:
     def __init__(self, way: Way, pid: int = 0, theirs: socket.socket | None = None) -> None:
         self.way = way
         self._pid, self._theirs = pid, theirs
+        # while it is still known who typed this
+        self.groups = groups()
 
     def begin(self, filter_: str) -> None:
         """Have the ledger started, if it is ours: under the filter that the planner compiled for it."""
@@ -65,10 +69,13 @@ def spawn(first: wire.Message | None = None, fds: list[int] | None = None) -> tu
 
 def start(host: str | None) -> Kept:
     """The keeper for one proxy: of a ledger of its own, or a connection to a host's (`host`: its socket)."""
+    where = folder() if host is None else host
+    sock, pid = spawn() if host is None else (_connected(host), 0)
+    # only now: it gets ready meanwhile
+    from supervisor.proxy.recording import Way
+
     if host is not None:
-        return Kept(Way(None, _connected(host), host))
-    where = folder()
-    sock, pid = spawn()
+        return Kept(Way(None, sock, where))
     ours, theirs = wire.pair()
     return Kept(Way(ours, sock, where), pid, theirs)
 
@@ -87,6 +94,8 @@ def host(listener: socket.socket) -> Iterator[socket.socket]:
 
 def _compiled() -> str:
     """The ledger's filter, by a process that can only read: what it is compiled from needs a parser."""
+    import subprocess
+
     code = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.registry.planner import ledger; ledger()"
     argv = [
         sys.executable,

@@ -6,14 +6,15 @@ Exit status: the command's own for `run` and `exec`; otherwise 0 ok, 1 failed, 2
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from supervisor.cli.options import parser
 from supervisor.errors import ConfigError, SupervisorError
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def _start(options: argparse.Namespace, tail: list[str]) -> int:
@@ -22,8 +23,6 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     server = getattr(options, "server", None)
     if server is not None and (tail or options.profile):
         raise ConfigError(f'"{server}" is a registered server: --profile and a command do not go with it')
-    if options.command == "exec" and not tail and not options.image:
-        raise ConfigError("exec: name a command after --, as in: supervisor exec --profile ci-runner -- make test")
     if server is not None and options.command == "run":
         from supervisor.cli import gateway
 
@@ -32,7 +31,7 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
     # only now, while planner and monitor get ready
     from supervisor.cli import start
 
-    table = {"run": start.run, "exec": start.execute, "call": start.call}
+    table = {"run": start.run, "call": start.call}
     status = _flushed(table[options.command](options, tree))
     # without the interpreter's own clean-up: somebody waits for this
     os._exit(status)
@@ -148,7 +147,7 @@ _COMMANDS = {
     **dict.fromkeys(("pending", "show", "approve", "deny", "revoke"), _approvals),
     **dict.fromkeys(("ps", "logs"), _watch),
     **dict.fromkeys(("serve", "pin"), _gateway),
-    **dict.fromkeys(("run", "exec", "call"), _start),
+    **dict.fromkeys(("run", "call"), _start),
     **dict.fromkeys(("explain", "profile", "check"), _inspect),
     **dict.fromkeys(("daemon", "admin"), _host),
     "secrets": _secrets,
@@ -171,12 +170,9 @@ def main() -> None:
             _end("supervisor: nothing follows --", 2)
     try:
         _standard_streams()
-        if arguments[:1] == ["audit"]:
-            if tail:
-                raise ConfigError("audit takes no command after --")
-            sys.exit(_flushed(_audit(arguments[1:])))
-        if arguments[:1] in (["image"], ["policy"]) and not tail:
-            sys.exit(_flushed((_image if arguments[0] == "image" else _policy)(arguments[1:])))
+        _apart(arguments, tail)
+        from supervisor.cli.options import parser
+
         options = parser().parse_args(arguments)
         if tail and options.command not in _WITH_COMMAND and getattr(options, "action", "") != "learn":
             raise ConfigError(f"{options.command} takes no command after --")
@@ -191,6 +187,44 @@ def main() -> None:
             os.dup2(os.pipe()[1], 1)
         name = f"{error.filename}: " if error.filename else ""
         _end("" if isinstance(error, BrokenPipeError) else f"supervisor: {name}{error.strerror or error}", 1)
+
+
+def _apart(arguments: list[str], tail: list[str]) -> None:
+    """The commands with a parser of their own, and the one that cannot wait for its options; others return."""
+    first = arguments[0] if arguments else ""
+    if first == "exec":
+        _execute(arguments, tail)
+    if first == "audit":
+        if tail:
+            raise ConfigError("audit takes no command after --")
+        sys.exit(_flushed(_audit(arguments[1:])))
+    if first in ("image", "policy") and not tail:
+        sys.exit(_flushed((_image if first == "image" else _policy)(arguments[1:])))
+
+
+def _execute(arguments: list[str], tail: list[str]) -> NoReturn:
+    """`exec`: what it waits for longest gets ready while its options are read."""
+    from supervisor.cli import personal
+
+    planner = personal.early(arguments)
+    try:
+        from supervisor.cli import entry
+        from supervisor.cli.options import parser
+
+        options = parser().parse_args(arguments)
+        if not tail and not options.image:
+            example = "supervisor exec --profile ci-runner -- make test"
+            raise ConfigError(f"exec: name a command after --, as in: {example}")
+        asked = entry.build(options, tail)
+    except BaseException:
+        if planner:
+            planner.drop()
+        raise
+    tree = personal.start(asked, planner=planner)
+    from supervisor.cli import start
+
+    # without the interpreter's own clean-up: somebody waits for this
+    os._exit(_flushed(start.execute(options, tree)))
 
 
 def _flushed(status: int) -> int:

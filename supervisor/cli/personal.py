@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -23,16 +24,50 @@ if TYPE_CHECKING:
 # Thousands of objects are made and none is dropped while modules are imported: collecting is put off. The
 # interpreter's own clean-up is left out, because somebody waits for these processes to end.
 # The spawner first: it gets ready while the monitor imports.
-_MONITOR = """import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
+# msgspec does without typing_extensions, whose import takes as long as its own.
+_LEAN = 'sys.modules["typing_extensions"] = None; import msgspec; del sys.modules["typing_extensions"]'
+_MONITOR = f"""import gc, os, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
 for fd in (3, 4, 5): os.set_inheritable(fd, False)
-from supervisor.monitor.children import Spawner; spawner = Spawner()
+from supervisor.monitor.children import Spawner; spawner = Spawner(); {_LEAN}
 from supervisor.monitor.main import personal; gc.freeze(); gc.enable(); os._exit(personal(spawner, 3, 4, 5))"""
-_PLANNER = """import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])
-from supervisor.registry.{} import main; main()"""
+_PLANNER = f"""import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1]); {_LEAN}
+from supervisor.registry.{{}} import main; main()"""
 # where a user's own engine listens, among them
 _PASSED = ("LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR")
 # no package that lies beside it gets to change what pydantic accepts
 _SET = {"PYDANTIC_DISABLE_PLUGINS": "1"}
+
+
+class Planner:
+    """A started planner: where it takes its question, and where the monitor takes its answer."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        asked, self.question = os.pipe()
+        # a pair of sockets: an image comes with its descriptor
+        import socket
+
+        self.answered, answer = (each.detach() for each in socket.socketpair())
+        self.pid = _spawn(_PLANNER.format(program), [asked, answer])
+        os.close(asked)
+        os.close(answer)
+
+    def drop(self) -> None:
+        """It will be asked nothing."""
+        os.close(self.question)
+        os.close(self.answered)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def early(arguments: list[str]) -> Planner | None:
+    """The planner of an `exec`, before its options are read: it takes longest.
+
+    None where variables have to be hidden first. Whoever does not give it to `start` drops it.
+    """
+    if any(each.startswith("--s") for each in arguments):
+        return None
+    return Planner("imaged" if any(each.startswith("--i") for each in arguments) else "planner")
 
 
 class Tree:
@@ -89,18 +124,20 @@ def _variables(entry: dict[str, object]) -> set[str]:
     return {str(each["env"]) for each in secrets.values() if "env" in each} if isinstance(secrets, dict) else set()
 
 
-def start(entry: dict[str, object], before: Callable[[int], None] | None = None) -> Tree:
+def start(
+    entry: dict[str, object], before: Callable[[int], None] | None = None, planner: Planner | None = None
+) -> Tree:
     """Start planner, monitor and spawner for `entry` (a ServerEntry as a table); does not wait for them.
 
     And who reads its secrets: that one's variables are taken out of our environment first. `before` is called with
-    the monitor's pid while the planner has no question: nothing is forked yet.
+    the monitor's pid while the planner has no question: nothing is forked yet. `planner` was started early.
     """
-    import socket
-
+    if planner and planner.program != _program(entry):
+        planner.drop()
+        planner = None
     vault.hide(_variables(entry))
-    (asked, question), (answered, answer) = os.pipe(), (each.detach() for each in socket.socketpair())
     # what takes longest goes first, even before imports
-    planner = _spawn(_PLANNER.format(_program(entry)), [asked, answer])
+    planner = planner or Planner(_program(entry))
     import json
 
     from supervisor import wire
@@ -108,20 +145,20 @@ def start(entry: dict[str, object], before: Callable[[int], None] | None = None)
     reader = vault.start(needed=bool(entry.get("secrets") or "catalog" in entry))
     ours, theirs = wire.pair()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    monitor = _spawn(_MONITOR, [null, null, theirs.fileno(), answered, reader.socket.fileno()])
+    monitor = _spawn(_MONITOR, [null, null, theirs.fileno(), planner.answered, reader.socket.fileno()])
     theirs.close()
     # we are about to hear strangers: who reads secrets must not hear us
     reader.socket.close()
-    for fd in (asked, answered, answer, null):
+    for fd in (planner.answered, null):
         os.close(fd)
     if before:
         try:
             before(monitor)
         except BaseException:
-            os.close(question)
-            Tree(ours, [planner, monitor], reader).close()
+            os.close(planner.question)
+            Tree(ours, [planner.pid, monitor], reader).close()
             raise
     # a planner that has ended already is reported by the monitor
-    with contextlib.suppress(BrokenPipeError), open(question, "wb") as file:
+    with contextlib.suppress(BrokenPipeError), open(planner.question, "wb") as file:
         file.write(json.dumps(entry if "catalog" in entry else {"entry": entry}).encode())
-    return Tree(ours, [planner, monitor], reader)
+    return Tree(ours, [planner.pid, monitor], reader)

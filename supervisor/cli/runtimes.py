@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from supervisor.cli.entry import NAME
 from supervisor.errors import Unenforceable
 from supervisor.model import HostFacts, Plan
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.registry import engines
-from supervisor.runtimes import bundle, gvisor, native
-from supervisor.runtimes.api import ApiError
-from supervisor.runtimes.docker import Docker
-from supervisor.runtimes.engine import Engine, Gaps
-from supervisor.runtimes.podman import Podman
+from supervisor.runtimes import native
 
-KINDS: dict[str, type[Engine]] = {"podman": Podman, "docker": Docker}
+if TYPE_CHECKING:
+    from supervisor.runtimes.engine import Engine
+
+
+def _kinds() -> dict[str, type[Engine]]:
+    from supervisor.runtimes.docker import Docker
+    from supervisor.runtimes.podman import Podman
+
+    return {"podman": Podman, "docker": Docker}
 
 
 def chosen(
@@ -38,19 +44,26 @@ def chosen(
 
 
 def _asked(document: dict[str, object], runtime: str) -> None:
-    if runtime == "gvisor" and (found := gvisor.gaps(document)):
-        raise Unenforceable(found, runtime=runtime, optional=set())
-    if runtime not in KINDS:
+    if runtime == "native":
+        return
+    from supervisor.runtimes import gvisor
+    from supervisor.runtimes.engine import Gaps
+
+    if runtime == "gvisor":
+        if found := gvisor.gaps(document):
+            raise Unenforceable(found, runtime=runtime, optional=set())
         return
     parts = document["engine"]
     path = str(parts["socket"]) if isinstance(parts, dict) else ""
     try:
-        KINDS[runtime](path, NAME).check(document)
+        _kinds()[runtime](path, NAME).check(document)
     except Gaps as gaps:
         raise Unenforceable(gaps.found, runtime=runtime, optional=set()) from None
 
 
 def _gvisor() -> str:
+    from supervisor.runtimes import bundle
+
     if not bundle.there():
         return f"not there: no {bundle.RUNSC}"
     try:
@@ -61,9 +74,11 @@ def _gvisor() -> str:
 
 def there() -> list[tuple[str, str]]:
     """(runtime, its version or why it cannot be asked), at their usual places."""
+    from supervisor.runtimes.api import ApiError
+
     entry = ServerEntry(name=NAME, profile="none", origin="")
     found = [("gvisor", _gvisor())]
-    for name, kind in KINDS.items():
+    for name, kind in _kinds().items():
         path = engines.socket(name, entry)
         try:
             facts = kind(path, NAME).facts()

@@ -8,12 +8,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from supervisor.cli import entry, keeper, personal
-from supervisor.cli.keeper import Kept
-from supervisor.proxy import client, identity, pump, single
-from supervisor.proxy.gate import Audited
+from supervisor.cli import entry, personal
+from supervisor.proxy import identity, pump
 from supervisor.proxy.link import Link, Opened, connect
+
+if TYPE_CHECKING:
+    from supervisor.cli.keeper import Kept
+    from supervisor.proxy import client
+    from supervisor.proxy.gate import Audited
 
 
 class Started:
@@ -49,7 +53,9 @@ def _start(
 
     Whatever is to be imported has been imported by now: here privileges are given up.
     """
-    who, groups = f"uid:{os.getuid()}", keeper.groups() if kept else ()
+    who = f"uid:{os.getuid()}"
+    if kept:
+        from supervisor.proxy import gate
     try:
         link = Link(tree.monitor) if tree else connect(f"{entry.runtime_folder(options)}/proxy.sock")
         identity.drop()
@@ -61,7 +67,9 @@ def _start(
         opened = link.open(entry.NAME if tree else options.server)
         if kept is None:
             return Started(link, opened, tree, None)
-        audited = Audited(kept.way, opened, who, groups, str(greeting.pid), options.server or opened.profile)
+        audited = gate.Audited(
+            kept.way, opened, who, kept.groups, str(greeting.pid), options.server or opened.profile
+        )
         return Started(link, opened, tree, audited)
     except BaseException:
         if tree:
@@ -75,6 +83,8 @@ def _kept(options: argparse.Namespace, tree: personal.Tree | None) -> Iterator[K
     if entry.AUDIT in entry.accepted(options):
         yield None
         return
+    from supervisor.cli import keeper
+
     made = keeper.start(None if tree else f"{entry.runtime_folder(options)}/audit.sock")
     try:
         yield made
@@ -128,6 +138,8 @@ def execute(
 
 def call(options: argparse.Namespace, tree: personal.Tree | None) -> int:
     """One tool call. 0, or 1 when the tool says that it failed."""
+    from supervisor.proxy import client, single  # noqa: F401 - what is imported now need not be opened later
+
     pump.interruptible()
     try:
         with _kept(options, tree) as kept:
@@ -144,6 +156,8 @@ def call(options: argparse.Namespace, tree: personal.Tree | None) -> int:
 
 
 def _call(options: argparse.Namespace, session: client.Client, audited: Audited | None) -> int:
+    from supervisor.proxy import client, single
+
     session.initialize()
     if options.tool is None:
         return _list(options, session.tools())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from supervisor.errors import ConfigError
 
@@ -59,8 +59,7 @@ def canonical(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One allowed target. `labels`: 0 the name itself, 1 one label in front of it, 2 any number from one.
 
     `outside`: the port that is dialled, if it is another than the one inside.
@@ -151,8 +150,7 @@ def _address(host: str) -> str | None:
     return str(address)
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """What the sandbox's loopback needs. `pool` stands for names that match a pattern, as they are asked for."""
 
     names: dict[str, str]

@@ -11,8 +11,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec import Struct, field
 
 from supervisor import wire
 from supervisor.errors import LaunchFailed
@@ -48,8 +49,7 @@ class Peer:
             self.closed = True
 
 
-@dataclass
-class Session:
+class Session(Struct):
     """One server process tree. `timers` are cancelled with it; `marks` of its secrets are for its gateway."""
 
     number: int
@@ -57,7 +57,7 @@ class Session:
     spec: SandboxSpec
     peer: Peer
     spawner: Spawner
-    timers: list[Timer] = field(default_factory=list)
+    timers: list[Timer] = []
     reason: str = ""
     pid: int = 0
     # of its init, from when its payload runs

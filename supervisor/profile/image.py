@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from supervisor.errors import ConfigError
 from supervisor.model import ImageRoot
@@ -19,8 +19,7 @@ from supervisor.profile.program import Program
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """An image of the store. `account` says who signed it, `origin` the rule by which that counts."""
 
     root: ImageRoot

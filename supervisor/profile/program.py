@@ -13,10 +13,12 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from glob import escape, iglob
 from itertools import islice, takewhile
 from os.path import basename, dirname, isdir, isfile, islink, join, normpath, realpath
+from typing import NamedTuple
+
+from msgspec import Struct
 
 from supervisor.errors import ConfigError, Refused
 from supervisor.profile import downloads
@@ -34,8 +36,7 @@ INTERPRETER = re.compile(
 VALUED = ("-W", "-X", "-r", "--require", "--import", "--loader", "--transport")
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(NamedTuple):
     """A folder or file of the host, shown read-only at the same path inside, and why."""
 
     path: str
@@ -48,8 +49,7 @@ class Tree:
         return realpath(self.path)
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """How to start the program inside: `path` goes in front of PATH, `env` says where its modules are."""
 
     argv: tuple[str, ...]
@@ -86,8 +86,7 @@ def resolve(
     return Program((*words, *rest), search.minimal(), tuple(search.front), tuple(search.env.items()))
 
 
-@dataclass
-class _Search:
+class _Search(Struct):
     """What has been found so far to be needed for one command. `roots`: folders that are in view."""
 
     name: str
@@ -95,12 +94,12 @@ class _Search:
     search_path: str
     homes: tuple[str, str]
     pyenv_version: str
-    roots: list[str] = field(default_factory=list)
-    trees: dict[str, Tree] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    front: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
+    roots: list[str] = []
+    trees: dict[str, Tree] = {}
+    seen: set[str] = set()
+    front: list[str] = []
+    env: dict[str, str] = {}
+    flags: list[str] = []
     binary: str = ""
     isolated: bool = False
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from supervisor.audit import record
-from supervisor.audit.record import PLAIN, Context, Decision, Opened, Reached, Touched
-from supervisor.audit.redact import Withheld
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import PLAIN, Context, Decision, Opened, Touched
+from supervisor.audit.redact import Withheld, knowing
 from supervisor.proxy import eras, message
 from supervisor.proxy.recording import Recording, answer, limits
 from supervisor.proxy.touched import PATIENCE
@@ -174,6 +175,7 @@ class Audit:
         self, conversation: Conversation, server: Server | None, instance: Instance | None, said: msgspec.Raw
     ) -> Context:
         principal, opened = conversation.principal, instance.opened if instance is not None else None
+        unseen = _WITHHELD if server and server.settings.secret else PLAIN
         return Context(
             user=principal.name,
             groups=principal.groups,
@@ -188,7 +190,7 @@ class Audit:
             manifest=server.identity[1] if server else "",
             posture=opened.posture if opened else "",
             accepted=opened.accepted if opened else (),
-            redactor=opened.redactor if opened else _WITHHELD if server and server.settings.secret else PLAIN,
+            redactor=knowing(opened.secrets) if opened else unseen,
         )
 
     def sent(self, call: Call, instance: Instance) -> None:

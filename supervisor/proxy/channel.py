@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from supervisor import wire
-from supervisor.audit.record import Reached
+from supervisor.audit.reached import Reached
 from supervisor.errors import SupervisorError, WireError
 from supervisor.proxy import link
 from supervisor.proxy.link import Exited, Opened

@@ -20,7 +20,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from supervisor.audit import record
-from supervisor.audit.record import Answer, Context, Reached, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Answer, Context, Touched
+from supervisor.audit.redact import knowing
 from supervisor.proxy import message
 from supervisor.proxy.auditing import client_name
 from supervisor.proxy.link import Opened
@@ -73,7 +75,7 @@ class Audited(NamedTuple):
             runtime=opened.runtime,
             posture=opened.posture,
             accepted=opened.accepted,
-            redactor=opened.redactor,
+            redactor=knowing(opened.secrets),
         )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Coroutine
 from typing import Protocol
 
-from supervisor.audit.record import Reached
+from supervisor.audit.reached import Reached
 from supervisor.errors import SupervisorError
 from supervisor.proxy import eras, listening, manifests, message, pump, settings
 from supervisor.proxy.auditing import Audit

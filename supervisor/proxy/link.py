@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from supervisor import wire
-from supervisor.audit.record import Reached
-from supervisor.audit.redact import Redactor
+from supervisor.audit.reached import Reached
 from supervisor.errors import (
     FAILED,
     REFUSED,
@@ -26,7 +25,6 @@ from supervisor.errors import (
     SupervisorError,
     WireError,
 )
-from supervisor.secrets.marks import Marks
 
 
 class Denied(SupervisorError):
@@ -70,11 +68,6 @@ class Opened(NamedTuple):
     def posture(self) -> str:
         """What the monitor found when it read back what the kernel applied, and whether files are told of."""
         return "ok" if self.files >= 0 else "ok, files unseen"
-
-    @property
-    def redactor(self) -> Redactor:
-        """What takes out of a record what this session was given in confidence."""
-        return Redactor(secrets=Marks(self.secrets))
 
 
 class Greeting(NamedTuple):

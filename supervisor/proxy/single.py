@@ -12,7 +12,8 @@ import time
 
 from supervisor.audit import record
 from supervisor.audit.client import Plain, Unrecorded
-from supervisor.audit.record import Answer, Opened, Reached, Seen, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Answer, Opened, Seen, Touched
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import client, recording
 from supervisor.proxy.gate import Audited

@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import socket
-from typing import TYPE_CHECKING
 
 from supervisor import wire
 from supervisor.sandbox import mounts, network, rights
@@ -21,6 +20,7 @@ from supervisor.sandbox import syscalls as sc
 
 _pivot_root = sc.Call("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
 
+TYPE_CHECKING = False  # an import of typing takes as long as three of this process's other modules
 if TYPE_CHECKING:
     from supervisor.sandbox.enter import Context
     from supervisor.sandbox.session import Loaded

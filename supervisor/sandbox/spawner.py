@@ -292,12 +292,14 @@ def main(fd: int, kind: type[Spawner] = Spawner) -> None:
     try:
         _own_namespaces(privileged=privileged)
     except OSError as error:
-        wire.send(monitor, {"event": "hello", "error": error.strerror or ""})
+        # here and below: a monitor that has refused meanwhile hears no greeting any more
+        with contextlib.suppress(ConnectionError):
+            wire.send(monitor, {"event": "hello", "error": error.strerror or ""})
         return
     spawner = kind(monitor, privileged=privileged)
-    wire.send(monitor, {"event": "hello", "cgroup": spawner.hierarchy.version})
     try:
         with contextlib.suppress(ConnectionError):
+            wire.send(monitor, {"event": "hello", "cgroup": spawner.hierarchy.version})
             spawner.serve()
     finally:
         spawner.close()

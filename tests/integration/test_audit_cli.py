@@ -15,7 +15,8 @@ import pytest
 
 from supervisor.audit import record
 from supervisor.audit.confine import Place
-from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Touched
 from supervisor.audit.segments import path_of
 from tests.escape.arena import Arena
 from tests.unit.audit import ledgers

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from supervisor.audit import record, schema
 from supervisor.audit.bounded import MOST, fit, listed
-from supervisor.audit.record import Call, Context, Decision, Opened, Reached, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Call, Context, Decision, Opened, Touched
 from supervisor.proxy.recording import answer, limits
 
 HEX = "ab" * 32

@@ -16,7 +16,8 @@ import pytest
 from supervisor.audit import index, query, record, verify
 from supervisor.audit.confine import Place
 from supervisor.audit.query import Found, Wanted
-from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Touched
 from supervisor.audit.segments import Log, Rules, numbers, path_of
 from supervisor.errors import ConfigError
 

@@ -14,7 +14,8 @@ import pytest
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from supervisor.audit import chain, record, schema
-from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Reached, Touched
+from supervisor.audit.reached import Reached
+from supervisor.audit.record import Answer, Call, Context, Decision, Opened, Touched
 from supervisor.audit.redact import Redactor
 from supervisor.secrets.marks import Marks, make
 from tests.unit.audit import ledgers
