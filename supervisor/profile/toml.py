@@ -25,7 +25,14 @@ _PART = re.compile(r""""[^"]*"|'[^']*'|[^.]+""")
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _AT = re.compile(r"(.*) - at ((?:`key` in )?`\$[^`]*`)", re.DOTALL)
 # what msgspec calls them, and who edits a file
-_WORDS = {"`object`": "a table", "`array`": "a list", "`str`": "a text", "`int`": "a number", "\\\\Z'": "$'"}
+_WORDS = {
+    " | null`": "`",
+    "`object`": "a table",
+    "`array`": "a list",
+    "`str`": "a text",
+    "`int`": "a number",
+    "\\\\Z'": "$'",
+}
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]")
 Model = TypeVar("Model", bound=Frozen)
 Path = tuple[str | int, ...]

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from supervisor.errors import ConfigError
 from supervisor.model import AbsPath, Frozen, Share
@@ -302,7 +302,7 @@ def _grants(name: str, text: ServerText, source: toml.Source) -> tuple[grants.Co
 
 def _secret(server: str, name: str, text: SecretText, source: toml.Source) -> Secret:
     line = toml.line_of(source.text, ("server", server, "secrets", name))
-    return Secret(**text.model_dump(), origin=f"{source.path}:{line}")
+    return Secret(**structs.asdict(text), origin=f"{source.path}:{line}")
 
 
 def _line(source: toml.Source, name: str, kind: str, way: str) -> int:

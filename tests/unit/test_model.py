@@ -98,6 +98,9 @@ def test_a_number_that_a_file_s_state_makes_survives() -> None:
         ("[server.a]\nprofile = 'x'\ntools = { grant = { b = ['a', 'b c'] } }\n", 3, "tools.grant.b.1: expected"),
         ("[server.a]\nprofile = 'x'\ntools = { grant = { 'b c' = ['a'] } }\n", 3, "not 'b c'"),
         ("[server.a]\nprofile = 'x'\n[server.b__c]\nprofile = 'x'\n", 3, '"b__c" holds "__"'),
+        ("[server.a]\nprofile = 2026-01-01\n", 2, "server.a.profile: expected a text"),
+        ("[server.a]\nprofile = 'x'\nquota = { calls = 1.0 }\n", 3, "server.a.quota.calls: expected a number"),
+        ("[server.a]\nprofile = 'x'\nenabled = 1\n", 3, "server.a.enabled: expected `bool`"),
         ("[server.a]\nro = []\n", 1, 'key "server.a.profile" is missing'),
     ],
 )
