@@ -164,6 +164,9 @@ def test_what_a_ledger_acknowledged_before_it_was_killed_is(loop: Callable[[], a
             await written
             with pytest.raises(Unrecorded, match="gone"):
                 await unread
+        began = time.process_time()
+        await asyncio.sleep(0.3)
+        assert time.process_time() - began < 0.15, "nothing is asked again and again"
         client.close()
 
     with asyncio.Runner(loop_factory=loop) as runner:
