@@ -161,7 +161,7 @@ class Client:
             return
         except OSError:
             data = b""
-        if self._broken:
+        if self._broken and not self._gone:
             # libuv looks at a socket with an error once
             self._loop.call_soon(self._readable)
         if not data:

@@ -85,6 +85,9 @@ class Peer:
             except BlockingIOError:
                 self._single = _SINGLE if count == 1 else 0
                 return True
+            except ConnectionResetError:
+                # it ended without reading our answer; what it sent before that comes after this error
+                continue
             except ConnectionError:
                 return False
             if not data:

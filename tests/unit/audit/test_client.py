@@ -151,7 +151,18 @@ def test_who_fails_when_he_is_told_takes_nothing_from_the_others() -> None:
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_what_a_ledger_acknowledged_before_it_was_killed_is(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_what_a_ledger_acknowledged_before_it_was_killed_is(
+    loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Client] = []
+    readable = Client._readable
+
+    def counted(client: Client) -> None:
+        looked.append(client)
+        readable(client)
+
+    monkeypatch.setattr(Client, "_readable", counted)
+
     async def run() -> None:
         ours, theirs = wire.pair()
         client = Client(ours)
@@ -164,6 +175,9 @@ def test_what_a_ledger_acknowledged_before_it_was_killed_is(loop: Callable[[], a
             await written
             with pytest.raises(Unrecorded, match="gone"):
                 await unread
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(looked) < 10, "nothing is asked again and again"
         client.close()
 
     with asyncio.Runner(loop_factory=loop) as runner:

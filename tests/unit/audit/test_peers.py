@@ -90,6 +90,19 @@ def test_what_is_remembered_of_a_user_is_bounded_and_gone_with_his_connections(
         talk.learn(root, number)
 
 
+def test_what_was_sent_before_its_sender_ended_is_taken_though_he_read_no_answer(talk: Talk) -> None:
+    client, peer = talk.connect(WHO)
+    client.say(body=ledgers.sample("c", user="me"))
+    assert peer.read(talk.turn)
+    peer.answer(b'{"ok":[1]}')
+    for _ in range(3):
+        client.say("outcome", body=ledgers.sample("c", "outcome", user="me"))
+    client.socket.close()
+    while peer.read(talk.turn):
+        pass
+    assert talk.turn.taken == 4
+
+
 def test_64_connections_of_a_gateway_may_have_64_forms_each() -> None:
     whole = ledgers.sample("run-1", client="a client of some name 1.2.3")
     assert len(whole) * forms.MOST * claims.MOST_EACH < claims.FORMS
