@@ -73,6 +73,7 @@ def head(raw: bytes, *, proxy: bool = False) -> Head:
         return Head("CONNECT", target, version, host, port, True, 0, False, tuple(fields))
     if proxy and not absolute:
         raise Refusal("this is a proxy: it wants CONNECT, or an absolute request target")
+    _unframed(values, version)
     host, port = authority(values.get(b"host", b""), 80)
     if absolute:
         found = re.fullmatch(rb"[hH][tT][tT][pP]://([^/?#@]+)([/?].*)?", target)
@@ -92,8 +93,17 @@ def _values(fields: list[bytes]) -> dict[bytes, bytes]:
         lower = name.lower()
         if lower in values and lower in _ONCE:
             raise Refusal(f"two {lower.decode()} fields")
-        values[lower] = value.strip(b" \t")
+        values[lower] = values[lower] + b"," + value.strip(b" \t") if lower in values else value.strip(b" \t")
     return values
+
+
+def _unframed(values: dict[bytes, bytes], version: bytes) -> None:
+    """Refuse what makes a server, or a proxy before it, see another end or host of the request than we do."""
+    if version == b"HTTP/1.0" and b"transfer-encoding" in values:
+        raise Refusal("chunks in HTTP/1.0, which does not have them")
+    named = {each.strip(b" \t") for each in values.get(b"connection", b"").lower().split(b",")}
+    if not named.isdisjoint(_ONCE[:3]):
+        raise Refusal("a Connection field that has the host or the length taken out")
 
 
 def authority(raw: bytes, default: int | None) -> tuple[str, int]:

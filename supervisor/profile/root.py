@@ -45,6 +45,8 @@ def rlimits(limits: Limits) -> dict[str, int]:
         "NOFILE": limits.files,
         # threads count; the cgroup counts as well, this one also holds where there is none
         "NPROC": limits.pids,
+        # the kernel adds them up for whoever made the user namespace: root, on the host, would have none left
+        "SIGPENDING": limits.pids,
         "MEMLOCK": 8 << 20,
         "MSGQUEUE": 0,
         "RTPRIO": 0,

@@ -173,6 +173,9 @@ class Gate:
         for fields in _messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
                 key = message.identifier(fields["id"]) or bytes(fields["id"])
+                if key not in self._passing:
+                    # 3.0 and "3" are 3 to many a client
+                    key = message.number(fields["id"])
                 failure = message.fields(fields.get("error", message.EMPTY)) or {}
                 said = message.text(failure.get("message")) or ""
                 self._later(key, message.outcome(fields), line.rstrip(b"\n"), said)

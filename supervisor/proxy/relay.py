@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 
+import msgspec
 import uvloop
 
 from supervisor.proxy import envelope, gate, lines, message, pump
@@ -159,11 +160,12 @@ class Relay:
     def server_line(self, line: bytes) -> None:
         """Pass a message on; a line that is none is told on standard error and dropped."""
         head = envelope.parse(line)
-        if head is None:
+        if head is None or (head.method is msgspec.UNSET and _ambiguous(line)):
             self.garbage(line)
             return
         if head.is_response:
-            self.pending.pop(envelope.key(head), None)
+            if self.pending.pop(envelope.key(head), None) is None and isinstance(head.id, msgspec.Raw):
+                self.pending.pop(message.number(head.id), None)
             self.answered = True
         self.to_client.write(line)
         if self.gate:
@@ -229,6 +231,15 @@ class Relay:
         if self.stopping and ended is not None and ended.reason == "closed":
             return 0
         return pump.finish(ended)
+
+
+def _ambiguous(line: bytes) -> bool:
+    """Whether an answer could be read as another one: "ID" is its id to some clients, and to us it has none."""
+    single = line.lstrip()[:1] != b"["
+    for each in [line] if single else map(bytes, message.items(msgspec.Raw(line))):
+        if message.incoming(each) is None and message.repaired(each) is None:
+            return True
+    return False
 
 
 def run(link: Link, opened: Opened, audited: Audited | None) -> int:

@@ -71,6 +71,22 @@ def try_two_codings() -> str:
     return smuggled(*lines, then=b"0\r\n\r\n")
 
 
+def try_chunks_in_http_1_0() -> str:
+    """A server that knows of none there takes the body for the next request."""
+    lines = ("POST / HTTP/1.0", f"Host: {GOOD}", "Connection: keep-alive", "Transfer-Encoding: chunked")
+    return requested(*lines, then=b"3\r\nabc\r\n0\r\n\r\n")
+
+
+def try_a_length_for_this_connection_only() -> str:
+    """A proxy before the server takes the length out, and the server takes the body for the next request."""
+    lines = ("POST / HTTP/1.1", f"Host: {GOOD}", "Connection: x, Content-Length", "Content-Length: 3")
+    return requested(*lines, then=b"abc")
+
+
+def try_a_host_for_this_connection_only() -> str:
+    return requested("GET / HTTP/1.1", f"Host: {GOOD}", "Connection: x", "Connection: Host", f"X-Host: {OTHER}")
+
+
 def try_a_space_before_the_colon() -> str:
     return requested("GET / HTTP/1.1", f"Host : {OTHER}")
 

@@ -27,6 +27,9 @@ BEFORE = {
     ".npmrc": "fund=false\n",
     ".vscode/tasks.json": "{}\n",
     ".mcp.json": "{}\n",
+    ".hg/hgrc": "[ui]\n",
+    ".yarn/releases/yarn.cjs": "//\n",
+    ".cargo/config.toml": "[build]\n",
 }
 
 
@@ -108,6 +111,24 @@ def change_a_file_by_a_descriptor_of_the_folder(bait: Bait) -> str:
         folder = os.open(bait.text("scope"), os.O_PATH)
     fd = os.open(".mcp.json", os.O_WRONLY | os.O_TRUNC, dir_fd=folder)
     return str(os.write(fd, b"HOSTILE"))
+
+
+@hostile(profiles=SCOPE)
+def change_the_settings_of_mercurial(bait: Bait) -> str:
+    """Hooks and extensions, which `hg status` runs."""
+    return put(f"{bait.text('scope')}/.hg/hgrc")
+
+
+@hostile(profiles=SCOPE)
+def change_what_every_yarn_command_runs(bait: Bait) -> str:
+    """yarnPath in .yarnrc.yml names it."""
+    return put(f"{bait.text('scope')}/.yarn/releases/yarn.cjs")
+
+
+@hostile(profiles=SCOPE)
+def change_what_an_editor_compiles_with(bait: Bait) -> str:
+    """rustc-wrapper is a command, and a language server runs it as soon as the folder is opened."""
+    return put(f"{bait.text('scope')}/.cargo/config.toml")
 
 
 @hostile(profiles=SCOPE)

@@ -50,6 +50,9 @@ def test_an_ordinary_head_is_read() -> None:
         ("GET / HTTP/1.1", HOST, "X: a\rb"),
         ("GET / HTTP/1.1", HOST, "X: \0"),
         ("GET / HTTP/1.1", HOST, "no colon"),
+        ("POST / HTTP/1.0", HOST, "Transfer-Encoding: chunked"),
+        ("POST / HTTP/1.1", HOST, "Content-Length: 3", "Connection: close", "Connection: x , content-length"),
+        ("GET / HTTP/1.1", HOST, "Connection: Host"),
     ],
 )
 def test_an_ambiguous_head_is_refused(lines: tuple[str, ...]) -> None:
