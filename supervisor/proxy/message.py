@@ -271,12 +271,16 @@ def notification(method: str, params: object) -> bytes:
 
 
 def number(written: msgspec.Raw | None) -> bytes:
-    """An id or token of ours as we write it: some send 5.0 or "5" back."""
+    """An id or token as we write it: some send 5.0 or "5" back, and JavaScript takes "0x5" for the same."""
     data = b"" if written is None else bytes(written)
     if data.isdigit():
         return data
+    said = text(written) or data.decode(errors="replace")
     try:
-        value = float(data.strip(b'"'))
+        value = float(said)
     except ValueError:
-        return b""
+        try:
+            return b"%d" % int(said, 0)
+        except ValueError:
+            return b""
     return b"%d" % int(value) if value.is_integer() else b""

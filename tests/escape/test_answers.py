@@ -45,7 +45,7 @@ def called(arena: Arena, mode: str, answer: str) -> tuple[list[bytes], str]:
     return got, str(found["status"])
 
 
-@pytest.mark.parametrize("name", ["ID", "ID.0", '"ID"', '"ID.0"', "ID0e-1"])
+@pytest.mark.parametrize("name", ["ID", "ID.0", '"ID"', '"ID.0"', "ID0e-1", '"0xID"', '"\\u00a0ID"'])
 def test_an_answer_is_written_down_however_its_number_is_spelled(arena: Arena, mode: str, name: str) -> None:
     got, status = called(arena, mode, f'{{"jsonrpc":"2.0","id":{name},"result":{{"content":[]}}}}')
     assert (len(got), status) == (1, "ok")
