@@ -12,7 +12,7 @@ import os
 import sys
 from typing import NoReturn
 
-from supervisor.cli.options import parser
+from supervisor.cli.options import WITH_COMMAND, parser, read
 from supervisor.errors import ConfigError, SupervisorError
 
 
@@ -28,6 +28,8 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
         from supervisor.cli import gateway
 
         os._exit(_flushed(gateway.run(options)))
+    if server is not None:
+        entry.reachable(options)
     tree = personal.start(entry.build(options, tail)) if server is None else None
     # only now, while planner and monitor get ready
     from supervisor.cli import start
@@ -157,7 +159,6 @@ _COMMANDS = {
     "selftest": _selftest,
     "token": _token,
 }
-_WITH_COMMAND = ("run", "exec", "call", "explain", "add")
 
 
 def main() -> None:
@@ -177,8 +178,8 @@ def main() -> None:
             sys.exit(_flushed(_audit(arguments[1:])))
         if arguments[:1] in (["image"], ["policy"]) and not tail:
             sys.exit(_flushed((_image if arguments[0] == "image" else _policy)(arguments[1:])))
-        options = parser().parse_args(arguments)
-        if tail and options.command not in _WITH_COMMAND and getattr(options, "action", "") != "learn":
+        options = read(parser(), arguments)
+        if tail and options.command not in WITH_COMMAND and getattr(options, "action", "") != "learn":
             raise ConfigError(f"{options.command} takes no command after --")
         sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
     except SupervisorError as error:

@@ -29,7 +29,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
+    """`name`, if a server can be called that; ValueError says what it would have to be."""
     if not _NAME.fullmatch(name):
         raise ValueError(f'"{name}": at most 64 of a-z, 0-9, ".", "_" and "-", the first a letter or a digit')
     if "__" in name or name[-1] in "_.-":
@@ -37,7 +38,7 @@ def _named(name: str) -> str:
     return name
 
 
-ServerName = Annotated[str, AfterValidator(_named)]
+ServerName = Annotated[str, AfterValidator(named)]
 # an account, @GROUP, or who a token is for: token:NAME, oidc:SUBJECT, @token:GROUP, @oidc:GROUP
 Grantee = Annotated[str, Field(pattern=r'^@?[^\s"\\@][^\s"\\]{0,254}$')]
 ToolName = Annotated[str, Field(pattern=r'^[^\s"\\]{1,256}$')]
