@@ -143,6 +143,8 @@ def _query(options: argparse.Namespace, place: Place) -> int:
             print(json.dumps(each._asdict()))
         return 0
     audit_show.table(found)
+    if not found:
+        print("no record is as asked for", file=sys.stderr)
     if options.limit and len(found) == options.limit:
         print(f"(the newest {options.limit}; --limit 0 shows all)", file=sys.stderr)
     return 0
