@@ -200,6 +200,11 @@ def _unknown() -> wire.Message:
     raise Denial("the token is not known here")
 
 
+def _at_once(path: str, flags: int) -> int:
+    """An opener that does not wait for somebody who writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
 def main(descriptor: int, path: str, code: str, issuer: Callable[[], Issuer]) -> None:
     """The process; returns when the gateway hangs up."""
     sock = socket.socket(fileno=descriptor)
@@ -207,7 +212,7 @@ def main(descriptor: int, path: str, code: str, issuer: Callable[[], Issuer]) ->
     try:
         # whom this process becomes may not be able to import any more; nothing is parsed before that
         file.AuthFile.model_rebuild()
-        with open(path, "rb") as written:
+        with open(path, "rb", opener=_at_once) as written:
             if b"oidc" in written.read(1 << 20):
                 issuer()
         outward.drop(code, os.path.dirname(path))
@@ -215,7 +220,8 @@ def main(descriptor: int, path: str, code: str, issuer: Callable[[], Issuer]) ->
     except SupervisorError as error:
         told = {"event": "failed", "status": error.exit_status, "message": _remedy(str(error), path)}
     except OSError as error:
-        told = {"event": "failed", "status": 1, "message": f"the authenticator: {error.strerror or error}"}
+        said = f"--auth {path}: {error.strerror or error}"
+        told = {"event": "failed", "status": 2 if error.filename else 1, "message": said}
     wire.send(sock, told)
     if told["event"] == "ready":
         asyncio.run(authenticator.run())

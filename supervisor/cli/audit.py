@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.audit import confine
 from supervisor.audit.confine import Place
+from supervisor.cli.options import read
 from supervisor.errors import ConfigError, SupervisorError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _export_options(export: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str]) -> int:
     """Parse, give up what root has, do it."""
-    options = _parser().parse_args(arguments)
+    options = read(_parser(), arguments)
     place = Place(Path(os.path.abspath(options.folder)) if options.folder else confine.default_root())
     if options.action == "export":
         return _export(options, place)
@@ -142,6 +143,8 @@ def _query(options: argparse.Namespace, place: Place) -> int:
             print(json.dumps(each._asdict()))
         return 0
     audit_show.table(found)
+    if not found:
+        print("no record is as asked for", file=sys.stderr)
     if options.limit and len(found) == options.limit:
         print(f"(the newest {options.limit}; --limit 0 shows all)", file=sys.stderr)
     return 0

@@ -7,7 +7,7 @@ import os
 import pwd
 import shlex
 
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, SupervisorError
 
 NAME = "personal"
 # what is accepted by this name is no layer of a sandbox: that nobody writes down what is called
@@ -170,6 +170,14 @@ def runtime_folder(options: argparse.Namespace) -> str:
     if os.geteuid() != 0 and own and os.path.exists(f"{own}/supervisor/proxy.sock"):
         return f"{own}/supervisor"
     return "/run/supervisor"
+
+
+def reachable(options: argparse.Namespace) -> None:
+    """SupervisorError: there is no daemon whose server could be called."""
+    path = f"{runtime_folder(options)}/proxy.sock"
+    if not os.path.exists(path):
+        own = f"of your own registry: supervisor run {options.server}, or supervisor serve"
+        raise SupervisorError(f"{path}: no daemon is there, and call --server asks its servers alone; {own}")
 
 
 def daemon(options: argparse.Namespace) -> str | None:

@@ -249,17 +249,19 @@ async def _gateway(reached: Reached, options: argparse.Namespace, me: _Self, onl
     if me.exporter:
         gateway.tracing = Tracing(me.exporter.tracer)
     problems = await gateway.load()
-    if only and problems and not options.quiet:
+    # what else is wrong with it, opening it tells
+    live = only is not None and any("is not pinned" in each for each in problems)
+    if live and not options.quiet:
         pump.note(f'"{only}" is not pinned: its lists come live, reviewed by nobody; supervisor pin {only}')
-    if only and not options.quiet:
+    if only and (live or gateway.servers) and not options.quiet:
         pump.note(f'"{only}" is a server of {reached.source}')
     for each in problems if only is None else []:
         pump.note(each)
     if only is None and not gateway.servers:
         raise ConfigError("there is no server to offer; supervisor add registers one, supervisor pin reviews it")
-    if gateway.servers and not options.quiet:
-        names = ", ".join(gateway.servers)
-        said = f"serving {len(gateway.servers)} servers of {reached.source}, each started by its first call"
+    if only is None and not options.quiet:
+        count, names = len(gateway.servers), ", ".join(gateway.servers)
+        said = f"serving {count} server{'s' * (count > 1)} of {reached.source}, each started by its first call"
         pump.note(f"{said}: {names}")
     return gateway
 

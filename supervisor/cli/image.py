@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from supervisor.cli.options import read
 from supervisor.errors import ConfigError
 
 _EPILOG = """SOURCE is registry.example.org/name:tag, or with --as registry.example.org/name one of
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Parse and run one action."""
-    options = _parser().parse_args(arguments)
+    options = read(_parser(), arguments)
     if options.action in ("sign", "build"):
         from supervisor.cli import image_make
 

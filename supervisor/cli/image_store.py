@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -114,6 +115,8 @@ def _list(options: argparse.Namespace, _progress: image.Progress) -> int:
     records = _store(options).records()
     if options.json:
         print(json.dumps([_row(each) for each in records], indent=2))
+    elif not records:
+        print("no image is in the store; supervisor image add puts one there", file=sys.stderr)
     for each in [] if options.json else records:
         tag = f" ({each.tag})" if each.tag else ""
         print(f"{each.reference}{tag}  {each.sealed_size / 1e6:.1f} MB  signed by {', '.join(each.signers)}")

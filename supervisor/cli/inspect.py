@@ -59,7 +59,9 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts, said: list[str])
     rows = [(grant.what, f"{grant.why} ({grant.origin})") for grant in ready.grants]
     limits = spec.limits
     rows.append((f"memory {limits.memory >> 20} MiB", chain.origin("limits", "memory")))
-    rows.append((f"{limits.millicpus / 1000:g} processors", chain.origin("limits", "cpus")))
+    rows.append(
+        (f"{limits.millicpus / 1000:g} processor{'s' * (limits.millicpus != 1000)}", chain.origin("limits", "cpus"))
+    )
     # of gVisor, the limit itself is what its processes cost outside
     pids = spec.rlimits.get("NPROC", limits.pids)
     rows.append((f"{pids} processes and threads", chain.origin("limits", "pids")))

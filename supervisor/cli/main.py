@@ -27,6 +27,8 @@ def _start(options: argparse.Namespace, tail: list[str]) -> int:
         from supervisor.cli import gateway
 
         os._exit(_flushed(gateway.run(options)))
+    if server is not None:
+        entry.reachable(options)
     tree = personal.start(entry.build(options, tail)) if server is None else None
     # only now, while planner and monitor get ready
     from supervisor.cli import start
@@ -156,7 +158,6 @@ _COMMANDS = {
     "selftest": _selftest,
     "token": _token,
 }
-_WITH_COMMAND = ("run", "exec", "call", "explain", "add")
 
 
 def main() -> None:
@@ -171,10 +172,10 @@ def main() -> None:
     try:
         _standard_streams()
         _apart(arguments, tail)
-        from supervisor.cli.options import parser
+        from supervisor.cli.options import WITH_COMMAND, parser, read
 
-        options = parser().parse_args(arguments)
-        if tail and options.command not in _WITH_COMMAND and getattr(options, "action", "") != "learn":
+        options = read(parser(), arguments)
+        if tail and options.command not in WITH_COMMAND and getattr(options, "action", "") != "learn":
             raise ConfigError(f"{options.command} takes no command after --")
         sys.exit(_flushed(_COMMANDS[options.command](options, tail)))
     except SupervisorError as error:
@@ -209,9 +210,9 @@ def _execute(arguments: list[str], tail: list[str]) -> NoReturn:
     planner = personal.early(arguments)
     try:
         from supervisor.cli import entry
-        from supervisor.cli.options import parser
+        from supervisor.cli.options import parser, read
 
-        options = parser().parse_args(arguments)
+        options = read(parser(), arguments)
         if not tail and not options.image:
             example = "supervisor exec --profile ci-runner -- make test"
             raise ConfigError(f"exec: name a command after --, as in: {example}")

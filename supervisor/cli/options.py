@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import argparse
 
+from supervisor.errors import ConfigError
+
 VERSION = "0.1.0"
+# those that take the command of a server, or of a job
+WITH_COMMAND = ("run", "exec", "call", "explain", "add")
 _EPILOG = """exit status: the command's own for run and exec; otherwise
   0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
 
@@ -82,6 +86,20 @@ def _seconds(text: str) -> float:
     return value
 
 
+def read(made: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """What was typed. ConfigError names the command with a word that it does not know, and the way to know it."""
+    options, unknown = made.parse_known_args(words)
+    if not unknown:
+        return options
+    names = (getattr(options, "command", ""), getattr(options, "action", ""))
+    command = " ".join([made.prog, *(name for name in names if name)])
+    hint = ""
+    if names[0] in WITH_COMMAND or names[1] == "learn":
+        hint = f"; a program and its arguments go after --, as in: {command} ... -- make test"
+    told = f"it takes no {unknown[0]!r}; {command} --help shows what it takes"
+    raise ConfigError(f"{command.removeprefix('supervisor ')}: {told}{hint}")
+
+
 def parser() -> argparse.ArgumentParser:
     """All of them."""
     made = argparse.ArgumentParser(
@@ -99,14 +117,14 @@ def parser() -> argparse.ArgumentParser:
 
 def _personal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="run an MCP server on this terminal's stdio")
-    run.add_argument("server", nargs="?", help="a server registered with the host's daemon")
+    run.add_argument("server", nargs="?", help="a registered server: the daemon's, or your own")
     run.epilog = "after --: the server's command; without it, the profile's own server"
     exec_ = commands.add_parser("exec", help="run any command in a sandbox, as in a CI job")
     exec_.epilog = "after --: the command"
     call = commands.add_parser("call", help="call one tool and print the answer")
     call.add_argument("tool", nargs="?", help="the tool's name; without it, the tools are listed")
     call.add_argument("arguments", nargs="*", metavar="K=V", help="arguments; K:=JSON for anything but text")
-    call.add_argument("--server", metavar="NAME", help="a server registered with the host's daemon")
+    call.add_argument("--server", metavar="NAME", help="a server of the host's daemon")
     call.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each answer")
     call.add_argument("--json", action="store_true", help="print the whole result as JSON")
     explain = commands.add_parser("explain", help="show what would run: grants, steps, and why; starts nothing")

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BeforeValidator, Field
 
 from supervisor.cli import entry
+from supervisor.cli.options import read
 from supervisor.errors import ConfigError
 from supervisor.profile import load, toml
 from supervisor.profile.written import Written, validate
@@ -150,7 +151,7 @@ def _loaded(registry: _Registry, made: bundle.Bundle, kind: str, name: str) -> t
 
 def main(words: list[str]) -> int:
     """0; 1 when a case comes out otherwise than it says; 3 when `why` says no."""
-    options = _parser().parse_args(words)
+    options = read(_parser(), words)
     registry = _Registry(entry.catalog(options))
     table = {"check": _check, "test": _test, "why": _why}
     return table[options.action](registry, options)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shlex
+import sys
 
 from supervisor.cli import entry, files, host
 from supervisor.errors import ConfigError
@@ -27,6 +28,10 @@ Row = dict[str, object]
 
 def add(options: argparse.Namespace, command: list[str]) -> int:
     """Register a server."""
+    try:
+        catalog.named(options.name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     path = entry.catalog(options)
     if options.proposed:
         _accept(options, command, path)
@@ -203,6 +208,8 @@ def listing(options: argparse.Namespace, _command: list[str]) -> int:
     rows = _of_file(entry.catalog(options)) if folder is None else _of_daemon(folder)
     if options.json:
         print(json.dumps(rows, indent=2))
+    elif not rows:
+        print("there is no server that you may use", file=sys.stderr)
     for row in [] if options.json else rows:
         pinned = "pinned" if row["pinned"] else "not pinned"
         state = "" if row["state"] == "registered" else row["state"]

@@ -136,16 +136,20 @@ def ps(options: argparse.Namespace, _command: list[str]) -> int:
         print(" ".join(f"{title:<{width}}" for title, _, width in _COLUMNS).rstrip())
     for row in sessions:
         print(" ".join(f"{_shown(key, row.get(key)):<{width}}" for _, key, width in _COLUMNS).rstrip())
-    for server in idle:
-        changed = server.get("changed")
-        said = (
-            "; ".join(str(each) for each in changed) if isinstance(changed, list) and changed else server["error"]
-        )
-        if said or server["state"] != "COLD":
-            print(f"{server['name']}: {server['state']}: {printable(str(said))}")
-    if not sessions and not idle:
-        print("nothing of yours runs", file=sys.stderr)
+    told = [_idle(each) for each in idle]
+    print("".join(f"{each}\n" for each in told if each), end="")
+    if not sessions and not any(told):
+        waiting = f"; each is started by its first call: {', '.join(str(each['name']) for each in idle)}"
+        print(f"nothing of yours runs{waiting if idle else ''}", file=sys.stderr)
     return 0
+
+
+def _idle(server: Row) -> str:
+    """Of a server without a session what there is to say, if anything."""
+    changed = server.get("changed")
+    said = "; ".join(map(str, changed)) if isinstance(changed, list) and changed else str(server["error"])
+    words = [str(server["name"]), str(server["state"]), *([printable(said)] if said else [])]
+    return ": ".join(words) if said or server["state"] != "COLD" else ""
 
 
 def _shown(key: str, value: object) -> str:

@@ -19,10 +19,11 @@ def summary(spec: SandboxSpec) -> str:
         for each in people
         if not any(each.target.startswith(folder) for folder in folders)
     ]
+    none = "none" if spec.network.mode == "none" else "no host allowed yet (--allow HOST:PORT)"
     limits, root = spec.limits, f"{spec.image.name} read-only" if spec.image else "/usr read-only"
     return (
         f"files: {'; '.join(shown) or 'none of yours'}; {root}; private /tmp of {spec.tmp.size >> 20} MiB\n"
-        f"network: {', '.join(spec.network.allow) or spec.network.mode}; limits: {limits.memory >> 20} MiB memory, "
+        f"network: {', '.join(spec.network.allow) or none}; limits: {limits.memory >> 20} MiB memory, "
         f"{limits.millicpus / 1000:g} CPU, {limits.pids} processes"
     )
 

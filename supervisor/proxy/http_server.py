@@ -32,7 +32,9 @@ def bind(address: str) -> socket.socket:
     try:
         return socket.create_server((host, int(port)), family=_family(host), backlog=256)
     except OSError as error:
-        raise SupervisorError(f"--http {address}: {error.strerror or error}") from None
+        # what the library adds is the address once more
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise SupervisorError(f"--http {address}: {reason}") from None
 
 
 def _family(host: str) -> int:

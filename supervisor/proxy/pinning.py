@@ -44,14 +44,17 @@ class Pinning:
     async def run(self) -> Manifest:
         """The manifest; SupervisorError when the server answers in neither era."""
         found: dict[str, Lists] = {}
-        reasons = []
+        reasons: dict[str, str] = {}
         for era in ("modern", "legacy"):
             try:
                 found[era] = await self._era(modern=era == "modern")
             except (SupervisorError, TimeoutError) as error:
-                reasons.append(f"{era}: {error or 'no answer in time'}")
+                reasons[era] = str(error) or "no answer in time"
         if not found:
-            raise SupervisorError(f'server "{self.name}" could not be pinned: {"; ".join(reasons)}')
+            # what both are told has nothing to do with an era
+            each = [f"{era}: {reason}" for era, reason in reasons.items()]
+            said = each if len({*reasons.values()}) > 1 else [reasons["legacy"]]
+            raise SupervisorError(f'server "{self.name}" could not be pinned: {"; ".join(said)}')
         first = found.get("legacy") or found["modern"]
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return Manifest(manifests.FORMAT, self.name, now, self.spec, found, manifests.digests(first))

@@ -52,6 +52,7 @@ class Relay:
         self.to_client = lines.Writer(lambda full: self.from_server.pause(paused=full), self.stop)
         self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
         self.timers: list[asyncio.TimerHandle] = []
+        self.hung_up = False
         self.gate = Gate(audited, self.to_server.write, self.unrecorded) if audited else None
         if self.gate:
             link.reached = self.gate.reached
@@ -152,6 +153,7 @@ class Relay:
 
     def client_end(self) -> None:
         """The client closed its end: so do we. The server gets SIGTERM late in its grace, SIGKILL after it."""
+        self.hung_up = True
         loop = asyncio.get_running_loop()
         self.timers.append(loop.call_later(self.opened.grace * 0.75, self.stop))
         self.timers.append(loop.call_later(self.opened.grace, self.abandon))
@@ -218,6 +220,8 @@ class Relay:
     def reason(self, ended: Exited | None) -> str:
         """Why it ended, in words."""
         told = ended.reason if ended else "the supervisor's monitor ended"
+        if told == "closed" and self.hung_up and not (self.failed or self.interrupted):
+            return f"its client's input ended, and {self.opened.grace:g} s later so did it (session.grace)"
         # of a server that somebody is just ending, that is the reason
         return told if not self.failed or (self.failed == _MUTE and told not in ("", "closed")) else self.failed
 

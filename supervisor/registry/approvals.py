@@ -152,22 +152,26 @@ def state(made: Bound, past: Iterable[Decision], persons: int, may: May, now: fl
     """Whether it may run, by what was decided about exactly this."""
     now = time.time() if now is None else now
     by: dict[int, float] = {}
-    denied, number = "", made.number
+    denied, vain, number = "", "", made.number
     for each in past:
         if each.req == "revoke" and each.server == made.server:
             by.clear()
+            vain = ""
         elif each.approval == number and each.server == made.server:
             denied = f" (denied: {each.reason})" if each.req == "deny" else ""
+            vain = ""
             if each.req == "deny":
                 by.clear()
             elif may(made.server, each.person):
                 by[each.person] = each.until
+            else:
+                vain = f" (that of uid {each.person} does not count: no policy lets that user approve)"
     valid = {person: until for person, until in by.items() if not 0 < until <= now}
     until = min((each for each in valid.values() if each), default=0.0)
     if len(valid) >= persons:
         return State("", until, tuple(valid))
     so_far = f" ({len(valid)} of {persons} persons have)" if persons > 1 else ""
-    gone = " (it has expired)" if by and not valid else denied
+    gone = " (it has expired)" if by and not valid else denied or vain
     return State(f"approval {number} needed: supervisor approve {number}{so_far}{gone}", 0.0, tuple(valid))
 
 

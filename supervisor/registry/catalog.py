@@ -27,8 +27,19 @@ SERVERS = 200
 _MANIFEST = 32 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _Text = Annotated[str, Meta(min_length=1, max_length=256)]
-# a tool is called SERVER__TOOL
+# see `named`
 ServerName = Annotated[str, Meta(pattern=r"^(?!.*__)[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")]
+
+
+def named(name: str) -> str:
+    """`name`, if a server can be called that; ValueError says what it would have to be."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f'"{name}": at most 64 of a-z, 0-9, ".", "_" and "-", the first a letter or a digit')
+    if "__" in name or name[-1] in "_.-":
+        raise ValueError(f'"{name}" holds "__" or ends in "_", "." or "-": tools are called {name}__TOOL')
+    return name
+
+
 # an account, @GROUP, or who a token is for: token:NAME, oidc:SUBJECT, @token:GROUP, @oidc:GROUP
 Grantee = Annotated[str, Meta(pattern=r'^@?[^\s"\\@][^\s"\\]{0,254}\Z')]
 ToolName = Annotated[str, Meta(pattern=r'^[^\s"\\]{1,256}\Z')]

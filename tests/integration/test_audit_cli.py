@@ -69,7 +69,14 @@ def test_query_shows_who_called_what_as_a_table_and_as_json(place: Place, ledger
         (found,) = (json.loads(line) for line in run(place, "query", "--json", *asked).splitlines())
         assert found["call"] == "call-7", asked
     assert len(run(place, "query", "--limit", "2").splitlines()) == 3
-    assert len(run(place, "query", "--until", "2020-01-01").splitlines()) == 1
+    none = subprocess.run(
+        [str(SUPERVISOR), "audit", "query", "--until", "2020-01-01", "--folder", str(place.root)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (len(none.stdout.splitlines()), none.stderr) == (1, "no record is as asked for\n")
     assert "write 90m, 2d" in run(place, "query", "--since", "yesterday", status=2)
 
 

@@ -227,8 +227,12 @@ def test_what_is_wrong_with_the_file_is_told_before_anything_listens(folder: Pat
     path = write(folder, "typo = 1\n")
     with pytest.raises(ConfigError, match=r'auth.toml:1: unknown key "typo"'):
         auth.start(path)
-    with pytest.raises(SupervisorError, match="No such file"):
+    with pytest.raises(SupervisorError, match=r"--auth .*/gone.toml: No such file") as missing:
         auth.start(str(folder / "gone.toml"))
+    assert missing.value.exit_status == 2
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(ConfigError, match=r"/pipe: not a regular file"):
+        auth.start(str(folder / "pipe"))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root alone becomes somebody who cannot read its own files")

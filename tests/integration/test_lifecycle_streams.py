@@ -177,6 +177,18 @@ def test_a_command_that_closes_its_input_early_is_no_error() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "x", "")
 
 
+def test_a_request_whose_server_ends_because_the_input_did_is_answered_with_that_reason() -> None:
+    done = subprocess.run(
+        [BINARY, "run", "-q", "--profile", "none", "--", *server("silent")],
+        input=ASK,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert "its client's input ended" in json.loads(done.stdout)["error"]["message"]
+    assert done.returncode == 0
+
+
 def test_standard_error_of_a_command_stays_standard_error() -> None:
     done = run(*EXEC, *SHELL, "echo out; echo err >&2")
     assert (done.stdout, done.stderr) == ("out\n", "err\n")

@@ -223,6 +223,12 @@ def test_only_the_operator_steers_and_only_servers_that_there_are(host: Host) ->
     assert host.listed() == {"files", "memory"}
 
 
+def test_a_server_that_is_not_there_is_told_as_that_alone(host: Host) -> None:
+    told = host.ask(host.user, "run", "nothing")
+    assert told.returncode == 3
+    assert told.stderr.strip() == 'supervisor: no server "nothing" is registered; `supervisor list` shows which are'
+
+
 def test_a_stop_outlives_a_reload(host: Host) -> None:
     host.ask(host.root, "stop", "files")
     host.admin("reload")

@@ -51,6 +51,14 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     return Shelf(tmp_path)
 
 
+def test_a_list_of_nothing_says_so(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
+    shelf.folder.mkdir(exist_ok=True)
+    shelf.path.touch(mode=0o644)
+    words = {"config": str(shelf.path), "runtime_dir": None, "personal": False, "approved": False}
+    assert servers.listing(Namespace(**words, json=False), []) == 0
+    assert capsys.readouterr() == ("", "there is no server that you may use\n")
+
+
 def test_the_first_server_makes_the_file_for_its_owner_alone(shelf: Shelf) -> None:
     assert shelf.add("a", "/usr/bin/cat", summary="the first") == 0
     assert shelf.table("a") == {"summary": "the first", "profile": "none", "command": ["/usr/bin/cat"]}

@@ -9,6 +9,7 @@ import pytest
 from supervisor.errors import ConfigError, Refused
 from supervisor.profile import load, plan
 from supervisor.profile.entry import Account
+from supervisor.profile.explain import summary
 from tests.unit.profile.test_plan import entry
 
 
@@ -65,6 +66,12 @@ def test_a_network_needs_its_system_calls_and_hosts_need_a_network(tmp_path: Pat
         planned(own(tmp_path, '[network]\nmode = "allowlist"\n'))
     with pytest.raises(ConfigError, match=r"own\.toml:6: allow needs mode"):
         planned(own(tmp_path, '[network]\nallow = ["a.test:443"]\n'))
+
+
+def test_a_network_without_a_host_is_told_as_that_with_the_option_that_adds_one() -> None:
+    assert "network: no host allowed yet (--allow HOST:PORT)" in summary(planned("net-allowlist").spec)
+    assert "network: a.test:443; " in summary(planned("net-allowlist", "a.test:443").spec)
+    assert "network: none; " in summary(planned("none").spec)
 
 
 def test_the_broker_s_filter_travels_with_the_spec() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.proxy import http, http_connection, http_streams
+from supervisor.errors import SupervisorError
+from supervisor.proxy import http, http_connection, http_server, http_streams
 from supervisor.proxy.authority import Denied
 from supervisor.proxy.http_headers import Headers, Visitors, once
 from supervisor.proxy.principal import Principal
@@ -356,3 +357,11 @@ def test_a_head_that_never_ends_and_a_request_that_never_comes_are_hung_up_on(
             assert await asyncio.wait_for(large.reader.read(), 10) == b""
 
     play(scene)
+
+
+def test_an_address_that_somebody_has_is_told_once() -> None:
+    with http_server.bind("127.0.0.1:0") as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SupervisorError) as told:
+            http_server.bind(address)
+    assert str(told.value) == f"--http {address}: Address already in use"

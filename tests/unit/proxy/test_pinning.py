@@ -91,8 +91,10 @@ async def test_a_server_that_ends_or_a_monitor_that_does_is_told() -> None:
             if how == "monitor":
                 stand.lost()
             server.exit(4)
-        with pytest.raises(SupervisorError, match="exited with status 4" if how == "server" else "monitor ended"):
+        said = "exited with status 4" if how == "server" else "monitor ended"
+        with pytest.raises(SupervisorError, match=said) as told:
             await running
+        assert str(told.value).count(said) == 1, "what has nothing to do with an era is told once"
         await stand.end()
 
 

@@ -91,7 +91,10 @@ def test_who_may_not_approve_by_policy_does_not_count() -> None:
     def may(server: str, uid: int) -> bool:
         return (server, uid) == ("a", 7)
 
-    assert approvals.state(MADE, [said("approve", 1)], 1, may, NOW).held
+    past = [said("approve", 1)]
+    told = approvals.state(MADE, past, 1, may, NOW).held
+    assert told.endswith("(that of uid 1 does not count: no policy lets that user approve)")
+    assert approvals.state(MADE, [*past, said("revoke")], 1, may, NOW).held.endswith(MADE.number)
     assert approvals.state(MADE, [said("approve", 7)], 1, may, NOW).held == ""
 
 
