@@ -36,4 +36,4 @@ def record(config: str, pid: int, table: dict[str, object]) -> None:
             undo.pop_all()
     except OSError as error:
         raise SupervisorError(f"{path}: {error.strerror}; nothing was decided") from None
-    print(f"supervisor: decided: {json.dumps(said | {'bound': ''})}", file=sys.stderr, flush=True)
+    print("supervisor: {req} of {approval} ({server}) by uid {uid}: {0}".format(path, **table), file=sys.stderr)
