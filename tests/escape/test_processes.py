@@ -137,9 +137,10 @@ def pin_a_process_to_a_cpu(bait: Bait) -> str:
 @hostile(control="user")
 def slow_its_user_down(bait: Bait) -> str:
     """setpriority(2) for a user id: inside, that must not reach the user's processes outside."""
-    os.setpriority(os.PRIO_USER, 0, 1)
+    before = os.getpriority(os.PRIO_PROCESS, 0)  # as that of the process outside; only root may go below it
+    os.setpriority(os.PRIO_USER, 0, before + 1)
     value = os.getpriority(os.PRIO_PROCESS, bait.number("pid"))
-    return taken(value > 0, f"reniced to {value}", "the process outside kept its priority")
+    return taken(value > before, f"reniced to {value}", "the process outside kept its priority")
 
 
 @hostile()

@@ -21,8 +21,15 @@ def test_what_the_kernel_said_in_a_fork_is_told() -> None:
 
 
 def test_a_fork_that_waits_for_a_stranger_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, made = os.fork, list[int]()
+
+    def forking() -> int:
+        made.append(fork())
+        return made[-1]
+
+    monkeypatch.setattr(os, "fork", forking)
     monkeypatch.setattr(forks, "_PATIENCE", 0.05)
     with pytest.raises(TimeoutError):
         forks.forked(signal.pause)
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(made[0], os.WNOHANG)
