@@ -123,7 +123,7 @@ def test_a_proposal_is_no_server_until_its_request_is_accepted(desk: Desk) -> No
     ("words", "reason"),
     [
         (["add", "one", "--proposed"], "supervisor discover --request makes one"),
-        (["add", "../one", "--proposed"], "no request"),
+        (["add", "../one", "--proposed"], "at most 64 of a-z"),
         (["add", "one", "--proposed", "--allow", "example.com:443"], "--proposed takes the entry"),
         (["discover", "--request", "two"], "no proposal"),
         (["discover", "--source", "kubernetes"], "docker:SOCKET"),
