@@ -68,13 +68,16 @@ class Delegated:
 
     def one(self, uid: int) -> int:
         """Whom a uid counts as: the first of its range, or itself."""
-        at = bisect.bisect(self._ranges, (uid, sys.maxsize)) - 1
-        first, end = self._ranges[at] if at >= 0 else (0, 0)
+        first, end = self._range(uid)
         return first if uid < end else uid
 
     def __contains__(self, uid: int) -> bool:
+        return uid < self._range(uid)[1]
+
+    def _range(self, uid: int) -> tuple[int, int]:
+        """The last that begins at or before a uid: its first, and where it ends."""
         at = bisect.bisect(self._ranges, (uid, sys.maxsize)) - 1
-        return at >= 0 and uid < self._ranges[at][1]
+        return self._ranges[at] if at >= 0 else (0, 0)
 
 
 class Claims:

@@ -168,20 +168,13 @@ class Client:
             self._lost("its ledger is gone")
             return
         if data.startswith(_OK):
-            written = map(int, data[len(_OK) : -2].split(b","))
-            try:
-                for each in written:
-                    self._asked.pop(each)("")
-            finally:
-                # one that raises takes nothing from the others
-                for each in written:
-                    self._loop.call_soon(self._asked.pop(each), "")
+            self._tell(map(int, data[len(_OK) : -2].split(b",")), "")
             return
         answer = json.loads(data)
         self._tell(answer["no"], f"the audit log takes no records: {answer['reason']}")
 
     def _tell(self, numbers: Iterable[int], reason: str) -> None:
-        """Tell who waits for these, in the same way."""
+        """Tell who waits for these; one that raises takes nothing from the others."""
         left = iter(numbers)
         try:
             for number in left:

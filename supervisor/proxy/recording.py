@@ -102,7 +102,7 @@ class Recording:
         if client is None:
             self._kept.append(kept)
         else:
-            client.tell(b"outcome", kept[0], lambda why: self._unheard(client, kept, why), power=power)
+            client.tell(b"outcome", kept[0], functools.partial(self._unheard, client, kept), power=power)
 
     def _unheard(self, client: Client, kept: Kept, why: str) -> None:
         # not for ever: it may be one of these for which the ledger has hung up

@@ -52,8 +52,7 @@ command = {command}
 env = {{ ANOTHER = "spec" }}
 """
     with adversary.daemon(folder, config) as made:
-        commands = {pid: adversary.command_of(pid) for pid in adversary.below(made.process.pid)}
-        spawner = next(pid for pid, command in commands.items() if "sandbox.spawner" in command)
+        spawner = made.spawner()
         yield made
         made.until_idle()
         assert made.process.poll() is None

@@ -43,8 +43,7 @@ def host(arena: Arena) -> Iterator[Daemon]:
 
 @contextmanager
 def standing_still(host: Daemon) -> Iterator[None]:
-    commands = {pid: adversary.command_of(pid) for pid in adversary.below(host.process.pid)}
-    spawner = next(pid for pid, command in commands.items() if "sandbox.spawner" in command)
+    spawner = host.spawner()
     os.kill(spawner, signal.SIGSTOP)
     try:
         yield

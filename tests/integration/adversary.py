@@ -333,6 +333,10 @@ class Daemon:
         found: dict[str, object] = json.loads(done.stdout)
         return found
 
+    def spawner(self) -> int:
+        """The pid of what forks its sandboxes."""
+        return next(pid for pid in below(self.process.pid) if "sandbox.spawner" in command_of(pid))
+
     def until(self, count: int) -> None:
         """Wait until it has so many sessions."""
         deadline = time.monotonic() + 10
