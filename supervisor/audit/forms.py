@@ -72,8 +72,7 @@ class Form:
         values: tuple[bytes, ...] = found.groups()
         end = found.end()
         if self.kind == "intent":
-            text = data.decode("ascii")
-            free, end = end, schema.any_json(text, end)
+            free, end = end, schema.any_json(data.decode("ascii"), end)
             values = (*values, data[free:end])
         if data[end:] != b"]}":
             raise Malformed("something follows the values")

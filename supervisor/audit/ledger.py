@@ -44,6 +44,7 @@ class Ledger:
         # who is owed an acknowledgement, and until when
         self._owing: set[Peer] = set()
         self._owed = 0.0
+        self._now = Turn(log, "", claims)
         self._epoll = epoll()
         self._heard: dict[int, Peer | Callable[[], None]] = {}
         self._ends: float | None = None
@@ -61,7 +62,7 @@ class Ledger:
             schema.grammar(kind)
         while self._ends is None or (self._peers and time.monotonic() < self._ends):
             self._turn()
-        self._pay(Turn(self._log, "", self._claims))
+        self._pay(self._now)
         if self._gap:
             self._log.note(chain.GAP, since=self._gap[0], reason=self._gap[1], refused=self._gap[2])
         self._log.note(chain.CLOSED, peers=len(self._peers))
@@ -79,7 +80,8 @@ class Ledger:
         self._epoll.unregister(sock.fileno())
 
     def _wait(self) -> float:
-        due = self._signing.due(self._log)
+        """Seconds until there is something to do anyway; what is due now is done."""
+        due = self._signing.ask(self._log)
         wait = -1.0 if due is None else due
         for at in (self._owed if self._owing else None, self._ends):
             if at is not None:
@@ -89,7 +91,8 @@ class Ledger:
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._wait())
-        turn = Turn(self._log, self._room(), self._claims)
+        turn = self._now
+        turn.refusing = self._room()
         for fd, _ in ready:
             whom = self._heard.get(fd)
             if isinstance(whom, Peer):
@@ -101,7 +104,6 @@ class Ledger:
         self._write(turn)
         if self._owing and time.monotonic() >= self._owed:
             self._pay(turn)
-        self._signing.ask(self._log)
 
     def _room(self) -> str:
         """Why nothing may be taken now, or "". Starts the next segment when it is time."""
@@ -162,10 +164,11 @@ class Ledger:
         except OSError as error:
             turn.fail(error.strerror or str(error))
             written = False
-        if owing := turn.owe():
+        if turn.outcomes and (owing := turn.owe()):
             self._owed = self._owed if self._owing else time.monotonic() + _OWED
             self._owing |= owing
-        self._say(turn.answers(turn.process))
+        if turn.process:
+            self._say(turn.answers(turn.process))
         if turn.power:
             try:
                 self._log.sync()
@@ -175,7 +178,9 @@ class Ledger:
             self._say(turn.answers(turn.power))
         if turn.no:
             self._say(turn.answers(turn.no, turn.refusing))
-        self._account(turn, written=written)
+        if turn.refused or self._gap:
+            self._account(turn, written=written)
+        turn.taken = 0
 
     def _pay(self, turn: Turn) -> None:
         """Acknowledge what is owed."""
@@ -207,7 +212,6 @@ class Ledger:
             self._gap = None
             self._log.note(chain.GAP, since=since, reason=reason, refused=count)
             self._tell({"event": "recovered", "refused": count})
-        turn.taken = 0
 
     def _say(self, answers: Iterable[tuple[Peer, bytes]]) -> None:
         for peer, message in answers:

@@ -47,9 +47,8 @@ _SINGLE = 16
 NOTHING: dict[str, str | None] = dict.fromkeys(("user", "app", "svc"))
 
 
-def _fits(size: int) -> None:
-    if size > schema.RECORD_LIMIT:
-        raise schema.Malformed(f"{size} bytes are over the limit of {schema.RECORD_LIMIT}")
+def _too_long(size: int) -> schema.Malformed:
+    return schema.Malformed(f"{size} bytes are over the limit of {schema.RECORD_LIMIT}")
 
 
 class Peer:
@@ -65,7 +64,7 @@ class Peer:
         self._last = self._single = 0
         # records that were none, less those that are forgotten, at that moment
         self._unfit, self._then = 0.0, 0.0
-        self._credentials = b""
+        self._control: list[tuple[int, int, bytes]] = []
         self._unread: deque[bytes] = deque()
         self._forms: dict[int, Form] = {}
         # outcomes that are written, and not acknowledged yet
@@ -94,16 +93,16 @@ class Peer:
                 return False
             if flags & _CUT or len(data) > _LIMIT:
                 raise WireError(f"message over the limit of {_LIMIT} bytes, or with descriptors")
-            self._identify(control)
+            if control != self._control:
+                self._identify(control)
             self._take(data, turn)
         return True
 
     def _identify(self, control: list[tuple[int, int, bytes]]) -> None:
         for level, kind, payload in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                if payload != self._credentials:
-                    pid, uid, _ = _CREDENTIALS.unpack(payload)
-                    self.who, self._credentials = (uid & 0xFFFFFFFF, pid), payload
+                pid, uid, _ = _CREDENTIALS.unpack(payload)
+                self.who, self._control = (uid & 0xFFFFFFFF, pid), control
                 return
         raise WireError("a message without its sender's credentials")
 
@@ -129,12 +128,14 @@ class Peer:
         if form is None or form.uid != self.who[0]:
             raise WireError(f"malformed message: no form {int(head[2])} of uid {self.who[0]}")
         body = form.fill(data, head.end())
-        _fits(len(body))
+        if len(body) > schema.RECORD_LIMIT:
+            raise _too_long(len(body))
         turn.add(self, self._last, form.kind, body, NOTHING, power=head[3] == b"power")
 
     def _whole(self, data: bytes, head: re.Match[bytes], turn: Turn) -> None:
         text, start = data.decode("ascii"), head.end()
-        _fits(len(data) - start - 1)
+        if len(data) - start - 1 > schema.RECORD_LIMIT:
+            raise _too_long(len(data) - start - 1)
         kind = head[2].decode("ascii")
         end, said = schema.read(kind, text, start)
         if text[end:] != "}":
@@ -260,7 +261,7 @@ class Turn:
                 ids, peer.owed = new + peer.owed, []
             for first in range(0, len(ids), _IDS):
                 some = ids[first : first + _IDS]
-                text = b"%d" % some[0] if len(some) == 1 else ",".join(map(str, some)).encode()
+                text = ",".join(map(str, some)).encode()
                 if no is None:
                     said.append((peer, b'{"ok":[%b]}' % text))
                 else:

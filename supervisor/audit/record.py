@@ -35,8 +35,11 @@ _FIRST = 4 * 1024
 # tools that one session's calls are remembered of
 _SHAPES = 256
 _MARK = MARK.encode()
+# as a number: a search for it is one call of memchr
+_DELETE = 0x7F
 _VERSION, _PROFILE, _SCHEMA = VERSION.encode(), schema.PROFILE.encode(), schema.VERSION.encode()
 _encoder = msgspec.json.Encoder(order="sorted")
+_decode = msgspec.json.Decoder().decode
 _numbers = itertools.count(1)
 PLAIN = Redactor()
 
@@ -99,7 +102,7 @@ def _encode(value: object) -> bytes:
     """Any JSON in ASCII, keys sorted."""
     try:
         data = _encoder.encode(value)
-        if data.isascii() and b"\x7f" not in data:
+        if data.isascii() and _DELETE not in data:
             return data
     except UnicodeEncodeError:
         pass  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
@@ -225,10 +228,10 @@ def _shape(call: Call) -> Shape:
 def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
     """The arguments as they may be written, and their size if that is not all of them."""
     try:
-        given = msgspec.json.decode(raw or b"{}")
+        given = _decode(raw or b"{}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         given = {"unparsed": raw.decode("utf-8", "replace")}
-    clean = redactor.clean(given)
+    clean = given if redactor.harmless(raw) else redactor.clean(given)
     data = _encode(clean if isinstance(clean, dict) else {"value": clean})
     if len(data) > _ARGUMENTS:
         return _truncated(data), len(data)

@@ -23,6 +23,8 @@ _MODES = frozenset(("r", "w", "rw", "rx", "wx", "rwx"))
 
 def resources_of(touched: Touched, redactor: Redactor) -> tuple[bytes, bytes]:
     """As many of the files and hosts as fit, denials first, and how many did not."""
+    if not touched.hosts and not touched.files:
+        return b"", b""
     hosts, files = touched.hosts[:_EXAMINED], touched.files[:_EXAMINED]
     dropped = {"files": len(touched.files) - len(files), "hosts": len(touched.hosts) - len(hosts)}
     made = [(not each.denied, "hosts", _reached(each)) for each in hosts]

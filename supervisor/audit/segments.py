@@ -199,14 +199,14 @@ class Log:
 
     def append(self, kind: str, who: tuple[int, int], body: bytes) -> None:
         """One more line for the next `commit`."""
-        self._say()
+        if not self._lines:
+            self._say()
         self._add(kind, who, body)
 
     def _say(self) -> None:
-        if not self._lines:
-            self._said = len(self._notes)
-            for kind, body in self._notes:
-                self._add(kind, self._own, chain.canonical(body))
+        self._said = len(self._notes)
+        for kind, body in self._notes:
+            self._add(kind, self._own, chain.canonical(body))
 
     def _add(self, kind: str, who: tuple[int, int], body: bytes) -> None:
         line, self.head = chain.make(self.head, self._now(), kind, who, body)
@@ -215,11 +215,14 @@ class Log:
 
     def commit(self) -> None:
         """Write what was appended and noted. OSError: nothing of it was, and notes are tried again."""
-        self._say()
+        if not self._lines:
+            self._say()
         data = b"".join(self._lines)
         try:
-            self._mend()
-            _write(self._fd, data)
+            if self._half_written:
+                self._mend()
+            if data and (wrote := os.write(self._fd, data)) < len(data):
+                _write(self._fd, data[wrote:])
         except OSError:
             self.head, self._lines, self.pending = self._saved, [], 0
             self._half_written = True
@@ -227,13 +230,13 @@ class Log:
             raise
         self.size += len(data)
         self._saved, self._lines, self.pending = self.head, [], 0
-        del self._notes[: self._said]
+        if self._said:
+            del self._notes[: self._said]
 
     def _mend(self) -> None:
         """Cut off what was written of a batch: it may end within a line. OSError: not yet."""
-        if self._half_written:
-            os.ftruncate(self._fd, self.size)
-            self._half_written = False
+        os.ftruncate(self._fd, self.size)
+        self._half_written = False
 
     def sync(self) -> None:
         """Return when everything committed survives a loss of power."""

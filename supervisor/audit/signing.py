@@ -61,17 +61,19 @@ class Signing:
         except OSError:
             self.gone = True
 
-    def due(self, log: Log) -> float | None:
-        """Seconds until `ask` has something to do; None: nothing to be signed."""
+    def ask(self, log: Log) -> float | None:
+        """Have the last line signed, if it is time; what cannot be put on disk now is signed later.
+
+        Seconds until it will be time; None: nothing to be signed.
+        """
         if self.gone or self._asked or log.head.seq == self._signed:
             return None
-        return max(0.0, self._next - time.monotonic())
-
-    def ask(self, log: Log) -> None:
-        """Have the last line signed, if it is time; what cannot be put on disk now is signed later."""
-        if self.due(log) == 0.0:
-            with contextlib.suppress(OSError):
-                self._ask(log)
+        left = self._next - time.monotonic()
+        if left > 0:
+            return left
+        with contextlib.suppress(OSError):
+            self._ask(log)
+        return None if self.gone or self._asked else PERIOD
 
     def _ask(self, log: Log) -> None:
         self._next = time.monotonic() + PERIOD

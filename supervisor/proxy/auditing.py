@@ -12,7 +12,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
@@ -47,10 +47,14 @@ _WITHHELD = Withheld()
 class Mark:
     """What is known of a call under way: its record, and what it touched so far."""
 
-    __slots__ = ("call", "during", "earlier", "files", "hosts", "instance", "lacks", "power", "seen", "window")
+    __slots__ = (
+        "call", "during", "earlier", "files", "home", "hosts", "instance", "lacks", "power", "seen", "window",
+    )  # fmt: skip
 
-    def __init__(self, call: record.Call, *, power: bool) -> None:
+    def __init__(self, call: record.Call, home: Instance | None, *, power: bool) -> None:
         self.call, self.power = call, power
+        # the process whose session its record names
+        self.home = home
         self.during: list[str] = []
         self.hosts: list[Reached] = []
         self.files: list[Opened] = []
@@ -60,6 +64,16 @@ class Mark:
         self.seen: record.Seen = "none"
         self.window: Window | None = None
         self.instance: Instance | None = None
+
+
+class Known(NamedTuple):
+    """What the records of a client's calls of one tool have in common, as long as this process is the one."""
+
+    home: Instance | None
+    context: Context
+    tool: str
+    activity: int
+    power: bool
 
 
 Key = tuple[str, tuple[str, ...], "Server | None", int, bytes]
@@ -117,13 +131,12 @@ class Audit:
             if reason:
                 call.mark = None
                 call.lost(message.NOT_RECORDED, reason)
+            elif then is not None:
+                then(call, server)
             else:
-                (then or conversation.dispatch)(call, server)
+                conversation.dispatch(call, server, instance)
 
         self._recording.intent(record.short_intent(mark.call, _arguments(call)), done, power=mark.power)
-        if self._unwritten:
-            # while the ledger writes this one
-            asyncio.get_running_loop().call_soon(self._write_all)
 
     def refused(self, call: Call, server: Server | None, rule: str, reason: str) -> None:
         """Write down what was not let pass."""
@@ -135,6 +148,18 @@ class Audit:
         self._recording.intent(written, _nobody, power=False)
 
     def _mark(self, call: Call, server: Server | None, instance: Instance | None) -> Mark:
+        number = f"{self._run}-{next(self._number)}"
+        # what the client calls itself in each message may differ from call to call
+        usual = call.meta is None and call.method == "tools/call"
+        known = call.conversation.known.get(call.name) if usual else None
+        if known is None or known.home is not instance:
+            known = self._known(call, server, instance)
+            if usual and server is not None:
+                call.conversation.known[call.name] = known
+        made = record.Call(known.context, number, known.tool, call.method, known.activity)
+        return Mark(made, instance, power=known.power)
+
+    def _known(self, call: Call, server: Server | None, instance: Instance | None) -> Known:
         context = self._context(call, server, instance)
         name = call.name
         if server is not None and not call.conversation.endpoint.single:
@@ -143,8 +168,7 @@ class Audit:
             name = ""  # not one of the server's: an address that its client made
         traits = self._traits_of(server, call.method, name) if server is not None else None
         activity, power = (traits.activity, traits.power) if traits else (99, False)
-        number = f"{self._run}-{next(self._number)}"
-        return Mark(record.Call(context, number, name, call.method, activity), power=power)
+        return Known(instance, context, name, activity, power)
 
     def _traits_of(self, server: Server, method: str, name: str) -> Traits:
         key = (server, method, name if method == "tools/call" else "")
@@ -243,8 +267,9 @@ class Audit:
         if instance is None:
             self._soon(call, mark, took, outcome, line)
             return
-        # its own context names the session, which was perhaps only started for it
-        mark.call = mark.call._replace(context=self._context(call, call.server, instance))
+        if mark.home is not instance:
+            # its own context names the session, which was only started for it
+            mark.call = mark.call._replace(context=self._context(call, call.server, instance))
         if mark.window is None and not instance.reaches:
             self._soon(call, mark, took, outcome, line)
         else:
@@ -275,7 +300,7 @@ class Audit:
             told()
 
     def _soon(self, call: Call, mark: Mark, took: int, outcome: str, line: bytes) -> None:
-        """Nobody waits for an outcome: it is written when the ledger has the next intent to write, or soon."""
+        """Nobody waits for an outcome: those of a short while are written together, between two calls."""
         if mark.instance is not None:
             mark.instance.known(mark)
         self._unwritten.append((call, mark, took, outcome, line))
@@ -283,9 +308,7 @@ class Audit:
             self._timer = asyncio.get_running_loop().call_later(_SOON, self._write_all)
 
     def _write_all(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer = None
         unwritten, self._unwritten = iter(self._unwritten), []
         try:
             for each in unwritten:

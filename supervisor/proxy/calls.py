@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from supervisor.proxy import envelope, eras, message
+from supervisor.proxy import envelope, eras, message, sharing
 from supervisor.proxy.instance import Instance, Waiter
 from supervisor.proxy.message import Fields
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from supervisor.proxy.auditing import Mark
     from supervisor.proxy.conversation import Conversation
     from supervisor.proxy.endpoint import Route
-    from supervisor.proxy.servers import Server
+    from supervisor.proxy.servers import Key, Server
     from supervisor.telemetry.traces import Span
 
 # of one client, at a time
@@ -82,6 +82,24 @@ class Call(Waiter):
         if route.name is not None:
             self.params[member] = route.name
 
+    def place(self, server: Server, *, modern: bool) -> tuple[Key, Conversation | None]:
+        """Who shares the process that it goes to, and whose that is if it is one client's alone.
+
+        A legacy server ties a client's capabilities, roots and log level to its connection: it is shared only where
+        the registry says so.
+        """
+        to, share = self.conversation, server.settings.session.share
+        if share == "call":
+            return (self,), None if self.modern else to
+        if share == "server":
+            return (modern,), None
+        if not modern and not self.modern:
+            return (to,), to
+        if modern:
+            return (modern, to.principal.name), None
+        capabilities = bytes((self.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
+        return sharing.vacant(server, (modern, to.principal.name, capabilities)), None
+
     def go(self, instance: Instance) -> None:
         """Send it to a process that is ready, when it is written down that this will be done."""
         self.instance = instance
@@ -103,12 +121,10 @@ class Call(Waiter):
             self.token = token
             meta = meta | {"progressToken": msgspec.Raw(instance.next_id)}
             params = params | {"_meta": message.raw(meta)}
-        if params or "params" in fields:
-            # also where nothing is rewritten: of two members with one name, the server must see the one that we saw
-            fields["params"] = message.raw(params)
         if audit is not None:
             audit.sent(self, instance)
-        self.number = instance.send(self, fields)
+        # also where nothing is rewritten: of two members with one name, the server must see the one that we saw
+        self.number = instance.send(self, fields, params if params or "params" in fields else None)
         if self.modern or not instance.modern:
             # it is not sent again: what it carries may be long, and its answer may take long
             self.fields = self.params = {}

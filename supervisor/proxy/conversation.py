@@ -19,6 +19,7 @@ from supervisor.proxy.questions import Questions
 from supervisor.proxy.servers import NOBODY, Key, Server, Unavailable, usable
 
 if TYPE_CHECKING:
+    from supervisor.proxy.auditing import Known
     from supervisor.proxy.endpoint import Route
     from supervisor.proxy.gateway import Gateway
     from supervisor.proxy.listening import Listener
@@ -50,6 +51,8 @@ class Conversation:
         self.listeners: dict[bytes, Listener] = {}
         self.questions = Questions(self)
         self.instances: set[Instance] = set()
+        # what is the same in the records of its calls, by tool
+        self.known: dict[str, Known] = {}
         self.closed = False
         self.blocked: Callable[[bool], None] = lambda _: None
         self._full: set[Process] = set()
@@ -69,8 +72,10 @@ class Conversation:
         """One message of the client's; what it holds from a front that has looked at it already."""
         if self.closed:
             return
+        if fields is None and self.protocol and (usual := message.usual(line)) and local.used(self, usual):
+            return
         fields = fields or message.incoming(line)
-        if fields is None or bytes(fields.get("jsonrpc", b"")) != b'"2.0"':
+        if fields is None or fields.get("jsonrpc") != message.TWO:
             self._malformed(line)
         elif "method" in fields:
             method = message.text(fields["method"])
@@ -180,7 +185,7 @@ class Conversation:
 
     def running(self, call: Call, server: Server) -> Instance | None:
         """The process that would serve this call, if there is one already."""
-        found = server.instances.get(self._key(call, server, modern=server.modern[call.modern])[0])
+        found = server.instances.get(call.place(server, modern=server.modern[call.modern])[0])
         return found if found is not None and found.ready else None
 
     def admit(self, call: Call, server: Server) -> bool:
@@ -220,13 +225,14 @@ class Conversation:
             else:
                 del load[name]
 
-    def dispatch(self, call: Call, server: Server) -> None:
-        """Give a call to the process that serves it, started if there is none."""
-        try:
-            instance = self.instance(call, server)
-        except Unavailable as error:
-            call.lost(error.code, str(error))
-            return
+    def dispatch(self, call: Call, server: Server, instance: Instance | None = None) -> None:
+        """Give a call to the process that serves it, started if there is none; `instance` served it just now."""
+        if instance is None or instance not in self.instances or not instance.ready or instance.ending:
+            try:
+                instance = self.instance(call, server)
+            except Unavailable as error:
+                call.lost(error.code, str(error))
+                return
         if instance.ready and not instance.serial:
             call.go(instance)
         else:
@@ -236,7 +242,7 @@ class Conversation:
     def instance(self, call: Call, server: Server) -> Instance:
         """The process that serves this call; Unavailable when there can be none now."""
         modern = server.modern[call.modern]
-        key, owner = self._key(call, server, modern=modern)
+        key, owner = call.place(server, modern=modern)
         found = server.instances.get(key)
         if found is None or found not in self.instances or not found.ready or found.ending:
             found = self._join(key, owner, call, server, modern=modern)
@@ -256,24 +262,6 @@ class Conversation:
         if self._held is not None and not self._slow:
             found.pause(self, paused=True)
         return found
-
-    def _key(self, call: Call, server: Server, *, modern: bool) -> tuple[Key, Conversation | None]:
-        """Who shares a process, and whose it is if it is one client's alone.
-
-        A legacy server ties a client's capabilities, roots and log level to its connection: it is shared only where
-        the registry says so.
-        """
-        share = server.settings.session.share
-        if share == "call":
-            return (call,), None if call.modern else self
-        if share == "server":
-            return (modern,), None
-        if not modern and not call.modern:
-            return (self,), self
-        if modern:
-            return (modern, self.principal.name), None
-        capabilities = bytes((call.meta or {}).get(eras.CAPABILITIES, message.EMPTY))
-        return sharing.vacant(server, (modern, self.principal.name, capabilities)), None
 
     def finish(self, call: Call, line: bytes, *, outcome: str, parked: bool = False) -> None:
         """The answer to a call; nothing happens if the client has cancelled it."""
@@ -392,6 +380,7 @@ class Conversation:
     def forget(self, instance: Instance) -> None:
         """A process has ended."""
         self.instances.discard(instance)
+        self.known.clear()
         if instance in self._full:
             self.block(instance, full=False)
         self.questions.forget(instance)

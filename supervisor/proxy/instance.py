@@ -291,13 +291,16 @@ class Instance(Process):
             params = {**params, "_meta": meta}
         return {"jsonrpc": message.TWO, "method": message.raw(method), "params": message.raw(params)}
 
-    def send(self, waiter: Waiter, fields: Fields) -> bytes:
-        """Send a request under an id of its own, which is returned, and remember who waits for the answer."""
+    def send(self, waiter: Waiter, fields: Fields, params: Fields | None = None) -> bytes:
+        """Send a request under an id of its own, which is returned, and remember who waits for the answer.
+
+        With these params, if any are given.
+        """
         self._number += 1
         number = b"%d" % self._number
         fields["id"] = msgspec.Raw(number)
         self.pending[number] = waiter
-        line = message.line(fields)
+        line = message.line(fields if params is None else fields | {"params": params})
         self.traffic.sent += len(line)
         self._writer.write(line)
         return number

@@ -16,6 +16,8 @@ from typing import cast
 from supervisor.proxy import pump
 from supervisor.proxy.meter import Meter
 
+# as a number: a search for it is one call of memchr
+_NEWLINE = 10
 Line = Callable[[bytes], None]
 
 
@@ -84,11 +86,13 @@ class Reader(asyncio.Protocol):
                 meter.passed += size
             else:
                 data = self._metered(meter, data)
-        if not self._buffer and not self._full and data.endswith(b"\n") and data.find(b"\n") == len(data) - 1:
-            self._deliver(data)
-        else:
+        if self._buffer or self._full or data.find(_NEWLINE) != len(data) - 1 or not data:
             self._buffer += data
             self._deliver_all()
+        elif self._skipping or len(data) > self.limit or data.isspace():
+            self._deliver(data)
+        else:
+            self._line(data)
 
     def _deliver_all(self) -> None:
         """Every line that is there, until somebody cannot take more."""
@@ -130,7 +134,7 @@ class Reader(asyncio.Protocol):
             self._skipping = False
         elif len(line) > self.limit:
             self._too_long()
-        elif line.strip():
+        elif not line.isspace():
             self._line(line)
 
     def eof_received(self) -> None:

@@ -35,6 +35,7 @@ def initialize(to: Conversation, call: Call) -> None:
     version = eras.negotiated(asked, endpoint.most())
     to.protocol = version
     to.hello.capabilities, to.hello.client = capabilities.copy(), client.copy()
+    to.known.clear()
     to.answer(call, message.result(bytes(call.spelling), endpoint.handshake(version)))
 
 
@@ -98,6 +99,20 @@ def using(kind: str) -> Answer:
         to.use(call, route, "name")
 
     return answer
+
+
+def used(to: Conversation, usual: message.Usual) -> bool:
+    """Call a tool, the short way; False if it is none, or its id is none or in use, which is told the long way."""
+    key, name = message.identifier(usual.id), usual.params.name
+    route = to.endpoint.routes["tools"].get(name)
+    if key is None or key in to.calls or route is None:
+        return False
+    fields = {"jsonrpc": message.TWO, "id": usual.id, "method": message.CALL}
+    params = {"name": route.name or message.raw(name), "arguments": usual.params.arguments}
+    call = Call(to, key, fields, method="tools/call", params=params, meta=None)
+    call.name = name
+    to.use(call, route, "name")
+    return True
 
 
 def deny(to: Conversation, call: Call, server: Server, verdict: Verdict) -> None:

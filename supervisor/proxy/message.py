@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ Fields = dict[str, msgspec.Raw]
 _Shape = TypeVar("_Shape")
 
 TWO = msgspec.Raw(b'"2.0"')
+CALL = msgspec.Raw(b'"tools/call"')
 EMPTY = msgspec.Raw(b"{}")
 NULL = b"null"
 
@@ -42,6 +43,9 @@ _encode = msgspec.json.Encoder().encode
 _WRONG = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # what is white space in JSON and ends a line for some readers
 _BLANK = bytes.maketrans(b"\r\n", b"  ")
+# as numbers, for which a search is one call of memchr
+_NEWLINE, _RETURN = b"\n\r"
+_CALL = bytes(CALL)
 # the members that decide where a message goes: some readers do not tell cases apart, and take the last one
 _MEMBERS = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
 _AIMS = frozenset(("name", "uri", "ref", "type", "arguments", "_meta", "requestState", "inputResponses"))
@@ -59,7 +63,7 @@ def incoming(line: bytes) -> Fields | None:
     What stands between its tokens may not end a line: Python's text files end one at \\r as well, and would read a
     message of its own in the middle of this one. Nor may "ID" stand beside "id": some take the one for the other.
     """
-    if b"\r" in line or not line.isascii() or line.find(b"\n", 0, -1) >= 0:
+    if _RETURN in line or not line.isascii() or line.find(_NEWLINE, 0, -1) >= 0:
         table = _unusual(line)
     else:
         try:
@@ -69,6 +73,35 @@ def incoming(line: bytes) -> Fields | None:
     if table is None or table.keys() <= _MEMBERS or not _folds(table, _MEMBERS):
         return table
     return None
+
+
+class Aim(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The params of most calls."""
+
+    name: str
+    arguments: msgspec.Raw
+
+
+class Usual(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A tools/call as most are: nothing in it but this, under exactly these names."""
+
+    id: msgspec.Raw
+    params: Aim
+    method: Literal["tools/call"]
+    jsonrpc: Literal["2.0"]
+
+
+_usual = msgspec.json.Decoder(Usual)
+
+
+def usual(line: bytes) -> Usual | None:
+    """A message from outside that is no more than that; None for every other, which `incoming` is for."""
+    if line.find(_CALL) < 0 or _RETURN in line or not line.isascii() or line.find(_NEWLINE, 0, -1) >= 0:
+        return None
+    try:
+        return _usual.decode(line)
+    except _WRONG:
+        return None
 
 
 def _unusual(line: bytes) -> Fields | None:
@@ -173,7 +206,7 @@ def raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(_encode(value))
 
 
-def line(table: Fields) -> bytes:
+def line(table: Fields | dict[str, Fields | msgspec.Raw]) -> bytes:
     """One message as a line."""
     return _encode(table) + b"\n"
 
@@ -241,8 +274,9 @@ def outcome(answer: Fields) -> str:
         table = fields(answer.get("error", EMPTY)) or {}
         return bytes(table.get("code", b"0")).decode(errors="replace")
     result = bytes(answer["result"])
-    found = result.rfind(_NAME, max(0, len(result) - _TAIL))
-    if found < 0 and (found := result.find(_NAME, 0, _HEAD)) < 0:
+    long = len(result) > _TAIL
+    found = result.rfind(_NAME, -_TAIL) if long else result.rfind(_NAME)
+    if found < 0 and (not long or (found := result.find(_NAME, 0, _HEAD)) < 0):
         return "ok"
     if result.startswith(_FALSE, found):
         return "ok"

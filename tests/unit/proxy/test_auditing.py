@@ -45,7 +45,7 @@ def played(scenario: Callable[[Audit, Call, Mark, Process, Process], Awaitable[N
 
     async def run() -> None:
         first, second = Process(), Process()
-        mark = Mark(record.Call(Context("uid:1", "", "", "s"), "run-1", "tool"), power=False)
+        mark = Mark(record.Call(Context("uid:1", "", "", "s"), "run-1", "tool"), None, power=False)
         call = cast(Call, SimpleNamespace(mark=mark))
         await scenario(Audit(cast(Recording, None), "stdio", 1), call, mark, first, second)
         first.close()
@@ -111,7 +111,7 @@ def test_an_outcome_that_cannot_be_written_takes_no_other_with_it() -> None:
         audit = Audit(cast(Recording, paper), "stdio", 1)
         names = ["one", "bad", "two", "bad", "three"]
         for name in names:
-            mark = Mark(record.Call(Context("uid:1", "", "", "s"), name, "tool"), power=False)
+            mark = Mark(record.Call(Context("uid:1", "", "", "s"), name, "tool"), None, power=False)
             call = SimpleNamespace(mark=mark, server=None, began=time.monotonic())
             audit.ended(cast(Call, call), "ok", b"{}")
         await audit.close()

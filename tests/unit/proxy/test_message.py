@@ -42,6 +42,43 @@ def test_every_element_of_a_list_passes_as_it_was_written(elements: list[object]
     assert [bytes(each) for each in message.items(msgspec.Raw(b"[" + b" , ".join(parts) + b"]"))] == parts
 
 
+words = st.sampled_from(
+    ["id", "ID", "method", "params", "Params", "jsonrpc", "name", "Name", "arguments", "_meta", "x"]
+)
+members = st.lists(
+    st.tuples(
+        words, st.sampled_from(["7", '"a"', '"tools/call"', '"2.0"', '{"name":"t","arguments":{"a":"b"}}', "null"])
+    ),
+    max_size=2,
+)
+
+
+@bounded
+@given(members, members, st.booleans(), st.sampled_from(["", " ", "\n", "\r", "\u00e9"]))
+def test_the_short_way_to_a_call_says_what_the_long_one_says(
+    more: list[tuple[str, str]], within: list[tuple[str, str]], last: bool, between: str
+) -> None:
+    def written(own: list[tuple[str, str]], others: list[tuple[str, str]]) -> str:
+        both = own + others if last else others + own
+        return "{" + ("," + between).join(f'"{name}":{value}' for name, value in both) + "}"
+
+    params = written([("name", '"echo"'), ("arguments", '{"text": "x"}')], within)
+    own = [("jsonrpc", '"2.0"'), ("id", "7"), ("method", '"tools/call"'), ("params", params)]
+    line = written(own, more).encode() + b"\n"
+    short, long = message.usual(line), message.incoming(line)
+    if short is None:
+        assert more or within or between not in ("", " ")
+        return
+    assert long is not None
+    assert long.keys() == {"jsonrpc", "id", "method", "params"}
+    assert (long["jsonrpc"], long["method"], long["id"]) == (message.TWO, message.CALL, short.id)
+    found = message.fields(long["params"])
+    assert found is not None
+    assert found.keys() == {"name", "arguments"}
+    assert not message.ambiguous(found)
+    assert (message.text(found["name"]), found["arguments"]) == (short.params.name, short.params.arguments)
+
+
 @bounded
 @given(st.binary() | st.builds(lambda a, b: b'{"a":' + a + b"}" + b, st.binary(), st.binary()))
 def test_no_bytes_raise(data: bytes) -> None:
