@@ -4,8 +4,8 @@ Run from a checkout, `python benchmarks/call_overhead.py [--calls N] [--json FIL
 interpreter that has fastmcp). The server is a C program that answers at once; beside the gateway stand the server
 alone, a C program that copies bytes (the floor), the official SDK's client and server glued together, and fastmcp's
 proxy. The cases take turns in rounds; medians over the rounds. Over HTTP the same server is behind `serve --http`.
-`serve` writes every call down; what that adds is seen by the gateway's code over a server without a sandbox, once
-without and once with a ledger.
+`serve` writes every call down; what that adds is seen by the gateway's code over a server without a sandbox, with
+policies that decide about every call, once without and once with a ledger.
 """
 
 from __future__ import annotations
@@ -224,8 +224,10 @@ def cases(folder: Path, options: argparse.Namespace) -> dict[str, Callable[[], C
         "supervisor serve, HTTP": lambda: Http(web, port, "/mcp", "echo__echo"),
         "SDK client + server": lambda: Pipes([sys.executable, str(HERE / "peers" / "sdk_glue.py"), server], "echo"),
     }
-    front = [sys.executable, "-m", "tests.unit.proxy.front", f"command={server}"]
+    front = [sys.executable, "-m", "tests.unit.proxy.front", f"command={server}", "governed"]
+    other = free_port()
     found["the gateway's code alone"] = lambda: Pipes(front, "a__echo")
+    found["the same, HTTP"] = lambda: Http([*front, f"http={other}"], other, "/mcp", "a__echo")
     found["the same, written down"] = lambda: Pipes([*front, "audit"], "a__echo")
     if options.fastmcp:
         proxy = [options.fastmcp, str(HERE / "peers" / "fastmcp_proxy.py"), server]

@@ -6,7 +6,9 @@ Runs unprivileged. An answer that comes alone is JSON with the status of its err
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
+import time
 
 from supervisor.proxy import message
 from supervisor.proxy.http_connection import Exchange, Header
@@ -49,10 +51,15 @@ async def stream_answer(
     `whole`: JSON will do if the answer comes alone. `primed`: a stream begins with an event to come back to.
     """
     stream.read = True
+    if whole:
+        stream.alone = functools.partial(_alone, reply, modern=modern, more=more)
     try:
-        first = await _within(stream, _LONG) if whole else None
+        first = await _within(reply, stream, _LONG) if whole else None
+        stream.alone = None
+        if reply.over:
+            return
         if whole and stream.ended:
-            await _alone(reply, first, modern, more)
+            _alone(reply, first[1] if first else b"", modern=modern, more=more)
         elif not events:
             await _last_only(reply, stream, first, more)
         else:
@@ -61,26 +68,27 @@ async def stream_answer(
                 await reply.part(priming(f"{stream.number}-0", _RETRY))
             await _events(reply, stream, first)
     finally:
-        stream.read = False
+        stream.read, stream.alone = False, None
 
 
-async def _within(stream: Stream, seconds: float) -> tuple[int, bytes] | None:
+async def _within(reply: Exchange, stream: Stream, seconds: float) -> tuple[int, bytes] | None:
     """The next message, if there is one so soon."""
     if stream.over or (found := stream.take()) is not None:
         return stream.take() if stream.over else found
-    handle = asyncio.get_running_loop().call_later(seconds, stream.wake)
+    # not a timer of its own, which would cost more than most answers
+    reply.late = time.monotonic() + seconds, stream.wake
     try:
         return await stream.get()
     finally:
-        handle.cancel()
+        reply.late = None
 
 
-async def _alone(reply: Exchange, found: tuple[int, bytes] | None, modern: bool, more: list[Header] | None) -> None:
+def _alone(reply: Exchange, line: bytes, *, modern: bool, more: list[Header] | None) -> None:
     """An answer that came alone, or none at all: the request was cancelled."""
-    if found is None:
-        await reply.whole(202, b"", "", more)
+    if line:
+        reply.finish(_status(line) if modern else 200, line.rstrip(b"\n"), more=more)
     else:
-        await reply.whole(_status(found[1]) if modern else 200, found[1].rstrip(b"\n"), more=more)
+        reply.finish(202, b"", "", more)
 
 
 async def _events(reply: Exchange, stream: Stream, found: tuple[int, bytes] | None) -> None:

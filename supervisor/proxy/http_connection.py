@@ -47,6 +47,8 @@ class Exchange:
         self.size = 0
         self.complete = self.wanted = self.over = False
         self.task: asyncio.Task[None] | None = None
+        # when (monotonic time) whom to tell, about a second later, that it has become late
+        self.late: tuple[float, Callable[[], None]] | None = None
         self._connection = connection
         self._parts: list[bytes] = []
         self._more: asyncio.Future[None] | None = None
@@ -76,6 +78,10 @@ class Exchange:
 
     async def whole(self, status: int, body: bytes, kind: str = JSON, more: list[Header] | None = None) -> None:
         """An answer of known length."""
+        self.finish(status, body, kind, more)
+
+    def finish(self, status: int, body: bytes, kind: str = JSON, more: list[Header] | None = None) -> None:
+        """The same, for who does not wait."""
         head = [_STATUS[status], b"" if status == 204 else b"content-length: %d\r\n" % len(body)]
         if kind:
             head.append(b"content-type: " + kind.encode() + b"\r\n")
@@ -300,6 +306,8 @@ class Connection(asyncio.Protocol):
         idle = self.current is None and now - self.since > IDLE
         if stuck or late or idle:
             self.abort()
+        elif self.current is not None and self.current.late is not None and now > self.current.late[0]:
+            self.current.late[1]()
 
     def write(self, data: bytes) -> None:
         """Queue it; nothing happens once the client is gone."""

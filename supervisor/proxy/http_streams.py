@@ -28,6 +28,8 @@ class Stream:
         self.count = 0
         self.read = False
         self.drained: Callable[[], None] = lambda: None
+        # takes an answer that nothing came before, at once; its reader finds nothing when it wakes up
+        self.alone: Callable[[bytes], None] | None = None
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._kept: deque[tuple[int, bytes]] = deque()
         self.kept = 0
@@ -37,7 +39,10 @@ class Stream:
         """One more message; an empty one only ends the stream."""
         if self.over:
             return
-        if line:
+        if last and self.alone is not None and not self.count:
+            self.over = True
+            self.alone(line)
+        elif line:
             self.count += 1
             self._waiting.append((self.count, line))
             self.size += len(line)

@@ -2,12 +2,14 @@
 
 Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called;
 `audit` has calls written down, as root in LOGS_DIRECTORY; `command=FILE` is a server of its own for "a";
-`governed` has policies say who may use what.
+`governed` has policies say who may use what; `http=PORT` serves that on loopback instead, until a signal.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import sys
 from types import CodeType, FrameType
 
@@ -16,14 +18,25 @@ import uvloop
 from supervisor.audit.record import Context
 from supervisor.cli import keeper
 from supervisor.profile.audit import ledger_filter
+from supervisor.proxy import http_server
 from supervisor.proxy.auditing import Audit
 from supervisor.proxy.gateway import Gateway
+from supervisor.proxy.http import Anybody, Front
+from supervisor.proxy.http_headers import Headers, Visitors
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.recording import Recording
 from supervisor.proxy.stdio import Stdio
 from tests.unit.proxy.stand import Entry, Meter, Stand, pinned, small
 from tests.unit.roles.policies import policy
+
+
+class Everybody(Anybody):
+    """Whoever comes is the one that the policies know."""
+
+    async def principal(self, headers: Headers, client: str, path: str) -> Principal:
+        """See Authority."""
+        return Principal("uid:1")
 
 
 class Counted:
@@ -71,11 +84,11 @@ async def main() -> int:
         recording = Recording(kept.way, Context("uid:1", "", "", ""))
         recording.start()
         gateway.audit = Audit(recording, "stdio", 1)
-    front = Stdio(gateway, Principal("uid:1"))
+    ports = [word[5:] for word in sys.argv if word.startswith("http=")]
     counted = Counted()
     if "count" in sys.argv:
         sys.setprofile(counted.event)
-    status = await front.run()
+    status = await (web(gateway, ports[0]) if ports else Stdio(gateway, Principal("uid:1")).run())
     sys.setprofile(None)
     await gateway.close()
     await stand.end()
@@ -84,6 +97,16 @@ async def main() -> int:
     if "count" in sys.argv:
         sys.stderr.write(json.dumps(counted.turns) + "\n")
     return status
+
+
+async def web(gateway: Gateway, port: str) -> int:
+    """The same over HTTP."""
+    prepared = http_server.Prepared([http_server.bind(f"127.0.0.1:{port}")])
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, prepared.stop)
+    front = Front(gateway, Everybody(), Visitors(), {})
+    await prepared.serve(front)
+    front.close()
+    return 0
 
 
 if __name__ == "__main__":
