@@ -154,7 +154,7 @@ class Audit:
         known = call.conversation.known.get(call.name) if usual else None
         if known is None or known.home is not instance:
             known = self._known(call, server, instance)
-            if usual and server is not None:
+            if usual and instance is not None:
                 call.conversation.known[call.name] = known
         made = record.Call(known.context, number, known.tool, call.method, known.activity)
         return Mark(made, instance, power=known.power)
