@@ -62,6 +62,7 @@ RULES = (
 )
 MARK = "[redacted: "
 _DEEPEST = 100
+_SIGNS = "_-: "
 
 
 class _Keys:
@@ -96,16 +97,21 @@ class Redactor:
             *self._numbers.anchors,
             *(each for rule in self._rules for each in rule.anchors),
         ]
-        self._anchors = tuple(dict.fromkeys(anchors))
+        # those that have one of these characters in them need not be searched for where it is not
+        self._anchors: dict[str, list[str]] = {}
+        for each in dict.fromkeys(anchors):
+            self._anchors.setdefault(next((sign for sign in _SIGNS if sign in each), ""), []).append(each)
 
     def harmless(self, written: bytes) -> bool:
         """Whether `clean` would leave the value of this JSON as it is; False if that takes longer to find out."""
         if self._secrets or not written.isascii() or b"\\" in written:
             return False
         text = written.decode("ascii").lower()
-        for anchor in self._anchors:
-            if anchor in text:
-                return False
+        for sign, anchors in self._anchors.items():
+            if sign in text:
+                for anchor in anchors:
+                    if anchor in text:
+                        return False
         return text.count("[") + text.count("{") < _DEEPEST
 
     def clean(self, value: object, deep: int = 0) -> object:
