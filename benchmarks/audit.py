@@ -1,4 +1,4 @@
-"""What audit costs: records a second through the ledger, time added to a call, look-ups, verification, the index.
+"""What audit costs: time added to a call, records a second through the ledger, look-ups, verification, the index.
 
 Run from a checkout as root, `python benchmarks/audit.py`. Everything stands beside the same without
 audit in the same run: an echo over the same kind of socket for the ledger, a scan of the log for the index.
@@ -14,14 +14,16 @@ import random
 import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import opened
+from benchmarks import call_overhead, opened
 from supervisor import wire
 from supervisor.audit import index, query, read, record, verify
 from supervisor.audit.client import Client
@@ -167,17 +169,44 @@ def cpu(pid: int) -> float:
     return sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15])) / os.sysconf("SC_CLK_TCK")
 
 
+def called() -> None:
+    """One small tools/call through the gateway's code, policies on, with and without a ledger, in turns."""
+    front = [sys.executable, "-m", "tests.unit.proxy.front", "governed"]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+        folder.chmod(0o755)
+        os.environ["LOGS_DIRECTORY"] = str(folder)
+        server = call_overhead.compiled(folder, "echo_server")
+        ways = {"not written down": [*front, f"command={server}"]}
+        ways["written down"] = [*ways["not written down"], "audit"]
+        running = {name: call_overhead.Pipes(argv, "a__echo") for name, argv in ways.items()}
+        for client in running.values():
+            stack.callback(client.close)
+        rounds: dict[str, list[float]] = {name: [] for name in running}
+        for _ in range(40):
+            for name, client in running.items():
+                rounds[name].append(timed(client.one, 50))
+        without, with_ = (statistics.median(each) for each in rounds.values())
+    more = statistics.median(map(float.__sub__, *reversed(rounds.values())))
+    print(f"a call     {without * 1e6:.0f} us, written down {with_ * 1e6:.0f} us: {more * 1e6:.0f} us more")
+
+
 def added(ledger: Started) -> None:
     """What a call waits for its intent, and what the proxy spends, beside an echo of the same size."""
     intent = ledgers.sample("call-1")
+    context = Context(user="uid:1000", session="7", client="claude-code 2.1", server="files", spec="ab" * 32)
 
     async def run() -> tuple[float, float, float]:
         client = Client(ledger.peer().socket.dup())
         took: dict[bool, list[float]] = {False: [], True: []}
         for power, times in took.items():
-            for _ in range(3000):
+            for number in range(3000):
+                call = Call(context, f"call-{int(power)}-{number}", "read_file")
+                written = record.short_intent(call, b'{"path":"/srv/data/file.txt"}')
+                heard = asyncio.get_running_loop().create_future()
                 began = time.perf_counter()
-                await client.intent(intent, power=power)
+                client.tell(b"intent", written, heard.set_result, power=power)
+                assert await heard == ""
                 times.append(time.perf_counter() - began)
         began = time.thread_time()
         for _ in range(30):
@@ -194,7 +223,10 @@ def added(ledger: Started) -> None:
     plain = timed(lambda: (ours.send(intent), ours.recv(1 << 16)), 3000)
     ours.shutdown(2)
     child.join()
-    print(f"a call waits for its intent {process * 1e6:6.0f} us (process), {power * 1e6:6.0f} us (power); ", end="")
+    print(
+        f"ledger     a call waits for its intent {process * 1e6:6.0f} us (process), {power * 1e6:6.0f} us (power); ",
+        end="",
+    )
     print(f"an echo without audit {plain * 1e6:.0f} us; the proxy spends {spent * 1e6:.1f} us")
 
 
@@ -209,8 +241,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="for the index")
-    parser.add_argument("--part", choices=["ledger", "index", "files"], help="only one of them")
+    parser.add_argument("--part", choices=["calls", "ledger", "index", "files"], help="only one of them")
     options = parser.parse_args()
+    if options.part in (None, "calls"):
+        called()
     if options.part in (None, "files"):
         opened.report()
     if options.part in (None, "ledger"):
