@@ -74,10 +74,14 @@ def close(fds: Iterable[int]) -> None:
 
 def take(sock: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
     """recvmsg(2) with at most so many descriptors, close-on-exec: socket.recv_fds drops its flags."""
-    space = socket.CMSG_SPACE(struct.calcsize("i") * most)
-    data, ancillary, flags, _ = sock.recvmsg(size, space, flags | socket.MSG_CMSG_CLOEXEC)
-    rights = [raw for level, kind, raw in ancillary if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
-    whole = b"".join(raw[: len(raw) - len(raw) % 4] for raw in rights)
+    want = size, socket.CMSG_SPACE(struct.calcsize("i") * most), flags | socket.MSG_CMSG_CLOEXEC
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(*want)
+    except ConnectionResetError:
+        # told once, when the peer ended with something of ours unread; what it said before that comes after it
+        data, ancillary, flags, _ = sock.recvmsg(*want)
+    # the kernel passes whole ones only
+    whole = b"".join(each[2] for each in ancillary if each[:2] == (socket.SOL_SOCKET, socket.SCM_RIGHTS))
     return data, list(struct.unpack(f"{len(whole) // 4}i", whole)), flags
 
 
@@ -92,9 +96,7 @@ def receive(sock: socket.socket, *, max_fds: int = 0) -> tuple[Message, list[int
             raise WireError("more descriptors than the message may carry")
         if flags & socket.MSG_TRUNC or len(data) > LIMIT:
             raise WireError(f"message over the limit of {LIMIT} bytes")
-        if not data and not fds:
-            return None
-        return decode(data), fds
+        return (decode(data), fds) if data or fds else None
     except WireError:
         close(fds)
         raise

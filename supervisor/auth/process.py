@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from supervisor import outward, wire
+from supervisor import given, outward, wire
 from supervisor.auth import file
 from supervisor.auth.denial import Denial
 from supervisor.auth.file import Oidc, Token
@@ -212,6 +212,8 @@ def main(descriptor: int, path: str, code: str, issuer: Callable[[], Issuer]) ->
     try:
         # whom this process becomes may not be able to import any more; nothing is parsed before that
         file.AuthFile.model_rebuild()
+        if os.path.exists(path):
+            given.regular(path)
         with open(path, "rb", opener=_at_once) as written:
             if b"oidc" in written.read(1 << 20):
                 issuer()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from supervisor import given
 from supervisor.audit import confine
 from supervisor.audit.confine import Place
 from supervisor.cli.options import read
@@ -173,6 +174,8 @@ def _verify(options: argparse.Namespace, place: Place) -> int:
     from supervisor.audit import verify
     from supervisor.cli import audit_show
 
+    for named in (*options.against, *([options.key] if options.key else [])):
+        given.regular(named, pipes=True)
     against = [each for path in options.against for each in verify.read_checkpoints(Path(path))]
     trusted = _trusted(options, place)
     verify.folders(place)
@@ -222,6 +225,8 @@ def _export(options: argparse.Namespace, place: Place) -> int:
         return _print_all(place, encode)
 
     def tls() -> ssl.SSLContext:
+        for named in filter(None, (options.ca, options.cert, options.cert_key)):
+            given.regular(named, pipes=True)
         return send.context(options.ca, options.cert, options.cert_key)
 
     headers = _headers(options.header)
@@ -249,8 +254,7 @@ def _headers(written: list[str]) -> dict[str, str]:
             raise ConfigError(f'--header "{key}": write "Name: value" or "Name: @file"')
         value = value.strip()
         if value.startswith("@"):
-            with open(value[1:], encoding="utf-8") as file:
-                value = file.read(16384).strip()
+            value = given.read(value[1:], 16384, pipes=True).decode(errors="replace").strip()
         found[key.strip()] = value
     return found
 

@@ -85,6 +85,8 @@ def _append(path: str, table: str) -> None:
 
     existing = toml.read(path).text.rstrip("\n") + "\n\n" if os.path.exists(path) else ""
     new = f"{path}.new"
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise ConfigError(f"{path}: there is no such folder")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         with open(fd, "w", encoding="utf-8") as made:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from supervisor import given
 from supervisor.cli import files
 from supervisor.errors import ConfigError, Refused
 from supervisor.registry import clients, jsonc
@@ -46,9 +47,7 @@ def load(written: str) -> File:
     path = os.path.realpath(written)
     if not clients.encodable(path):
         raise ConfigError(f"{path!r}: its name is not UTF-8")
-    info = os.stat(path)
-    if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{path}: not a regular file")
+    info = given.regular(path)
     if info.st_uid != os.geteuid():
         raise Refused(f"{path}: it belongs to uid {info.st_uid}; run this as that user")
     if not info.st_mode & stat.S_IWUSR:

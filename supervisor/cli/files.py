@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from supervisor import given
 from supervisor.errors import SupervisorError
 
 NEW = ".supervisor-new"
@@ -34,11 +35,7 @@ def locked(folder: str) -> Iterator[None]:
 
 def read(path: str, limit: int) -> bytes:
     """A file of at most `limit` bytes, whole."""
-    with open(path, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise SupervisorError(f"{path}: larger than {limit >> 20} MiB")
-    return data
+    return given.read(path, limit)
 
 
 def replace(path: str, data: bytes, *, before: bytes | None) -> None:

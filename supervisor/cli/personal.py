@@ -15,7 +15,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import supervisor
+from supervisor import given
 from supervisor.cli import vault
+from supervisor.errors import SupervisorError
 
 if TYPE_CHECKING:
     import socket
@@ -109,9 +111,8 @@ def _program(entry: dict[str, object]) -> str:
     if os.path.isdir(f"{folder}/policies") or os.path.isdir(f"{folder}/servers.d"):
         return "governed"
     try:
-        with open(str(entry["catalog"]), "rb") as file:
-            text = file.read()
-    except OSError:
+        text = given.read(str(entry["catalog"]), 1 << 20)
+    except SupervisorError:
         return "planner"  # it says what is wrong with it
     if b"grant" in text or b"policy" in text:
         return "governed"

@@ -12,7 +12,7 @@ import os
 
 from supervisor.cli import client_file, entry, files, servers
 from supervisor.cli.client_file import File
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, SupervisorError
 from supervisor.profile import toml
 from supervisor.proxy.pump import printable
 from supervisor.registry import adopted, catalog, written
@@ -88,7 +88,7 @@ def _tidy(path: str, record: Record, data: bytes) -> list[str]:
         os.rmdir(os.path.dirname(path))
     try:
         same = files.read(record.backup, client_file.LIMIT) == data
-    except OSError:
+    except SupervisorError:
         return []
     if same:
         os.unlink(record.backup)

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import supervisor
+from supervisor import given
 from supervisor.errors import SupervisorError
 
 if TYPE_CHECKING:
@@ -113,9 +114,8 @@ def variables(path: str) -> set[str]:
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     for each in (path, *(os.path.join(folder, name) for name in names if name.endswith(".toml"))):
         try:
-            with open(each, "rb") as file:
-                data = file.read(1 << 20)
-        except OSError:
+            data = given.read(each, 1 << 20)
+        except SupervisorError:
             continue
         if b"secrets" in data:
             found |= _named(data)

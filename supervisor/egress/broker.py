@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections import deque
+from collections import Counter, deque
 
 from supervisor import wire
 from supervisor.egress import confine
@@ -40,7 +40,9 @@ class Broker:
         self._resolver, self._trust = Resolver(), Trust()
         self._sessions: dict[int, Session] = {}
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[wire.Message] = deque(maxlen=_MAX_WAITING)
+        self._waiting: deque[wire.Message] = deque()
+        # how many of each session did not fit there
+        self._missing: Counter[int] = Counter()
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def start(self) -> None:
@@ -86,12 +88,15 @@ class Broker:
             resolver=self._resolver,
             trust=self._trust,
             added=added,
-            report=self._tell,
+            report=self.tell,
             connect=Connection,
         )
 
-    def _tell(self, event: wire.Message) -> None:
-        """To the monitor, without waiting: what does not fit now goes later, in order."""
+    def tell(self, event: wire.Message) -> None:
+        """To the monitor, without waiting: what does not fit now goes later; what never fits is counted."""
+        if len(self._waiting) >= _MAX_WAITING:
+            self._missing[int(str(event["session"]))] += 1
+            return
         self._waiting.append(event)
         if len(self._waiting) == 1:
             self._flush()
@@ -105,6 +110,10 @@ class Broker:
                     self._loop.add_writer(self._monitor.fileno(), self._flush)
                     return
                 self._waiting.popleft()
+                if not self._waiting and self._missing:
+                    number, count = self._missing.popitem()
+                    said = {"name": f"({count} more)", "port": 0, "sent": 0, "received": 0}
+                    self._waiting.append({"event": "reached", "session": number} | said)
         self._loop.remove_writer(self._monitor.fileno())
 
 

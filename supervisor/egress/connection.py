@@ -38,7 +38,7 @@ class Connection:
         self._speaks = ""
         self._asked = ""
         self._sent = self._received = 0
-        self._began = self.touched = self._loop.time()
+        self.touched = self._loop.time()
 
     async def run(self) -> None:
         """All of it; nothing but cancellation gets out."""
@@ -57,20 +57,9 @@ class Connection:
 
     def _finish(self) -> None:
         self._client.close()
-        if self._server is None:
-            return
-        with contextlib.suppress(OSError):
-            self._session.connected(
-                {
-                    "name": self._name,
-                    "port": self._port,
-                    "address": str(self._server.getpeername()[0]),
-                    "sent": self._sent,
-                    "received": self._received,
-                    "seconds": round(self._loop.time() - self._began, 3),
-                }
-            )
-        self._server.close()
+        if self._server is not None:
+            self._session.connected(self._name, self._port, self._sent, self._received)
+            self._server.close()
 
     async def _serve(self) -> None:
         if (self._address, self._port) == (GATEWAY, PROXY_PORT):

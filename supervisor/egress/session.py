@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from supervisor.egress import dns
 from supervisor.egress.dial import Resolver
 from supervisor.egress.header import Added, Trust
 from supervisor.egress.match import DNS_PORT, Rules, canonical
+from supervisor.egress.told import Bucket, Report, Told
 
-Report = Callable[[dict[str, object]], None]
 _QUESTIONS_A_SECOND = 1000
 _SWEEP_SECONDS = 5.0
 _RECORDED = 1024
@@ -33,24 +32,6 @@ class Limits:
     rate: int
     bytes: int
     idle: float
-
-
-class Bucket:
-    """At most `rate` a second in the long run, and `burst` at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._left, self._when = burst, time.monotonic()
-
-    def take(self) -> bool:
-        """Whether there is one left."""
-        now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._when) * self._rate)
-        self._when = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Work(Protocol):
@@ -86,7 +67,7 @@ class Session:
         self._moved = 0
         self._new = Bucket(limits.rate, 2 * limits.rate)
         self._questions = Bucket(_QUESTIONS_A_SECOND, _QUESTIONS_A_SECOND)
-        self._records, self._reached, self._ended = Bucket(1, 64), Bucket(20, 256), Bucket(20, 256)
+        self._records, self._told = Bucket(1, 64), Told(number, report)
         self._recorded: set[tuple[str, int, str]] = set()
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -105,6 +86,7 @@ class Session:
     def close(self) -> None:
         """End every connection and give every socket back: they keep the namespace alive."""
         self._sweeper.cancel()
+        self._told.close()
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             sock.close()
@@ -129,13 +111,11 @@ class Session:
 
     def reached(self, name: str, port: int) -> None:
         """Tell of a connection that has been made: its end, which tells more, may be a long time off."""
-        if self._reached.take():
-            self._report({"event": "reached", "session": self.number, "name": name, "port": port})
+        self._told.tell(name, port, 0, 0)
 
-    def connected(self, fields: dict[str, object]) -> None:
+    def connected(self, name: str, port: int, sent: int, received: int) -> None:
         """Put a connection that has ended on record."""
-        if self._ended.take():
-            self._report({"event": "connected", "session": self.number} | fields)
+        self._told.tell(name, port, sent, received)
 
     def moved(self, count: int) -> None:
         """So many bytes more; the last ones that may, end everything."""

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from supervisor import given
 from supervisor.errors import ConfigError
 from supervisor.oci.client import Endpoint, names_private
 from supervisor.oci.document import Reader, Table, parse
@@ -67,13 +68,9 @@ def _endpoint(host: str, text: RegistryText, login: tuple[str, str], path: str) 
 
 def _small(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(_MAX_FILE + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if len(text) > _MAX_FILE:
-        raise ConfigError(f"{path}: larger than {_MAX_FILE} bytes")
-    return text
+        return given.read(path, _MAX_FILE, pipes=True).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _logins(path: str) -> dict[str, tuple[str, str]]:

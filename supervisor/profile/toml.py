@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from msgspec import ValidationError, convert, json
 
+from supervisor import given
 from supervisor.errors import ConfigError, Refused
 from supervisor.model import Frozen
 
@@ -141,24 +142,12 @@ def read(path: str) -> Source:
 
 def checked(path: str, limit: int = _LIMIT) -> bytes:
     """The content of such a file, unparsed."""
-    if "\0" in path:
-        raise ConfigError(f"not a path: {path!r}")
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+    fd = given.opened(path)
     try:
         check_owner(path, os.fstat(fd))
-        data = b""
-        while len(data) <= limit and (part := os.read(fd, limit)):
-            data += part
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        return given.content(fd, path, limit)
     finally:
         os.close(fd)
-    if len(data) > limit:
-        raise ConfigError(f"{path}: larger than {limit} bytes")
-    return data
 
 
 def parse(path: str, data: bytes) -> Source:

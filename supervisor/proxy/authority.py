@@ -176,23 +176,29 @@ class Authority:
         return _known(answer.get("ok"))
 
     def _readable(self) -> None:
-        try:
-            received = wire.receive(self._socket)
-        except BlockingIOError:
-            return
-        except (OSError, WireError):
-            received = None
-        if received is None:
-            self._lost()
-        elif "event" in received[0]:
+        # to the end of what is there: libuv looks at a socket with an error once, and then no more
+        while not self.ended:
+            try:
+                received = wire.receive(self._socket)
+            except BlockingIOError:
+                return
+            except (OSError, WireError):
+                received = None
+            if received is None:
+                self._lost()
+            else:
+                self._heard(received[0])
+
+    def _heard(self, said: wire.Message) -> None:
+        if "event" in said:
             # somebody may have been taken out of the file
-            self._terms = terms(received[0])
+            self._terms = terms(said)
             self._changes += 1
             self._known.clear()
         else:
-            future = self._asked.get(int(str(received[0]["id"])))
+            future = self._asked.get(int(str(said["id"])))
             if future and not future.done():
-                future.set_result(received[0])
+                future.set_result(said)
 
     def _lost(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket.fileno())

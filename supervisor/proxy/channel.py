@@ -112,16 +112,20 @@ class Channel:
         self._socket.close()
 
     def _readable(self) -> None:
-        try:
-            received = wire.receive(self._socket, max_fds=5)
-        except BlockingIOError:
-            return
-        except (ConnectionError, WireError):
-            received = None
-        if received is None:
-            self._lost()
-            return
-        said, fds = received
+        # to the end of what is there: libuv looks at a socket with an error once, and then no more
+        while not self.closed:
+            try:
+                received = wire.receive(self._socket, max_fds=5)
+            except BlockingIOError:
+                return
+            except (ConnectionError, WireError):
+                received = None
+            if received is None:
+                self._lost()
+            else:
+                self._heard(*received)
+
+    def _heard(self, said: wire.Message, fds: list[int]) -> None:
         if "event" not in said:
             self._answered(said, fds)
             return

@@ -23,6 +23,8 @@ class Envelope(msgspec.Struct):
 
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     method: str | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def is_request(self) -> bool:
@@ -33,6 +35,12 @@ class Envelope(msgspec.Struct):
     def is_response(self) -> bool:
         """It is an answer."""
         return self.method is msgspec.UNSET and self.id is not msgspec.UNSET
+
+    @property
+    def is_both(self) -> bool:
+        """It has a method, and is an answer to whoever looks for one first."""
+        answers = self.result is not msgspec.UNSET or self.error is not msgspec.UNSET
+        return answers and self.method is not msgspec.UNSET
 
 
 _decoder = msgspec.json.Decoder(Envelope)
@@ -47,7 +55,8 @@ def parse(line: bytes) -> Envelope | None:
         pass
     if found := message.fields(line):  # with half a character in it, which msgspec does not take
         method = message.text(found.get("method"))
-        return Envelope(found.get("id", msgspec.UNSET), msgspec.UNSET if method is None else method)
+        raw = [found.get(name, msgspec.UNSET) for name in ("id", "result", "error")]
+        return Envelope(raw[0], msgspec.UNSET if method is None else method, *raw[1:])
     try:
         return Envelope() if _any.decode(line) else None
     except (msgspec.DecodeError, RecursionError):
@@ -59,15 +68,27 @@ def spelling(envelope: Envelope) -> bytes:
     return bytes(envelope.id) if isinstance(envelope.id, msgspec.Raw) else b"null"
 
 
+def parts(line: bytes, head: Envelope) -> list[Envelope]:
+    """The messages of a line that `parse` has taken: itself, or those of a batch."""
+    if line.lstrip()[:1] != b"[":
+        return [head]
+    return [each for item in message.items(msgspec.Raw(line)) if (each := parse(bytes(item))) is not None]
+
+
 def key(envelope: Envelope) -> bytes:
-    """The request id in one spelling: the two sides may escape the same text differently."""
-    written = spelling(envelope)
-    if b"\\" not in written:
+    """The request id in one spelling."""
+    return spelled(spelling(envelope))
+
+
+def spelled(written: bytes) -> bytes:
+    """An id in one spelling: the two sides may write the same text differently, and 3.0 is 3."""
+    if written.isdigit() or (written[:1] == b'"' and b"\\" not in written):
         return written
     try:
-        return msgspec.json.encode(msgspec.json.decode(written))
+        value = msgspec.json.decode(written)
     except (msgspec.DecodeError, RecursionError):
         return written
+    return msgspec.json.encode(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def error(request_id: bytes, code: int, said: str) -> bytes:

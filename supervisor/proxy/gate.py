@@ -23,7 +23,7 @@ from supervisor.audit import record
 from supervisor.audit.reached import Reached
 from supervisor.audit.record import Answer, Context, Touched
 from supervisor.audit.redact import knowing
-from supervisor.proxy import message
+from supervisor.proxy import envelope, message
 from supervisor.proxy.auditing import client_name
 from supervisor.proxy.link import Opened
 from supervisor.proxy.message import Fields
@@ -134,7 +134,7 @@ class Gate:
         self._flush()
 
     def _intend(self, waiting: _Line, fields: Fields, method: str, params: Fields) -> None:
-        key = message.identifier(fields["id"]) or bytes(fields["id"])
+        key = envelope.spelled(bytes(fields["id"]))
         name = message.text(params.get(_NAMED.get(method, ""))) or ""
         call = record.Call(self._context, f"{self._run}-{next(self._number)}", name, method)
         waiting.keys.append(key)
@@ -164,6 +164,10 @@ class Gate:
                 self._later(key, "-31013", b"", first.refused)
                 self._refuse(key, first.refused)
 
+    def holds(self, key: bytes) -> bool:
+        """Whether this call has not been sent yet."""
+        return any(key in each.keys for each in self._lines)
+
     def answered(self, line: bytes) -> None:
         """A line of the server's, which has been passed on."""
         if not self._passing and not self._asking and self._watch.on:
@@ -172,7 +176,7 @@ class Gate:
             self._watch.ask(self._asked)
         for fields in _messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
-                key = message.identifier(fields["id"]) or bytes(fields["id"])
+                key = envelope.spelled(bytes(fields["id"]))
                 if key not in self._passing:
                     # 3.0 and "3" are 3 to many a client
                     key = message.number(fields["id"])
@@ -236,6 +240,8 @@ def objection(line: bytes) -> str:
         method = message.text(fields.get("method"))
         if "method" in fields and _twice(message.blanked(bytes(each)), fields):
             return "a member is there twice"
+        if "method" in fields and not fields.keys().isdisjoint(("result", "error")):
+            return "it is a request and an answer"
         if method in _CALLED:
             params = message.fields(fields.get("params", message.EMPTY))
             if params is None or message.ambiguous(params) or _twice(bytes(fields.get("params", b"{}")), params):

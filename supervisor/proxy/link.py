@@ -161,16 +161,17 @@ class Link:
 
     def news(self) -> list[Exited] | None:
         """What a readable socket holds: ends of sessions, perhaps none; None when the monitor is gone."""
+        ends: list[Exited] = []
         try:
-            received = wire.receive(self.socket)
+            # to the end of what is there: libuv looks at a socket with an error once, and then no more
+            while received := wire.receive(self.socket):
+                if ended := self._heard(received[0]):
+                    ends.append(ended)
         except BlockingIOError:
-            return []
+            return ends
         except ConnectionError:
-            return None
-        if received is None:
-            return None
-        ended = self._heard(received[0])
-        return [ended] if ended else []
+            pass
+        return ends or None
 
     def catch_up(self) -> None:
         """Hear what has been said so far, for a caller that is about to hang up."""

@@ -121,25 +121,41 @@ class Relay:
             )
             return
         if objection := gate.objection(line):
-            known = envelope.spelling(head) if head.is_request else b"null"
-            self.to_client.write(envelope.error(known, message.INVALID_REQUEST, f"not passed on: {objection}"))
+            self.refuse(head, message.INVALID_REQUEST, f"not passed on: {objection}")
             return
         if b"\r" in line:
             # between tokens, or it would be no JSON: some read a line's end there, and a message of its own
             line = message.blanked(line) + b"\n"
-        if head.is_request:
-            if not self.pending and not self.answered:
-                loop = asyncio.get_running_loop()
-                self.timers.append(loop.call_later(self.opened.start, self.silent))
-            if len(self.pending) >= _MAX_PENDING:
-                text = f"more than {_MAX_PENDING} requests are waiting for an answer"
-                self.to_client.write(envelope.error(envelope.spelling(head), envelope.TOO_MANY, text))
-                return
-            self.pending[envelope.key(head)] = envelope.spelling(head)
+        asked = [
+            (envelope.key(each), envelope.spelling(each)) for each in envelope.parts(line, head) if each.is_request
+        ]
+        if asked and not self.expect(head, dict(asked), len(asked)):
+            return
         if self.gate:
             self.gate.put(line)
         else:
             self.to_server.write(line)
+
+    def expect(self, head: envelope.Envelope, asked: dict[bytes, bytes], count: int) -> bool:
+        """Remember requests until their answers; False if the line is refused, of which none is passed on."""
+        if len(asked) < count or not self.pending.keys().isdisjoint(asked):
+            # whoever answers the one would have answered the other, to the client or to the log
+            self.refuse(head, message.INVALID_REQUEST, "this request id is in use")
+            return False
+        if len(self.pending) + count > _MAX_PENDING:
+            text = f"more than {_MAX_PENDING} requests are waiting for an answer"
+            self.refuse(head, envelope.TOO_MANY, text)
+            return False
+        if not self.pending and not self.answered:
+            loop = asyncio.get_running_loop()
+            self.timers.append(loop.call_later(self.opened.start, self.silent))
+        self.pending.update(asked)
+        return True
+
+    def refuse(self, head: envelope.Envelope, code: int, said: str) -> None:
+        """Answer a line that is not passed on; a batch as a whole, under no id."""
+        known = envelope.spelling(head) if head.is_request else b"null"
+        self.to_client.write(envelope.error(known, code, said))
 
     def unrecorded(self, key: bytes, reason: str) -> None:
         """A call that could not be written down is not made. At the end all that wait are told so at once."""
@@ -165,22 +181,39 @@ class Relay:
         if head is None or (head.method is msgspec.UNSET and _ambiguous(line)):
             self.garbage(line)
             return
-        if head.is_response:
-            if self.pending.pop(envelope.key(head), None) is None and isinstance(head.id, msgspec.Raw):
-                self.pending.pop(message.number(head.id), None)
-            self.answered = True
+        found = envelope.parts(line, head)
+        if any(each.is_both for each in found):
+            self.garbage(line, "is a request and an answer")
+            return
+        answers = [each for each in found if each.is_response]
+        known = [self.waiting(each) for each in answers]
+        if None in known:
+            self.garbage(line, "answers what it was not asked")
+            return
+        for key in known:
+            self.pending.pop(key or b"", None)
+        self.answered = self.answered or bool(answers)
         self.to_client.write(line)
         if self.gate:
             self.gate.answered(line)
 
-    def garbage(self, line: bytes) -> None:
+    def waiting(self, head: envelope.Envelope) -> bytes | None:
+        """The key of the request that this answers, which the server has; b"" for an error that is of none."""
+        key = envelope.key(head)
+        if key not in self.pending and isinstance(head.id, msgspec.Raw):
+            key = message.number(head.id)
+        if key in self.pending:
+            return None if self.gate and self.gate.holds(key) else key
+        return b"" if envelope.spelling(head) == b"null" and head.result is msgspec.UNSET else None
+
+    def garbage(self, line: bytes, what: str = "is not JSON-RPC") -> None:
         """Tell of a line that was dropped, a hundred times at most: where nobody reads, a write would hang us."""
         self.dropped += 1
         if self.dropped <= _TOLD:
             shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
-            pump.note(f"the server wrote a line that is not JSON-RPC; dropped: {shown}")
+            pump.note(f"the server wrote a line that {what}; dropped: {shown}")
         if self.dropped == _TOLD:
-            pump.note("further lines that are not JSON-RPC are dropped without a word")
+            pump.note("further lines that cannot be passed on are dropped without a word")
 
     def server_too_long(self) -> None:
         """More than a line may have: the end of the session."""

@@ -57,3 +57,16 @@ def test_an_answer_whose_id_is_one_to_some_clients_only_is_kept_from_all(
 ) -> None:
     got, _ = called(arena, mode, f'{{"jsonrpc":"2.0","{name}":ID,"result":{{"content":[]}}}}')
     assert got == []
+
+
+@pytest.mark.parametrize("said", ['"method":"ping","result":{}', '"error":{"code":1,"message":""},"method":"x"'])
+def test_an_answer_that_is_a_request_too_is_kept_from_the_client(arena: Arena, mode: str, said: str) -> None:
+    got, status = called(arena, mode, f'{{"jsonrpc":"2.0","id":ID,{said}}}')
+    assert (got, status) == ([], "lost")
+
+
+@pytest.mark.parametrize("name", ["1ID", '"1ID"', '""', "[ID]", "null"])
+def test_an_answer_to_what_was_not_asked_is_kept_from_the_client(arena: Arena, mode: str, name: str) -> None:
+    # a client that asks under that id a moment later would take it for the answer
+    got, status = called(arena, mode, f'{{"jsonrpc":"2.0","id":{name},"result":{{"content":[]}}}}')
+    assert (got, status) == ([], "lost")

@@ -229,3 +229,47 @@ def test_too_few_descriptors_is_a_message(number: int) -> None:
     argv = ["/usr/bin/prlimit", f"--nofile={number}", BINARY, "exec", "-q", "--profile", "none", *TRUE]
     done = subprocess.run(argv, capture_output=True, text=True, cwd="/var/tmp", timeout=30)
     assert_told(done, 1, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("adopt", "NAMED"),
+        ("release", "NAMED"),
+        ("audit", "verify", "--key", "NAMED"),
+        ("audit", "verify", "--against", "NAMED"),
+        ("audit", "export", "--to", "tls://127.0.0.1:1", "--ca", "NAMED"),
+        ("audit", "export", "--to", "http://127.0.0.1:1/v1/logs", "--header", "A: @NAMED"),
+        ("token", "ann", "--file", "NAMED/more"),
+        ("list", "--config", "NAMED"),
+        ("policy", "check", "--config", "NAMED"),
+        ("serve", "--auth", "NAMED", "--http", "127.0.0.1:0"),
+        ("explain", "--profile", "NAMED.toml", *TRUE),
+    ],
+    ids=lambda argv: "-".join(argv[:2]),
+)
+def test_a_file_that_is_not_there_is_the_same_status_everywhere(argv: tuple[str, ...], tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    assert_told(run(*[each.replace("NAMED", missing) for each in argv]), 2, missing)
+
+
+@pytest.mark.parametrize("named", ["fifo", "device", "/proc/kmsg", "/dev/zero"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("run", "--config", "NAMED", "x"),
+        ("serve", "--config", "NAMED"),
+        ("secrets", "check", "--config", "NAMED"),
+        ("serve", "--auth", "NAMED", "--http", "127.0.0.1:0"),
+        ("audit", "verify", "--key", "NAMED"),
+        ("audit", "export", "--to", "tls://127.0.0.1:1", "--ca", "NAMED"),
+    ],
+    ids=lambda argv: "-".join(argv[:2]),
+)
+def test_what_is_no_file_is_refused_by_name_and_not_waited_for(
+    folder: Path, argv: tuple[str, ...], named: str
+) -> None:
+    path = str(folder / named)
+    done = run(*[each.replace("NAMED", path) for each in argv], seconds=15)
+    assert done.returncode == 2
+    assert f"{path}: not a " in done.stderr

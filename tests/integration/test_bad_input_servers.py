@@ -195,15 +195,33 @@ def test_an_answer_that_escapes_an_id_differently_is_an_answer() -> None:
     assert [json.loads(line)["id"] for line in rest.splitlines()] == [2]
 
 
-def test_duplicate_ids_and_batches_are_passed_on() -> None:
+def test_an_id_can_be_used_again_after_its_answer_and_batches_are_passed_on() -> None:
     with started(*RUN, *server()) as process:
-        send(
-            process, *[ask(1)] * 3, b"[" + ask(2) + b"," + ask(3) + b"]", b'{"jsonrpc":"2.0","method":"n"}', ask(4)
-        )
-        answers = [json.loads(receive(process))["id"] for _ in range(4)]
+        for _ in range(3):
+            send(process, ask(1))
+            assert json.loads(receive(process))["id"] == 1
+        send(process, b"[" + ask(2) + b"," + ask(3) + b"]", b'{"jsonrpc":"2.0","method":"n"}', ask(4))
+        assert json.loads(receive(process))["id"] == 4
         out, said = end_of(process)
-    assert answers == [1, 1, 1, 4]
-    assert (process.returncode, out, said) == (0, b"", "")
+    # the server takes no batches, so nobody has answered these
+    assert sorted(json.loads(line)["id"] for line in out.splitlines()) == [2, 3]
+    assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(3, "3"), (3, "3.0"), ("a/b", '"a\\/b"'), ([1], "[ 1 ]"), (3, "batch"), (3, "twice")]
+)
+def test_a_request_whose_id_is_in_use_is_refused(first: object, second: str) -> None:
+    batch = b"[" + ask(7) + b"," + ask(3 if second == "batch" else 7) + b"]"
+    line = batch if second in ("batch", "twice") else f'{{"jsonrpc":"2.0","id":{second},"method":"x"}}'.encode()
+    with started(*RUN, *server()) as process:
+        send(process, ask(first, "hang"), line, ask("next"))
+        answer, after = json.loads(receive(process)), json.loads(receive(process))
+        end_of(process)
+    assert answer["error"]["code"] == -32600
+    assert "in use" in answer["error"]["message"]
+    assert answer["id"] == (None if line is batch else json.loads(second))
+    assert after["id"] == "next"
 
 
 def test_hundreds_of_requests_in_flight_are_all_answered() -> None:

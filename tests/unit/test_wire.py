@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -182,3 +182,25 @@ def test_a_process_without_room_for_descriptors_refuses_the_message(pair: Pair, 
 
 def test_credentials_are_the_kernel_s(pair: Pair) -> None:
     assert wire.peer(pair[0]) == (os.getpid(), os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize("read", [wire.receive, wire.hear])
+def test_what_was_said_before_an_end_is_heard_though_something_was_left_unread(
+    pair: Pair, read: Callable[..., tuple[wire.Message, list[int]] | None], fds: list[int]
+) -> None:
+    wire.send(pair[0], {"unread": 1})
+    wire.send(pair[1], {"said": 1}, fds[:1])
+    wire.send(pair[1], {"said": 2})
+    pair[1].close()
+    first = read(pair[0], max_fds=1)
+    assert first is not None
+    assert first[0] == {"said": 1}
+    wire.close(first[1])
+    assert read(pair[0]) == ({"said": 2}, [])
+    assert read(pair[0]) is None
+
+
+def test_an_end_with_something_unread_is_an_end(pair: Pair) -> None:
+    wire.send(pair[0], {"unread": 1})
+    pair[1].close()
+    assert wire.receive(pair[0]) is None

@@ -206,3 +206,19 @@ async def test_more_requests_than_a_socket_holds_wait_for_room() -> None:
             monitor.answer(request, {"said": str(request["server"])})
             await asyncio.sleep(0)
         assert [(await each)[0]["said"] for each in asked] == [str(n) for n in range(2000)]
+
+
+@scene
+async def test_a_monitor_that_ends_with_a_request_unread_is_heard_to_its_last_word() -> None:
+    async with connected() as (channel, monitor):
+        heard: list[object] = []
+        channel.ended, channel.gone = heard.append, lambda: heard.append("gone")
+        asked = asyncio.create_task(channel.ask("list"))
+        await asyncio.sleep(0)
+        exited: wire.Message = {"event": "exited", "code": 0, "reason": "r", "limits": {}}
+        for session in (7, 8):
+            wire.send(monitor.socket, exited | {"session": session})
+        monitor.socket.close()
+        with pytest.raises(SupervisorError):
+            await asked
+        assert heard == [Exited(7, 0, "r"), Exited(8, 0, "r"), "gone"]
