@@ -186,6 +186,7 @@ def run(options: argparse.Namespace) -> int:
         status = uvloop.run(_serve(reached, options, me, options.server))
         if status is not None:
             return status
+        me.socket.close()  # nobody would answer there: from here bytes are only passed on
         reached.socket.setblocking(True)
         link = Link(reached.socket)
         opened = link.open(options.server)

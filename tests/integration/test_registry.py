@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import wire
+from supervisor.cli import gateways
 from tests.escape.arena import Arena
 from tests.integration.caller import SECONDS
 from tests.integration.host import Host, running
@@ -236,7 +237,9 @@ def test_a_stop_outlives_a_reload(host: Host) -> None:
 
 
 def test_ps_shows_what_runs_to_whoever_administers_it(host: Host) -> None:
-    with host.running("memory"):
+    with host.running("memory") as process:
+        # it is not pinned, so its bytes are only passed on: nobody is asked who would not answer
+        assert process.pid not in {each.pid for each in gateways.gateways()}
         rows = json.loads(host.ask(host.root, "ps", "--json").stdout)["sessions"]
         (row,) = [each for each in rows if each.get("monitor") == host.process.pid]
         assert (row["server"], row["profile"], row["state"]) == ("memory", "fs-scoped", "READY")
