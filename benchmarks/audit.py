@@ -223,10 +223,8 @@ def added(ledger: Started) -> None:
     plain = timed(lambda: (ours.send(intent), ours.recv(1 << 16)), 3000)
     ours.shutdown(2)
     child.join()
-    print(
-        f"ledger     a call waits for its intent {process * 1e6:6.0f} us (process), {power * 1e6:6.0f} us (power); ",
-        end="",
-    )
+    waits = f"{process * 1e6:6.0f} us (process), {power * 1e6:6.0f} us (power)"
+    print(f"ledger     a call waits for its intent {waits}; ", end="")
     print(f"an echo without audit {plain * 1e6:.0f} us; the proxy spends {spent * 1e6:.1f} us")
 
 
