@@ -44,7 +44,7 @@ class Ledger:
         # who is owed an acknowledgement, and until when
         self._owing: set[Peer] = set()
         self._owed = 0.0
-        self._now = Turn(log, "", claims)
+        self._current = Turn(log, "", claims)
         self._epoll = epoll()
         self._heard: dict[int, Peer | Callable[[], None]] = {}
         self._ends: float | None = None
@@ -62,7 +62,7 @@ class Ledger:
             schema.grammar(kind)
         while self._ends is None or (self._peers and time.monotonic() < self._ends):
             self._turn()
-        self._pay(self._now)
+        self._pay(self._current)
         if self._gap:
             self._log.note(chain.GAP, since=self._gap[0], reason=self._gap[1], refused=self._gap[2])
         self._log.note(chain.CLOSED, peers=len(self._peers))
@@ -91,7 +91,7 @@ class Ledger:
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._wait())
-        turn = self._now
+        turn = self._current
         turn.refusing = self._room()
         for fd, _ in ready:
             whom = self._heard.get(fd)

@@ -47,8 +47,9 @@ _SINGLE = 16
 NOTHING: dict[str, str | None] = dict.fromkeys(("user", "app", "svc"))
 
 
-def _too_long(size: int) -> schema.Malformed:
-    return schema.Malformed(f"{size} bytes are over the limit of {schema.RECORD_LIMIT}")
+def _fits(size: int) -> None:
+    if size > schema.RECORD_LIMIT:
+        raise schema.Malformed(f"{size} bytes are over the limit of {schema.RECORD_LIMIT}")
 
 
 class Peer:
@@ -128,14 +129,12 @@ class Peer:
         if form is None or form.uid != self.who[0]:
             raise WireError(f"malformed message: no form {int(head[2])} of uid {self.who[0]}")
         body = form.fill(data, head.end())
-        if len(body) > schema.RECORD_LIMIT:
-            raise _too_long(len(body))
+        _fits(len(body))
         turn.add(self, self._last, form.kind, body, NOTHING, power=head[3] == b"power")
 
     def _whole(self, data: bytes, head: re.Match[bytes], turn: Turn) -> None:
         text, start = data.decode("ascii"), head.end()
-        if len(data) - start - 1 > schema.RECORD_LIMIT:
-            raise _too_long(len(data) - start - 1)
+        _fits(len(data) - start - 1)
         kind = head[2].decode("ascii")
         end, said = schema.read(kind, text, start)
         if text[end:] != "}":

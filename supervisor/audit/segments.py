@@ -221,8 +221,7 @@ class Log:
         try:
             if self._half_written:
                 self._mend()
-            if data and (wrote := os.write(self._fd, data)) < len(data):
-                _write(self._fd, data[wrote:])
+            _write(self._fd, data)
         except OSError:
             self.head, self._lines, self.pending = self._saved, [], 0
             self._half_written = True
@@ -310,6 +309,5 @@ class Log:
 
 def _write(fd: int, data: bytes) -> None:
     """All of it, or OSError; a disk that fills up takes a part first."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    while data:
+        data = data[os.write(fd, data) :]

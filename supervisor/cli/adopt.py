@@ -14,6 +14,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 
+from supervisor import given
 from supervisor.cli import client_file, entry, files, host, servers
 from supervisor.cli.client_file import File
 from supervisor.errors import FAILED, ConfigError, SupervisorError, Unenforceable
@@ -215,7 +216,7 @@ def _write(file: File, text: str, rows: list[Row], places: list[Place], registry
         if not os.path.isdir(os.path.dirname(path)):
             os.mkdir(os.path.dirname(path), 0o700)
             undo.callback(os.rmdir, os.path.dirname(path))
-        before = files.read(path, adopted.LIMIT) if old else None
+        before = given.read(path, adopted.LIMIT) if old else None
         _put(undo, path, record.model_dump_json(indent=1).encode(), before)
         files.replace(file.path, file.encoded(text), before=file.data)
         undo.pop_all()

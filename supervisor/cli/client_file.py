@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from supervisor import given
-from supervisor.cli import files
 from supervisor.errors import ConfigError, Refused
 from supervisor.registry import clients, jsonc
 
@@ -52,7 +51,7 @@ def load(written: str) -> File:
         raise Refused(f"{path}: it belongs to uid {info.st_uid}; run this as that user")
     if not info.st_mode & stat.S_IWUSR:
         raise ConfigError(f"{path}: it is read-only (mode {info.st_mode & 0o777:o}): chmod u+w it first")
-    data = files.read(path, LIMIT)
+    data = given.read(path, LIMIT)
     try:
         text = data.decode().removeprefix(_BOM)
     except UnicodeDecodeError as error:

@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from supervisor import given
 from supervisor.errors import SupervisorError
 
 NEW = ".supervisor-new"
@@ -31,11 +30,6 @@ def locked(folder: str) -> Iterator[None]:
         if made:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
-
-
-def read(path: str, limit: int) -> bytes:
-    """A file of at most `limit` bytes, whole."""
-    return given.read(path, limit)
 
 
 def replace(path: str, data: bytes, *, before: bytes | None) -> None:

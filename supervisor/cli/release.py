@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 
+from supervisor import given
 from supervisor.cli import client_file, entry, files, servers
 from supervisor.cli.client_file import File
 from supervisor.errors import ConfigError, SupervisorError
@@ -87,7 +88,7 @@ def _tidy(path: str, record: Record, data: bytes) -> list[str]:
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(path))
     try:
-        same = files.read(record.backup, client_file.LIMIT) == data
+        same = given.read(record.backup, client_file.LIMIT) == data
     except SupervisorError:
         return []
     if same:

@@ -19,6 +19,7 @@ import msgspec
 
 from supervisor import wire
 from supervisor.errors import WireError
+from supervisor.proxy import link
 from supervisor.proxy.principal import Principal
 
 Headers = Mapping[bytes, list[bytes]]
@@ -176,14 +177,7 @@ class Authority:
         return _known(answer.get("ok"))
 
     def _readable(self) -> None:
-        # to the end of what is there: libuv looks at a socket with an error once, and then no more
-        while not self.ended:
-            try:
-                received = wire.receive(self._socket)
-            except BlockingIOError:
-                return
-            except (OSError, WireError):
-                received = None
+        for received in link.arrived(self._socket):
             if received is None:
                 self._lost()
             else:

@@ -82,13 +82,13 @@ class Call(Waiter):
         if route.name is not None:
             self.params[member] = route.name
 
-    def place(self, server: Server, *, modern: bool) -> tuple[Key, Conversation | None]:
+    def place(self, server: Server) -> tuple[Key, Conversation | None]:
         """Who shares the process that it goes to, and whose that is if it is one client's alone.
 
         A legacy server ties a client's capabilities, roots and log level to its connection: it is shared only where
         the registry says so.
         """
-        to, share = self.conversation, server.settings.session.share
+        to, share, modern = self.conversation, server.settings.session.share, server.modern[self.modern]
         if share == "call":
             return (self,), None if self.modern else to
         if share == "server":

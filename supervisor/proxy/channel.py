@@ -112,18 +112,13 @@ class Channel:
         self._socket.close()
 
     def _readable(self) -> None:
-        # to the end of what is there: libuv looks at a socket with an error once, and then no more
-        while not self.closed:
-            try:
-                received = wire.receive(self._socket, max_fds=5)
-            except BlockingIOError:
-                return
-            except (ConnectionError, WireError):
-                received = None
+        for received in link.arrived(self._socket, max_fds=5):
             if received is None:
                 self._lost()
             else:
                 self._heard(*received)
+            if self.closed:
+                return
 
     def _heard(self, said: wire.Message, fds: list[int]) -> None:
         if "event" not in said:

@@ -16,7 +16,7 @@ from supervisor.proxy.message import Fields
 from supervisor.proxy.outlet import Outlet
 from supervisor.proxy.principal import Principal
 from supervisor.proxy.questions import Questions
-from supervisor.proxy.servers import NOBODY, Key, Server, Unavailable, usable
+from supervisor.proxy.servers import NOBODY, Server, Unavailable, usable
 
 if TYPE_CHECKING:
     from supervisor.proxy.auditing import Known
@@ -185,7 +185,7 @@ class Conversation:
 
     def running(self, call: Call, server: Server) -> Instance | None:
         """The process that would serve this call, if there is one already."""
-        found = server.instances.get(call.place(server, modern=server.modern[call.modern])[0])
+        found = server.instances.get(call.place(server)[0])
         return found if found is not None and found.ready else None
 
     def admit(self, call: Call, server: Server) -> bool:
@@ -227,32 +227,30 @@ class Conversation:
 
     def dispatch(self, call: Call, server: Server, instance: Instance | None = None) -> None:
         """Give a call to the process that serves it, started if there is none; `instance` served it just now."""
-        if instance is None or instance not in self.instances or not instance.ready or instance.ending:
-            try:
-                instance = self.instance(call, server)
-            except Unavailable as error:
-                call.lost(error.code, str(error))
-                return
+        try:
+            instance = self.instance(call, server, instance)
+        except Unavailable as error:
+            call.lost(error.code, str(error))
+            return
         if instance.ready and not instance.serial:
             call.go(instance)
         else:
             call.instance = instance
             instance.give(call)
 
-    def instance(self, call: Call, server: Server) -> Instance:
-        """The process that serves this call; Unavailable when there can be none now."""
-        modern = server.modern[call.modern]
-        key, owner = call.place(server, modern=modern)
-        found = server.instances.get(key)
+    def instance(self, call: Call, server: Server, known: Instance | None = None) -> Instance:
+        """The process that serves this call, as `known` did just now; Unavailable when there can be none now."""
+        found = known or server.instances.get(call.place(server)[0])
         if found is None or found not in self.instances or not found.ready or found.ending:
-            found = self._join(key, owner, call, server, modern=modern)
+            found = self._join(call, server)
         return found
 
-    def _join(self, key: Key, owner: Conversation | None, call: Call, server: Server, *, modern: bool) -> Instance:
+    def _join(self, call: Call, server: Server) -> Instance:
+        key, owner = call.place(server)
         found = server.instances.get(key)
         if found is None or not usable(found):
             hello = sharing.hello(self, call, server, owner)
-            found = server.instance(key, self.principal.name, modern=modern, hello=hello)
+            found = server.instance(key, self.principal.name, modern=server.modern[call.modern], hello=hello)
             found.owner = owner
         self.instances.add(found)
         found.users.add(self)

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import re
 import time
+from collections.abc import Callable
 
 from supervisor.proxy import message
 from supervisor.proxy.http_connection import Exchange, Header
@@ -51,15 +52,13 @@ async def stream_answer(
     `whole`: JSON will do if the answer comes alone. `primed`: a stream begins with an event to come back to.
     """
     stream.read = True
-    if whole:
-        stream.alone = functools.partial(_alone, reply, modern=modern, more=more)
+    alone = functools.partial(_alone, reply, modern=modern, more=more)
     try:
-        first = await _within(reply, stream, _LONG) if whole else None
-        stream.alone = None
+        first = await _within(reply, stream, _LONG, alone) if whole else None
         if reply.over:
             return
         if whole and stream.ended:
-            _alone(reply, first[1] if first else b"", modern=modern, more=more)
+            alone(first[1] if first else b"")
         elif not events:
             await _last_only(reply, stream, first, more)
         else:
@@ -68,19 +67,21 @@ async def stream_answer(
                 await reply.part(priming(f"{stream.number}-0", _RETRY))
             await _events(reply, stream, first)
     finally:
-        stream.read, stream.alone = False, None
+        stream.read = False
 
 
-async def _within(reply: Exchange, stream: Stream, seconds: float) -> tuple[int, bytes] | None:
-    """The next message, if there is one so soon."""
+async def _within(
+    reply: Exchange, stream: Stream, seconds: float, alone: Callable[[bytes], None]
+) -> tuple[int, bytes] | None:
+    """The next message, if there is one so soon; one that comes alone meanwhile is `alone`'s."""
     if stream.over or (found := stream.take()) is not None:
         return stream.take() if stream.over else found
     # not a timer of its own, which would cost more than most answers
-    reply.late = time.monotonic() + seconds, stream.wake
+    reply.late, stream.alone = (time.monotonic() + seconds, stream.wake), alone
     try:
         return await stream.get()
     finally:
-        reply.late = None
+        reply.late, stream.alone = None, None
 
 
 def _alone(reply: Exchange, line: bytes, *, modern: bool, more: list[Header] | None) -> None:

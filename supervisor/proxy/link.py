@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from supervisor import wire
@@ -25,6 +25,22 @@ from supervisor.errors import (
     SupervisorError,
     WireError,
 )
+
+
+def arrived(sock: socket.socket, *, max_fds: int = 0) -> Iterator[tuple[wire.Message, list[int]] | None]:
+    """For an event loop: what a peer has said, to the end of what is there; None when nothing more will come.
+
+    Not one message a turn: libuv looks at a socket with an error once, and then no more.
+    """
+    received: tuple[wire.Message, list[int]] | None = ({}, [])
+    while received is not None:
+        try:
+            received = wire.receive(sock, max_fds=max_fds)
+        except BlockingIOError:
+            return
+        except (OSError, WireError):
+            received = None
+        yield received
 
 
 class Denied(SupervisorError):

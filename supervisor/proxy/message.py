@@ -63,7 +63,7 @@ def incoming(line: bytes) -> Fields | None:
     What stands between its tokens may not end a line: Python's text files end one at \\r as well, and would read a
     message of its own in the middle of this one. Nor may "ID" stand beside "id": some take the one for the other.
     """
-    if _RETURN in line or not line.isascii() or line.find(_NEWLINE, 0, -1) >= 0:
+    if not _is_plain(line):
         table = _unusual(line)
     else:
         try:
@@ -96,12 +96,17 @@ _usual = msgspec.json.Decoder(Usual)
 
 def usual(line: bytes) -> Usual | None:
     """A message from outside that is no more than that; None for every other, which `incoming` is for."""
-    if line.find(_CALL) < 0 or _RETURN in line or not line.isascii() or line.find(_NEWLINE, 0, -1) >= 0:
+    if line.find(_CALL) < 0 or not _is_plain(line):
         return None
     try:
         return _usual.decode(line)
     except _WRONG:
         return None
+
+
+def _is_plain(line: bytes) -> bool:
+    """ASCII, in which nothing but its end ends a line for anybody."""
+    return _RETURN not in line and line.isascii() and line.find(_NEWLINE, 0, -1) < 0
 
 
 def _unusual(line: bytes) -> Fields | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from supervisor import wire
 from supervisor.audit.record import Opened
-from supervisor.errors import WireError
+from supervisor.proxy import link
 
 # more parts than what a watcher can hold, and as many files as it holds
 _PARTS, _MOST = 512, 20_000
@@ -171,17 +171,7 @@ class Watch:
                 self._soon()
 
     def _readable(self) -> None:
-        # to the end of what is there: libuv looks at a socket with an error once, and then no more
-        while self._socket:
-            try:
-                received = wire.receive(self._socket)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                # it ended without reading our question; what it said before that comes after this error
-                continue
-            except (OSError, WireError):
-                received = None
+        for received in link.arrived(self._socket) if self._socket else ():
             if received is None:
                 self.close()
                 return
@@ -192,6 +182,8 @@ class Watch:
                     self._end_with_last()
                 else:
                     self._heard(received[0])
+            if not self._socket:
+                return
 
     def close(self) -> None:
         """Whoever waits gets what is known so far."""

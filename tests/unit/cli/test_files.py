@@ -60,15 +60,6 @@ def test_what_a_command_left_that_was_killed_does_no_harm(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(bytes(1 << 20))
-    assert len(files.read(str(path), 1 << 20)) == 1 << 20
-    path.write_bytes(bytes((1 << 20) + 1))
-    with pytest.raises(SupervisorError, match="larger than 1 MiB"):
-        files.read(str(path), 1 << 20)
-
-
 def test_two_commands_take_turns(tmp_path: Path) -> None:
     entered, order = threading.Event(), []
 
