@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -160,8 +161,11 @@ _COMMANDS = {
 }
 
 
-def main() -> None:
-    """Parse, run, exit with the documented status; an error of ours is one message."""
+def main(*, caught: bool = False) -> None:
+    """Parse, run, exit with the documented status; an error of ours is one message.
+
+    `caught`: Ctrl-C has ended the process until now, and is ours from here on.
+    """
     arguments = sys.argv[1:]
     tail: list[str] = []
     if "--" in arguments:
@@ -170,6 +174,8 @@ def main() -> None:
         if not tail:
             _end("supervisor: nothing follows --", 2)
     try:
+        if caught:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _standard_streams()
         _apart(arguments, tail)
         from supervisor.cli.options import WITH_COMMAND, parser, read
