@@ -176,7 +176,10 @@ class Audit:
         if found is None:
             if len(self._traits) > 10_000:
                 self._traits.clear()
-            found = self._traits[key] = Traits(server, method, name)
+            found = Traits(server, method, name)
+            # one that no server has may be as long as a message
+            if len(name) <= _LONG:
+                self._traits[key] = found
         return found
 
     def _context(self, call: Call, server: Server | None, instance: Instance | None) -> Context:

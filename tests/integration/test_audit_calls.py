@@ -98,7 +98,8 @@ def test_what_a_gateway_refuses_is_recorded_with_the_rule(serving: tuple[AuditLo
     assert "quota.calls" in pipe.answer(numbers[-1])["error"]["message"]
     closed(pipe)
     denied = {each["tool"] or each["reason"]: each["rule"] for each in log.query("--verdict", "deny")}
-    assert denied == {"forbidden": "tools.deny", "slow__nothing": "not listed", "wait": "quota.calls"}
+    assert denied == {"forbidden": "tools.deny", "nothing": "not listed", "wait": "quota.calls"}
+    assert [each["server"] for each in log.query("--tool", "nothing")] == ["slow"]
     echo = log.query("--tool", "echo")[0]
     intent, outcome = log.records(echo["call"])
     assert intent["unmapped"]["manifest"]
