@@ -117,6 +117,7 @@ class Gate:
         self._hosts: list[Reached] = []
         self._run = os.urandom(6).hex()
         self._number = itertools.count(1)
+        self._drained: Callable[[], None] | None = None
 
     def put(self, line: bytes) -> None:
         """A line of the client's, in its turn."""
@@ -163,6 +164,15 @@ class Gate:
             for key in first.keys:
                 self._later(key, "-31013", b"", first.refused)
                 self._refuse(key, first.refused)
+
+        if self._drained and not self._lines:
+            self._drained()
+            self._drained = None
+
+    def drained(self, then: Callable[[], None]) -> None:
+        """Call `then` when no line waits any more; none is put after this."""
+        self._drained = then
+        self._flush()
 
     def holds(self, key: bytes) -> bool:
         """Whether this call has not been sent yet."""

@@ -53,6 +53,8 @@ class Relay:
         self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
         self.timers: list[asyncio.TimerHandle] = []
         self.hung_up = False
+        self.closing: asyncio.Task[None] | None = None
+        self.expiring = False
         self.gate = Gate(audited, self.to_server.write, self.unrecorded) if audited else None
         if self.gate:
             link.reached = self.gate.reached
@@ -168,12 +170,30 @@ class Relay:
         self.to_client.write(envelope.error(b"null", envelope.TOO_LONG, text))
 
     def client_end(self) -> None:
-        """The client closed its end: so do we. The server gets SIGTERM late in its grace, SIGKILL after it."""
+        """The client closed its end: so do we, when all that it said has been passed on."""
         self.hung_up = True
+        # at the latest, whatever the first answer or the ledger is waiting for
+        self.timers.append(asyncio.get_running_loop().call_later(self.opened.start, self.expire))
+        if self.gate:
+            self.gate.drained(self.close_input)
+        else:
+            self.close_input()
+
+    def close_input(self) -> None:
+        """The server has been sent everything: it sees the end, and has its grace from when it is there."""
+        longest = self.opened.start + self.opened.grace
+        self.closing = asyncio.get_running_loop().create_task(self.to_server.flush_and_close(longest))
+        if self.answered or not self.pending:
+            self.expire()
+
+    def expire(self) -> None:
+        """Its grace begins. It gets SIGTERM late in it, SIGKILL after it."""
+        if self.expiring or self.ended.done():
+            return
+        self.expiring = True
         loop = asyncio.get_running_loop()
         self.timers.append(loop.call_later(self.opened.grace * 0.75, self.stop))
         self.timers.append(loop.call_later(self.opened.grace, self.abandon))
-        loop.create_task(self.to_server.flush_and_close(self.opened.grace))  # noqa: RUF006 - ends by itself
 
     def server_line(self, line: bytes) -> None:
         """Pass a message on; a line that is none is told on standard error and dropped."""
@@ -196,6 +216,8 @@ class Relay:
         self.to_client.write(line)
         if self.gate:
             self.gate.answered(line)
+        if answers and self.closing:
+            self.expire()
 
     def waiting(self, head: envelope.Envelope) -> bytes | None:
         """The key of the request that this answers, which the server has; b"" for an error that is of none."""

@@ -9,10 +9,23 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.adversary import BINARY, Processes, Watch, program, receive, run, send, server, started
+from tests.integration.adversary import (
+    BINARY,
+    SERVER,
+    Processes,
+    Watch,
+    program,
+    receive,
+    run,
+    send,
+    server,
+    started,
+    write_profile,
+)  # fmt: skip
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -177,16 +190,46 @@ def test_a_command_that_closes_its_input_early_is_no_error() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "x", "")
 
 
+def asked(*command: str, profile: Path | str = "none") -> tuple[int, list[dict[str, Any]]]:
+    """What a one-shot with a handshake and a call on its input gets: the status, and the answers."""
+    call = b'{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"x"}}\n'
+    done = run("run", "-q", "--profile", profile, "--", *command, stdin=ASK + call)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_a_request_whose_server_ends_because_the_input_did_is_answered_with_that_reason() -> None:
-    done = subprocess.run(
-        [BINARY, "run", "-q", "--profile", "none", "--", *server("silent")],
-        input=ASK,
-        capture_output=True,
-        timeout=20,
-        check=False,
-    )
-    assert "its client's input ended" in json.loads(done.stdout)["error"]["message"]
-    assert done.returncode == 0
+    code = """import sys
+sys.stdin.readline()
+print('{"jsonrpc":"2.0","id":1,"result":{}}', flush=True)
+import signal
+signal.pause()"""
+    status, (first, second) = asked(*program(code))
+    assert "result" in first
+    assert "its client's input ended" in second["error"]["message"]
+    assert status == 0
+
+
+def test_the_grace_of_a_one_shot_counts_from_when_its_server_is_there() -> None:
+    # longer than the grace: imports, of which nothing is seen outside
+    status, answers = asked(*program(f"import time; time.sleep(1.5)\n{SERVER}"))
+    assert (status, [each["id"] for each in answers]) == (0, [1, 2])
+    assert all("result" in each for each in answers), answers
+
+
+def test_a_call_that_is_still_being_written_down_when_the_input_ends_is_made() -> None:
+    for _ in range(3):
+        status, answers = asked(*server())
+        assert (status, [each["result"] for each in answers]) == (
+            0,
+            [{"method": "initialize"}, {"method": "tools/call"}],
+        )
+
+
+def test_a_one_shot_does_not_wait_longer_for_a_start_than_its_profile_says(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path, "short", '[session]\nstart = "1s"')
+    status, answers = asked(*server("silent"), profile=profile)
+    assert status == 1
+    assert all("(session.start)" in each["error"]["message"] for each in answers), answers
 
 
 def test_standard_error_of_a_command_stays_standard_error() -> None:
