@@ -25,6 +25,7 @@ from supervisor.audit.record import Answer, Context, Touched
 from supervisor.audit.redact import knowing
 from supervisor.proxy import envelope, message
 from supervisor.proxy.auditing import client_name
+from supervisor.proxy.hosts import Hosts
 from supervisor.proxy.link import Opened
 from supervisor.proxy.message import Fields
 from supervisor.proxy.recording import Recording, Way, answer, limits
@@ -114,7 +115,7 @@ class Gate:
         self._passing: dict[bytes, _Passing] = {}
         self._asking = 0
         self._late: dict[asyncio.Task[None], _Passing] = {}
-        self._hosts: list[Reached] = []
+        self._hosts = Hosts()
         self._run = os.urandom(6).hex()
         self._number = itertools.count(1)
         self._drained: Callable[[], None] | None = None
@@ -215,17 +216,15 @@ class Gate:
         seen: record.Seen = "none" if not passing.watched else "all" if complete else "part"
         attribution: Literal["exact", "window"] = "window" if passing.during else "exact"
         during, hit = tuple(passing.during[:_DURING]), limits(told.message)
-        touched = Touched(files, tuple(self._hosts), attribution, during, hit, seen)
+        touched = Touched(files, self._hosts.listed(), attribution, during, hit, seen, self._hosts.more)
         if not self._passing and len(self._late) == 1:
-            self._hosts.clear()
+            self._hosts = Hosts()
         self._recording.outcome(record.short_outcome(passing.call, took, told, touched))
 
     def reached(self, reached: Reached) -> None:
         """The session has reached a host, or was not let."""
         if self._passing or self._late:
-            same = (reached.host, reached.port, reached.denied)
-            self._hosts = [each for each in self._hosts if (each.host, each.port, each.denied) != same]
-            self._hosts.append(reached)
+            self._hosts.add(reached)
         else:
             what = "egress.refused" if reached.denied else "egress.reached"
             self._recording.event(what, dict(reached._asdict()), self._context)
