@@ -96,6 +96,7 @@ class _Line:
         # one until all of it has been looked at
         self.waits = 1
         self.keys: list[bytes] = []
+        self.cancels: list[bytes] = []
         self.refused = ""
 
 
@@ -124,9 +125,11 @@ class Gate:
         """A line of the client's, in its turn."""
         waiting = _Line(line)
         self._lines.append(waiting)
-        for fields in _messages(line):
+        for fields in messages(line):
             method = message.text(fields.get("method"))
             params = message.fields(fields.get("params", message.EMPTY)) or {}
+            if (cancelled := cancels(fields)) is not None:
+                waiting.cancels.append(cancelled)
             if method == "initialize" and "clientInfo" in params:
                 self._context = dataclasses.replace(self._context, client=client_name(params["clientInfo"]))
             if method is not None and "id" in fields and method not in _PLAIN:
@@ -161,6 +164,8 @@ class Gate:
             first = self._lines.popleft()
             if not first.refused:
                 self._write(first.line)
+                for key in first.cancels:
+                    self._later(key, "cancelled", b"", "")
                 continue
             for key in first.keys:
                 self._later(key, "-31013", b"", first.refused)
@@ -185,7 +190,7 @@ class Gate:
             # what it opened for itself, or for nobody's call, is no call's
             self._asking += 1
             self._watch.ask(self._asked)
-        for fields in _messages(line) if self._passing else ():
+        for fields in messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
                 key = envelope.spelled(bytes(fields["id"]))
                 if key not in self._passing:
@@ -239,6 +244,14 @@ class Gate:
         await self._recording.close()
 
 
+def cancels(fields: Fields) -> bytes | None:
+    """The key of the request that a message of its client's takes back."""
+    if message.text(fields.get("method")) != "notifications/cancelled" or "id" in fields:
+        return None
+    params = message.fields(fields.get("params", message.EMPTY)) or {}
+    return envelope.spelled(bytes(params["requestId"])) if "requestId" in params else None
+
+
 def objection(line: bytes) -> str:
     """Why a line of the client's is not passed on, or "": somebody could read another message in it than we do."""
     single = line.lstrip()[:1] != b"["
@@ -278,7 +291,7 @@ def _twice(data: bytes, table: Fields) -> bool:
     return data[at:].strip() != b"}"
 
 
-def _messages(line: bytes) -> list[Fields]:
+def messages(line: bytes) -> list[Fields]:
     """The message of a line, or those of a batch."""
     if line[:1] == b"{":
         found = message.fields(line)
