@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.escape.arena import end
 from tests.integration.adversary import (
     BINARY,
     SERVER,
@@ -72,6 +74,31 @@ def test_output_is_not_cut_for_a_slow_reader() -> None:
         assert process.poll() is None
         assert len(process.stdout.read()) == 150000
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_that_has_ended_while_its_reader_is_slow(number: int) -> None:
+    # more than the reader's pipe and we hold, less than the command's own pipe holds as well
+    code = "import os; os.write(1, bytes(140_000)); os.write(2, b'written'); os.read(0, 1)"
+    read, write = os.pipe()
+    argv, pipe = [BINARY, *EXEC, *program(code)], subprocess.PIPE
+    process = subprocess.Popen(argv, stdin=pipe, stdout=write, stderr=pipe, cwd="/var/tmp")
+    os.close(write)
+    try:
+        assert process.stdin
+        assert process.stderr
+        assert process.stderr.read(7) == b"written"
+        with Watch([Processes(process.pid).init]) as watch:
+            process.stdin.close()
+            watch.assert_all_end(5)
+        # it has been told of the end, and waits for whoever copies (futex)
+        while not Path(f"/proc/{process.pid}/syscall").read_text().startswith("202 "):
+            continue
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+    finally:
+        end(process)
+        os.close(read)
 
 
 def test_a_command_whose_reader_is_gone_ends_by_sigpipe() -> None:
