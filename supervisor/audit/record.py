@@ -84,7 +84,8 @@ Seen = Literal["all", "part", "none"]
 class Touched(NamedTuple):
     """What a call touched. `attribution` is "exact", or "window" for "during these calls" (`during`).
 
-    `seen`: whether `files` is all that was opened, a part of it, or nobody watched.
+    `seen`: whether `files` is all that was opened, a part of it, or nobody watched. `more`: how often hosts
+    were told of that are not among `hosts`.
     """
 
     files: Sequence[Opened] = ()
@@ -93,6 +94,7 @@ class Touched(NamedTuple):
     during: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     seen: Seen = "none"
+    more: int = 0
 
 
 _ALLOWED, _OK, _NOTHING = Decision(), Answer(), Touched()

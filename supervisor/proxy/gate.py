@@ -25,6 +25,7 @@ from supervisor.audit.record import Answer, Context, Touched
 from supervisor.audit.redact import knowing
 from supervisor.proxy import envelope, message
 from supervisor.proxy.auditing import client_name
+from supervisor.proxy.hosts import Hosts
 from supervisor.proxy.link import Opened
 from supervisor.proxy.message import Fields
 from supervisor.proxy.recording import Recording, Way, answer, limits
@@ -95,6 +96,7 @@ class _Line:
         # one until all of it has been looked at
         self.waits = 1
         self.keys: list[bytes] = []
+        self.cancels: list[bytes] = []
         self.refused = ""
 
 
@@ -114,17 +116,20 @@ class Gate:
         self._passing: dict[bytes, _Passing] = {}
         self._asking = 0
         self._late: dict[asyncio.Task[None], _Passing] = {}
-        self._hosts: list[Reached] = []
+        self._hosts = Hosts()
         self._run = os.urandom(6).hex()
         self._number = itertools.count(1)
+        self._drained: Callable[[], None] | None = None
 
     def put(self, line: bytes) -> None:
         """A line of the client's, in its turn."""
         waiting = _Line(line)
         self._lines.append(waiting)
-        for fields in _messages(line):
+        for fields in messages(line):
             method = message.text(fields.get("method"))
             params = message.fields(fields.get("params", message.EMPTY)) or {}
+            if (cancelled := cancels(fields)) is not None:
+                waiting.cancels.append(cancelled)
             if method == "initialize" and "clientInfo" in params:
                 self._context = dataclasses.replace(self._context, client=client_name(params["clientInfo"]))
             if method is not None and "id" in fields and method not in _PLAIN:
@@ -159,10 +164,21 @@ class Gate:
             first = self._lines.popleft()
             if not first.refused:
                 self._write(first.line)
+                for key in first.cancels:
+                    self._later(key, "cancelled", b"", "")
                 continue
             for key in first.keys:
                 self._later(key, "-31013", b"", first.refused)
                 self._refuse(key, first.refused)
+
+        if self._drained and not self._lines:
+            self._drained()
+            self._drained = None
+
+    def drained(self, then: Callable[[], None]) -> None:
+        """Call `then` when no line waits any more; none is put after this."""
+        self._drained = then
+        self._flush()
 
     def holds(self, key: bytes) -> bool:
         """Whether this call has not been sent yet."""
@@ -174,7 +190,7 @@ class Gate:
             # what it opened for itself, or for nobody's call, is no call's
             self._asking += 1
             self._watch.ask(self._asked)
-        for fields in _messages(line) if self._passing else ():
+        for fields in messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
                 key = envelope.spelled(bytes(fields["id"]))
                 if key not in self._passing:
@@ -205,17 +221,15 @@ class Gate:
         seen: record.Seen = "none" if not passing.watched else "all" if complete else "part"
         attribution: Literal["exact", "window"] = "window" if passing.during else "exact"
         during, hit = tuple(passing.during[:_DURING]), limits(told.message)
-        touched = Touched(files, tuple(self._hosts), attribution, during, hit, seen)
+        touched = Touched(files, self._hosts.listed(), attribution, during, hit, seen, self._hosts.more)
         if not self._passing and len(self._late) == 1:
-            self._hosts.clear()
+            self._hosts = Hosts()
         self._recording.outcome(record.short_outcome(passing.call, took, told, touched))
 
     def reached(self, reached: Reached) -> None:
         """The session has reached a host, or was not let."""
         if self._passing or self._late:
-            same = (reached.host, reached.port, reached.denied)
-            self._hosts = [each for each in self._hosts if (each.host, each.port, each.denied) != same]
-            self._hosts.append(reached)
+            self._hosts.add(reached)
         else:
             what = "egress.refused" if reached.denied else "egress.reached"
             self._recording.event(what, dict(reached._asdict()), self._context)
@@ -228,6 +242,14 @@ class Gate:
             await asyncio.wait(late, timeout=_LAST)
         self._watch.close()
         await self._recording.close()
+
+
+def cancels(fields: Fields) -> bytes | None:
+    """The key of the request that a message of its client's takes back."""
+    if message.text(fields.get("method")) != "notifications/cancelled" or "id" in fields:
+        return None
+    params = message.fields(fields.get("params", message.EMPTY)) or {}
+    return envelope.spelled(bytes(params["requestId"])) if "requestId" in params else None
 
 
 def objection(line: bytes) -> str:
@@ -269,7 +291,7 @@ def _twice(data: bytes, table: Fields) -> bool:
     return data[at:].strip() != b"}"
 
 
-def _messages(line: bytes) -> list[Fields]:
+def messages(line: bytes) -> list[Fields]:
     """The message of a line, or those of a batch."""
     if line[:1] == b"{":
         found = message.fields(line)
