@@ -1,4 +1,4 @@
-"""The hosts of calls that are under way: each once, as it was told of last, within a bound; the rest is counted.
+"""The hosts of calls that are under way: each once, what moved added up, within a bound; the rest is counted.
 
 Pure. A session may be made to ask for as many names as its broker lets through; those that were refused have room
 of their own, so that nobody hides one behind a thousand that were allowed.
@@ -24,10 +24,14 @@ class Hosts:
     def add(self, reached: Reached) -> None:
         """One was reached, or was not let be."""
         kept, key = self._kept[reached.denied], (reached.host, reached.port)
-        if kept.pop(key, None) is None and len(kept) >= MOST:
-            self.more += 1
-        else:
+        before = kept.get(key)
+        if before is not None:
+            sent, received = before.sent + reached.sent, before.received + reached.received
+            kept[key] = before._replace(sent=sent, received=received)
+        elif len(kept) < MOST:
             kept[key] = reached
+        else:
+            self.more += 1
 
     def listed(self) -> tuple[Reached, ...]:
         """Those there was room for, refused ones first."""
