@@ -231,6 +231,20 @@ def test_what_msgspec_does_not_take_is_known_by_its_keys_all_the_same(odd: bytes
     schema.check("intent", written.decode())
 
 
+def test_of_members_with_one_name_all_are_written_down() -> None:
+    raw = b'{"path":"/first","a":[{"token":"%b","token":"%b"}], "path":"/last"}' % (b"hunter1", b"hunter2")
+    # as long as it would be without the first
+    even = raw.replace(b'"a"', b'"b":1e20,"a"')
+    for each in (raw, raw.replace(b", ", b","), even, b'{"path":"/first","b":1e11,"path":"/last"}'):
+        written = record.intent(CALL, each)
+        schema.check("intent", written.decode())
+        data = json.loads(written)["api"]["request"]["data"]
+        assert data["path"] == {"repeated": ["/first", "/last"]}
+        assert b"hunter" not in written
+    spaced = b'{"path": "/data", "n": [1.0, 1e3, {"a": "\xc3\xbc"}]}'
+    assert json.loads(record.intent(CALL, spaced))["api"]["request"]["data"] == json.loads(spaced)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_a_text_of_nothing_but_beginnings_costs_no_square(rule: Rule) -> None:
     began = time.process_time()
