@@ -267,6 +267,11 @@ class Connection(asyncio.Protocol):
         if self.current is not None and self.current.task is task:
             self.abort()
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is being answered: there is no request, or not all of one."""
+        return self._transport is not None and (self.current is None or not self.current.complete)
+
     def answered(self, exchange: Exchange) -> None:
         """The answer is written: the next request, or the end."""
         self.current = None

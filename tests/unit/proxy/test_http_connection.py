@@ -247,18 +247,38 @@ def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
 
     async def scene(web: Web) -> None:
-        first, second = await web.connect(), await web.connect()
-        for each in (first, second):
-            each.writer.write(head(web, method=b"GET"))
-            assert (await each.answer()).status == 400
+        streams = []
+        for session in [await web.initialize(), await web.initialize()]:
+            streams.append(await web.connect())
+            lines = (b"mcp-session-id: " + session.encode(), b"accept: text/event-stream")
+            streams[-1].writer.write(head(web, *lines, method=b"GET"))
+            assert (await streams[-1].head()).status == 200
         third = await web.connect()
         assert (await third.answer()).status == 503
-        first.close()
+        streams[0].close()
         while True:
             fourth = await web.connect()
             fourth.writer.write(head(web, method=b"GET"))
             if (await fourth.answer()).status == 400:
                 break
+
+    play(scene)
+
+
+def test_who_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 4)
+
+    async def scene(web: Web) -> None:
+        silent, beginning, sending, idle = [await web.connect() for _ in range(4)]
+        beginning.writer.write(head(web)[:-2])
+        sending.writer.write(head(web, b"content-length: 4") + b"{")
+        idle.writer.write(head(web, method=b"GET"))
+        assert (await idle.answer()).status == 400
+        for _ in range(4):
+            assert (await web.post(request("ping"))).status == 400  # there is no session: an answer all the same
+        for each in (silent, beginning, sending, idle):
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(each.reader.read(), 10) == b""
 
     play(scene)
 
