@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 from contextlib import suppress
@@ -241,6 +242,33 @@ def test_a_stream_that_is_never_read_is_hung_up_on_and_its_call_cancelled(monkey
             await pouring
 
     play(scene, servers={"p": puppet("modern")})
+
+
+def test_of_a_body_whose_client_hung_up_nothing_is_kept() -> None:
+    def held() -> int:
+        # what is garbage in a circle is there as well, until somebody looks for it
+        found = [each for each in gc.get_objects() if isinstance(each, http_connection.Exchange)]
+        return sum(len(part) for each in found for part in each._parts)
+
+    async def scene(web: Web) -> None:
+        before = held()
+        connections = [await web.connect() for _ in range(4)]
+        for each in connections:
+            each.writer.write(head(web, b"content-length: 8000000") + b" " * 4_000_000)
+            await each.writer.drain()
+        async with asyncio.timeout(10):
+            while held() < before + 8_000_000:
+                await asyncio.sleep(0.01)
+            for each in connections:
+                each.close()
+            while held() > before:
+                await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        play(scene)
+    finally:
+        gc.enable()
 
 
 def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
