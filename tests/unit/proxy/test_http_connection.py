@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import resource
 import socket
 from contextlib import suppress
 
@@ -305,6 +306,21 @@ def test_who_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> N
         for _ in range(4):
             assert (await web.post(request("ping"))).status == 400  # there is no session: an answer all the same
         for each in (silent, beginning, sending, idle):
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(each.reader.read(), 10) == b""
+
+    play(scene)
+
+
+def test_connections_leave_descriptors_for_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
+
+    async def scene(web: Web) -> None:
+        opened = [await web.connect() for _ in range(8)]
+        for each in opened[4:]:
+            each.writer.write(head(web, method=b"GET"))
+            assert (await each.answer()).status == 400
+        for each in opened[:4]:
             with suppress(ConnectionError):
                 assert await asyncio.wait_for(each.reader.read(), 10) == b""
 
