@@ -153,9 +153,8 @@ class Visitors:
 
 def _name(host: str) -> str:
     """A host without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and ":" in host else host
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
 
 
 def accepts(headers: Headers) -> tuple[bool, bool]:
