@@ -259,18 +259,32 @@ def objection(line: bytes) -> str:
         fields = message.incoming(bytes(each))
         if fields is None:
             return "it could be read as another message than it seems to be: not UTF-8, or a member in another case"
-        method = message.text(fields.get("method"))
-        if "method" in fields and _twice(message.blanked(bytes(each)), fields):
-            return "a member is there twice"
-        if "method" in fields and not fields.keys().isdisjoint(("result", "error")):
-            return "it is a request and an answer"
-        if method in _CALLED:
-            params = message.fields(fields.get("params", message.EMPTY))
-            if params is None or message.ambiguous(params) or _twice(bytes(fields.get("params", b"{}")), params):
-                return f'the params of "{method}" are no object, or a member is there twice or in another case'
-        if method is not None and "id" not in fields and method.startswith(_ASKING):
-            return f'"{method}" without an id'
+        if "method" in fields and (wrong := _hidden(fields, bytes(each))):
+            return wrong
     return ""
+
+
+def _hidden(fields: Fields, written: bytes) -> str:
+    """Why a message with a method could be another call than is written down, or ""."""
+    method = message.text(fields["method"])
+    if method is None:
+        return "its method is no text"  # to JavaScript ["tools/call"] is the same name of a member
+    if _twice(message.blanked(written), fields):
+        return "a member is there twice"
+    if not fields.keys().isdisjoint(("result", "error")):
+        return "it is a request and an answer"
+    if method in _CALLED and (wrong := _misaimed(method, fields)):
+        return f'the params of "{method}" {wrong}'
+    return f'"{method}" without an id' if "id" not in fields and method.startswith(_ASKING) else ""
+
+
+def _misaimed(method: str, fields: Fields) -> str:
+    """Why the params of a call could be about something else than what is written down, or ""."""
+    params = message.fields(fields.get("params", message.EMPTY))
+    if params is None or message.ambiguous(params) or _twice(bytes(fields.get("params", b"{}")), params):
+        return "are no object, or a member is there twice or in another case"
+    named = _NAMED.get(method, "")
+    return f"have a {named} that is no text" if named in params and message.text(params[named]) is None else ""
 
 
 def _twice(data: bytes, table: Fields) -> bool:

@@ -44,6 +44,11 @@ def folder(arena: Arena) -> Path:
     [
         (("exec", *TRUE), 2, ("name a profile", "--profile fs-readonly")),
         (("exec", "--profile", "bogus", *TRUE), 2, ('unknown profile "bogus"', "fs-readonly")),
+        (("exec", "--profile", "x" * 5000, *TRUE), 2, ('unknown profile "xxx', "fs-readonly")),
+        (("exec", "--profile", "net-allowlist", "--allow", "\udcff", *TRUE), 2, ("write HOST:PORT",)),
+        (("pending", "--config", "/tmp/\udcff"), 2, ("No such file or directory",)),
+        (("discover", "--source", "/tmp/\udcff"), 2, ("one of docker",)),
+        (("audit", "show", "\udcff"), 1, ("there is no call", "audit query")),
         (("explain", "--profile", "", *TRUE), 2, ('unknown profile ""', "fs-readonly")),
         (("explain", "--profile", "../none", *TRUE), 2, ("none", "No such file")),
         (("exec", "--profile", "none"), 2, ("name a command after --",)),
