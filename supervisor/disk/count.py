@@ -14,6 +14,7 @@ import stat
 import struct
 from collections.abc import Iterator
 
+from supervisor.disk.still import members
 from supervisor.sandbox import syscalls as sc
 
 _AT_SYMLINK_NOFOLLOW, _STATX_BTIME = 0x100, 0x800
@@ -114,12 +115,10 @@ class Count:
 
     def processes(self) -> None:
         """What processes of our user namespace hold and no folder shows."""
-        own = os.readlink("/proc/self/ns/user")
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for pid in members():
             # not ours to see, or it has just ended
             with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
-                if os.readlink(f"/proc/{pid}/ns/user") == own and int(pid) != os.getpid():
-                    self._process(f"/proc/{pid}")
+                self._process(f"/proc/{pid}")
 
     def _process(self, base: str) -> None:
         for name in ("cwd", "exe", *(f"fd/{number}" for number in os.listdir(f"{base}/fd"))):

@@ -25,7 +25,7 @@ summary = "test"
 [limits]
 file_size = "1G"
 disk = "{BOUND >> 20}M"
-disk_files = {FILES}
+disk_files = {{}}
 """
 
 SHARED = f"""
@@ -134,13 +134,39 @@ for n in items():
     os.mkdir("deeper")
     os.chdir("deeper")""",
 }
+# Whoever counts looks into one folder after another: the files go from where nobody has been yet to where somebody
+# has. That it has been in a folder the folder's access time says, after every change anew.
+HIDDEN = """
+import threading
+def changed(name):
+    os.close(opened(f"{name}/touched"))
+    os.unlink(f"{name}/touched")
+    return os.stat(name).st_atime_ns
+def looked_into(name, before):
+    while os.stat(name).st_atime_ns == before: time.sleep(0.0005)
+for n in range(24): os.mkdir(f"part-{n}")
+first, *others, last = [name for name in os.listdir(".") if name.startswith("part-")]
+for n in range(12000): os.close(opened(f"{others[11]}/{n}"))
+os.mkdir(f"{last}/files")
+folder = os.open(f"{last}/files", os.O_PATH)
+def hide():
+    while True:
+        looked_into(first, changed(first))
+        os.rename(f"{last}/files", f"{first}/files")
+        looked_into(last, changed(last))
+        os.rename(f"{first}/files", f"{last}/files")
+if pause: threading.Thread(target=hide, daemon=True).start()
+for n in pieces():
+    fd = os.open(f"fill-{n}", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=folder)
+    os.write(fd, block)
+    os.close(fd)"""
 LIMITS = dict.fromkeys(BYTES, "limits.disk)") | dict.fromkeys(NUMBERS, "limits.disk_files)")
 
 
-def bounded(arena: Arena, mode: str, code: str) -> tuple[str, list[str], list[str]]:
+def bounded(arena: Arena, mode: str, code: str, files: int = FILES) -> tuple[str, list[str], list[str]]:
     """(profile, options, program) for a run in the sandbox."""
     path = arena.base / "bounded.toml"
-    path.write_text(PROFILE)
+    path.write_text(PROFILE.format(files))
     path.chmod(0o644)
     scope = str(arena.plots[mode].scope)
     return str(path), ["--param", f"scope={scope}"], [*PYTHON, "-c", f"{SHARED}\n{code}\nprint('CROSSED')", scope]
@@ -171,6 +197,14 @@ def test_no_way_of_filling_a_disk_goes_far_beyond_the_bound(arena: Arena, mode: 
     assert "CROSSED" not in done.stdout
     assert (done.returncode, LIMITS[way] in done.stderr) == (137, True), done.stderr
     assert taken(plot) < 7 * BOUND
+
+
+def test_files_that_move_away_from_whoever_counts_are_counted(arena: Arena, mode: str) -> None:
+    profile, options, program = bounded(arena, mode, HIDDEN, files=100_000)
+    done = arena.inside(profile, mode, [*program, "0.02"], options=options)
+    assert "CROSSED" not in done.stdout
+    assert (done.returncode, "limits.disk)" in done.stderr) == (137, True), done.stderr
+    assert taken(arena.plots[mode]) < 7 * BOUND
 
 
 def test_hard_links_are_no_files(arena: Arena, mode: str) -> None:
