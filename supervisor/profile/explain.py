@@ -9,13 +9,18 @@ from supervisor.model import SandboxSpec
 from supervisor.sandbox import enter, mounts
 
 
+def line(text: str) -> str:
+    """`text` as one line that a terminal does not act on: folders may have been named by a stranger."""
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+
+
 def summary(spec: SandboxSpec) -> str:
     """Files, network and limits, on two lines."""
     people = [each for each in spec.mounts if each.per_session]
     # what is kept in a writable folder is told by explain
     folders = [f"{each.target}/" for each in people if each.mode == "rw" and not each.is_file]
     shown = [
-        f"{each.source} {each.mode} at {each.target}"
+        line(f"{each.source} {each.mode} at {each.target}")
         for each in people
         if not any(each.target.startswith(folder) for folder in folders)
     ]

@@ -256,7 +256,7 @@ def test_memory_ends_at_the_limit(arena: Arena, profile: str, mode: str, kind: s
 
 
 def test_where_the_host_is_short_of_memory_sandboxes_end_first(arena: Arena, profile: str, mode: str) -> None:
-    """Locks of files are counted for nobody: a guest of 512 MiB can have 700 MB of them, and as much as there is."""
+    """Locks of files are counted for nobody: a guest of 512 MiB can have 700 MB of them, and all there is."""
     program = [*PYTHON, "-c", LOWER]
     if profile == PROFILES[0]:
         assert arena.outside(program, mode).stdout.split()[1:] == ["lowered"]
