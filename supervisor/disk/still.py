@@ -15,8 +15,9 @@ from collections.abc import Iterator
 
 # whoever still runs may wake others that were stopped, hence more than one look at all of them
 _QUIET, _SECONDS, _PAUSE = 3, 10, 0.001
-# stopped or over; running or able to
-_STOPPED, _MOVING = {b"T", b"Z", b"X"}, {b"R", b"S"}
+# ended; and stopped; running or able to
+OVER = {b"Z", b"X"}
+_STOPPED, _MOVING = {b"T", *OVER}, {b"R", b"S"}
 
 
 def members() -> Iterator[int]:
@@ -58,13 +59,17 @@ def _stop(held: set[int]) -> None:
 
 
 def _states(pid: int) -> set[bytes]:
-    """Those of its threads, as letters."""
-    found = set()
+    """Those of its threads."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
-                found.add(file.read().rpartition(b") ")[2][:1])
-    return found
+        return {state(f"/proc/{pid}/task/{thread}") for thread in os.listdir(f"/proc/{pid}/task")}
+    return set()
+
+
+def state(task: str) -> bytes:
+    """Of a thread, as a letter."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"{task}/stat", "rb") as file:
+        return file.read().rpartition(b") ")[2][:1]
+    return b"X"
 
 
 def _signal(pid: int, number: int) -> None:
