@@ -122,13 +122,14 @@ class Network(Frozen):
 
 
 class Audit(Frozen):
-    """What the kernel is to tell of a session: the `files` that it opens, those of its root as well with `system`.
+    """What the kernel is to tell of a session: the `files` that it opens at and below `places` (`system`: all).
 
     "auto": where the host can. `filter` is the system call filter of whoever listens.
     """
 
     files: Literal["auto", "required", "off"] = "off"
     system: bool = False
+    places: tuple[str, ...] = ()
     filter: str = ""
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import stat
 import struct
 from collections.abc import Iterator
 
+from supervisor.disk.still import OVER, members, state
 from supervisor.sandbox import syscalls as sc
 
 _AT_SYMLINK_NOFOLLOW, _STATX_BTIME = 0x100, 0x800
@@ -114,25 +116,39 @@ class Count:
 
     def processes(self) -> None:
         """What processes of our user namespace hold and no folder shows."""
-        own = os.readlink("/proc/self/ns/user")
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for pid in members():
             # not ours to see, or it has just ended
             with contextlib.suppress(PermissionError, FileNotFoundError, ProcessLookupError):
-                if os.readlink(f"/proc/{pid}/ns/user") == own and int(pid) != os.getpid():
-                    self._process(f"/proc/{pid}")
+                self._process(f"/proc/{pid}")
 
     def _process(self, base: str) -> None:
+        mapped: set[tuple[int, int]] = set()
+        for thread in os.listdir(f"{base}/task"):
+            try:
+                self._thread(f"{base}/task/{thread}")
+                mapped = mapped or set(self._mapped(f"{base}/task/{thread}"))
+            except PermissionError:
+                if state(f"{base}/task/{thread}") not in OVER:
+                    raise OSError(errno.EOPNOTSUPP, "a process hides what it holds open") from None
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+        for each in mapped - self.seen:
+            self.seen.add(each)
+            self.add(self.file_size, 1)
+
+    def _thread(self, base: str) -> None:
+        """A thread may have descriptors and a working folder that no other of its process has.
+
+        PermissionError when it has ended, or its process is not dumpable: of that not even its own user is told.
+        """
         for name in ("cwd", "exe", *(f"fd/{number}" for number in os.listdir(f"{base}/fd"))):
             with contextlib.suppress(FileNotFoundError):
                 found = os.stat(f"{base}/{name}")
                 if found.st_nlink == 0 and found.st_dev in self.devices:
                     self.take(found, born=True)
-                elif stat.S_ISSOCK(found.st_mode):
-                    # what is on its way through a socket is in nobody's table, and may be any file
-                    self.add(_flying(f"{base}/fdinfo/{name[3:]}") * self.file_size, 0)
-        for mapped in set(self._mapped(base)) - self.seen:
-            self.seen.add(mapped)
-            self.add(self.file_size, 1)
+                elif stat.S_ISSOCK(found.st_mode) and _flying(f"{base}/fdinfo/{name[3:]}"):
+                    # in nobody's table: any file, or another socket with more on its way
+                    raise OSError(errno.EOPNOTSUPP, "descriptors are on their way through a socket")
 
     def _mapped(self, base: str) -> Iterator[tuple[int, int]]:
         """(device, inode) of the mapped files that have lost their name in one of the places."""
@@ -144,7 +160,7 @@ class Count:
                     yield os.makedev(int(major, 16), int(minor, 16)), int(fields[4])
 
 
-def _flying(path: str) -> int:
-    """How many descriptors wait in a socket to be received."""
+def _flying(path: str) -> bool:
+    """Whether descriptors wait in a socket to be received."""
     with open(path, encoding="utf-8") as file:
-        return sum(int(line.split()[1]) for line in file if line.startswith("scm_fds:"))
+        return any(int(line.split()[1]) for line in file if line.startswith("scm_fds:"))

@@ -3,7 +3,8 @@
 Runs as the session's own user in its user namespace, with two capabilities in there: to look into folders whatever
 their mode, and to see what the session's processes hold open. It changes nothing. What a file system has in use
 cannot be hidden from it, but counts for everybody; so when that has grown by what the session may add, it counts
-what is new in the session's folders (supervisor.disk.count). Standard library only.
+what is new in the session's folders (supervisor.disk.count), while the session stands still
+(supervisor.disk.still). Standard library only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 
 from supervisor import wire
 from supervisor.disk.count import Count
+from supervisor.disk.still import still
 from supervisor.sandbox import rights
 from supervisor.sandbox import syscalls as sc
 
@@ -51,15 +53,14 @@ class Watch:
         ):
             return ""
         count = Count(self.since, self.file_size, self.bounds)
-        found = count.all(self.places)
+        with still():
+            found, now = count.all(self.places), [self._used(place) for place in self.places]
         for text, number, bound in zip(_OVER, found, self.bounds, strict=True):
             if number > bound:
                 return text.format(bound)
         # the next count comes when it may have added what is left to it, but not for every crumb
         own = [min(number, bound // 8 * 7) for number, bound in zip(found, self.bounds, strict=True)]
-        self.before = [
-            [used - each for used, each in zip(self._used(place), own, strict=True)] for place in self.places
-        ]
+        self.before = [[used - each for used, each in zip(place, own, strict=True)] for place in now]
         return ""
 
     @staticmethod

@@ -77,15 +77,14 @@ class Watchers:
         return []
 
     def _files(self, number: int, reader: Reader) -> None:
-        audit, people = reader.spec.audit, [each.target for each in reader.spec.mounts if each.per_session]
+        audit = reader.spec.audit
         if audit.files == "off":
             return
         ours = [each.pid for each in self._watchers.get(number, [])]
         with contextlib.ExitStack() as stack:
             fds = [_held(sc.file_events(), stack)]
             root = _held(os.open(f"{reader.base}/root", _FLAGS), stack)
-            places = ["/"] if audit.system else ["/tmp", *people]
-            points = {point: flags for point, flags, *_ in reader.mounted(places)}
+            points = {point: flags for point, flags, *_ in reader.mounted(list(audit.places))}
             for point, flags in points.items():
                 fds.append(_held(sc.openat2(point.lstrip("/") or ".", os.O_PATH, root), stack))
                 mask, place = _OPENED | (_WRITTEN if "rw" in flags else 0), f"/proc/self/fd/{fds[-1]}".encode()

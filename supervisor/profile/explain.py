@@ -8,6 +8,14 @@ from __future__ import annotations
 from supervisor.model import SandboxSpec
 from supervisor.sandbox import enter, mounts
 
+# of these everybody has the same
+_SYSTEM = ("/usr/", "/etc/", "/bin", "/sbin", "/lib")
+
+
+def line(text: str) -> str:
+    """`text` as one line that a terminal does not act on: folders may have been named by a stranger."""
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+
 
 def summary(spec: SandboxSpec) -> str:
     """Files, network and limits, on two lines."""
@@ -15,14 +23,20 @@ def summary(spec: SandboxSpec) -> str:
     # what is kept in a writable folder is told by explain
     folders = [f"{each.target}/" for each in people if each.mode == "rw" and not each.is_file]
     shown = [
-        f"{each.source} {each.mode} at {each.target}"
+        line(f"{each.source} {each.mode} at {each.target}")
         for each in people
         if not any(each.target.startswith(folder) for folder in folders)
     ]
+    own = [
+        line(each.target)
+        for each in spec.mounts
+        if not each.per_session and not each.target.startswith(_SYSTEM) and each.target != mounts.SECRETS
+    ]
+    extra = f"; the program's own {', '.join(own)}" if own else ""
     none = "none" if spec.network.mode == "none" else "no host allowed yet (--allow HOST:PORT)"
     limits, root = spec.limits, f"{spec.image.name} read-only" if spec.image else "/usr read-only"
     return (
-        f"files: {'; '.join(shown) or 'none of yours'}; {root}; private /tmp of {spec.tmp.size >> 20} MiB\n"
+        f"files: {'; '.join(shown) or 'none of yours'}; {root}{extra}; private /tmp of {spec.tmp.size >> 20} MiB\n"
         f"network: {', '.join(spec.network.allow) or none}; limits: {limits.memory >> 20} MiB memory, "
         f"{limits.millicpus / 1000:g} CPU, {limits.pids} processes"
     )

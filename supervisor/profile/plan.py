@@ -307,7 +307,17 @@ class Planner:
     def _audit(self) -> Audit:
         text = self.profile.audit
         program = "" if text.files == "off" else seccomp.own(WATCHER)
-        return Audit(files=_set(text.files), system=_set(text.system), filter=program)
+        places = ("/",) if _set(text.system) else ("/tmp", *self._given())
+        return Audit(files=_set(text.files), system=_set(text.system), places=places, filter=program)
+
+    def _given(self) -> list[str]:
+        """Where what is granted is seen: under another name too, if the program lies in it, or around it."""
+        sources = [each.source for each in self.mounts if each.per_session]
+
+        def given(source: str) -> bool:
+            return any(granted.below(source, each) or granted.below(each, source) for each in sources)
+
+        return [each.target for each in self.mounts if given(each.source)]
 
     def _seccomp(self) -> Seccomp:
         names = self.profile.seccomp.groups

@@ -101,6 +101,7 @@ class _Search(Struct):
     env: dict[str, str] = {}
     flags: list[str] = []
     binary: str = ""
+    project: str = ""
     isolated: bool = False
 
     def covers(self, path: str) -> bool:
@@ -278,17 +279,28 @@ class _Search(Struct):
             self._node_modules(join(folder, "node_modules"))
 
     def _node_modules(self, root: str) -> None:
-        """Show one node_modules, and what its links (workspaces, stores) lead to, except from global ones."""
+        """Show one node_modules, and what its links lead to: stores, packages of the same project (workspaces).
+
+        Nothing of global ones; and no other project, to which a link leads that came with a stranger's.
+        """
         if root in self.seen or not isdir(root):
             return
         self.seen.add(root)
         self.add(root, "node_modules")
+        self.project = self.project or self._project(dirname(root))
         for pattern in ("/*", "/@*/*") if basename(dirname(root)) != "lib" else ():
             for link in filter(islink, islice(iglob(escape(root) + pattern), ENTRIES)):
                 entry = join(realpath(link), "package.json")
-                package = "/node_modules/" in entry or self._package(entry) == dirname(entry)
+                own = entry.startswith(self.project + "/") and self._package(entry) == dirname(entry)
+                package = own or "/node_modules/" in entry
                 if package and not self.covers(entry):
                     self._node(entry)
+
+    def _project(self, folder: str) -> str:
+        """The outermost folder around this one that is a package, else this one."""
+        own = realpath(folder)
+        around = takewhile(lambda up: not self.wide(up), ancestors(own))
+        return ([own] + [up for up in around if isfile(join(up, "package.json"))])[-1]
 
     def _package(self, path: str) -> str:
         """The folder of the nearest package.json that describes a package, or ""."""

@@ -142,14 +142,14 @@ def attach(tree: int, directory: int, path: str) -> None:
 
 
 def make_mount_point(root: int, target: str, *, is_file: bool) -> None:
-    """Create an empty folder or file, and its parents, in a tmpfs that nobody else can see."""
+    """Create an empty folder or file, and its parents, in a tmpfs that nobody else sees, unless they are there."""
     parts = target.strip("/").split("/")
     for depth in range(1, len(parts) + (0 if is_file else 1)):
         with contextlib.suppress(FileExistsError):
             os.mkdir("/".join(parts[:depth]), 0o755, dir_fd=root)
     if is_file:
-        flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-        os.close(os.open("/".join(parts), flags, 0o444, dir_fd=root))
+        with contextlib.suppress(FileExistsError):
+            os.mknod("/".join(parts), stat.S_IFREG | 0o444, dir_fd=root)
 
 
 def image(memory: int) -> int:

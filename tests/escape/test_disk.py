@@ -23,9 +23,9 @@ name = "bounded"
 extends = "fs-scoped"
 summary = "test"
 [limits]
-file_size = "1G"
+file_size = "{{}}"
 disk = "{BOUND >> 20}M"
-disk_files = {FILES}
+disk_files = {{}}
 """
 
 SHARED = f"""
@@ -109,6 +109,39 @@ for n in pieces():
     os.chmod("locked", 0)
     os.write(fd, block)
     os.close(fd)""",
+    "files of a process without a first thread": """
+import ctypes, threading
+def hold():
+    held = []
+    for n in pieces():
+        held.append(opened("fill"))
+        os.write(held[-1], block)
+        os.unlink("fill")
+    os.write(1, b"CROSSED")
+    os._exit(0)
+threading.Thread(target=hold).start()
+ctypes.CDLL(None).syscall(60, 0)""",
+    "files of a process that is not dumpable": """
+import ctypes
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+held = []
+for n in pieces():
+    held.append(opened("fill"))
+    os.write(held[-1], block)
+    os.unlink("fill")""",
+    "files on their way through a socket that is itself on its way": """
+def send(through, fd):
+    through.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+outer, inner = (socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+send(outer[0], inner[1].fileno())
+inner[1].close()
+for n in pieces():
+    fd = opened("fill")
+    os.write(fd, block)
+    os.unlink("fill")
+    send(inner[0], fd)
+    os.close(fd)
+inner[0].close()""",
     # 264 bytes of a folder each; a file has at most 65,000 names
     "hard links": f"""
 os.mkdir("links")
@@ -134,16 +167,87 @@ for n in items():
     os.mkdir("deeper")
     os.chdir("deeper")""",
 }
+# Whoever counts looks into one folder after another: the files go from where nobody has been yet to where somebody
+# has. That it has been in a folder the folder's access time says, after every change anew.
+HIDDEN = """
+import threading
+def changed(name):
+    os.close(opened(f"{name}/touched"))
+    os.unlink(f"{name}/touched")
+    return os.stat(name).st_atime_ns
+def looked_into(name, before):
+    while os.stat(name).st_atime_ns == before: time.sleep(0.0005)
+for n in range(24): os.mkdir(f"part-{n}")
+first, *others, last = [name for name in os.listdir(".") if name.startswith("part-")]
+for n in range(12000): os.close(opened(f"{others[11]}/{n}"))
+os.mkdir(f"{last}/files")
+folder = os.open(f"{last}/files", os.O_PATH)
+def hide():
+    while True:
+        looked_into(first, changed(first))
+        os.rename(f"{last}/files", f"{first}/files")
+        looked_into(last, changed(last))
+        os.rename(f"{first}/files", f"{last}/files")
+if pause: threading.Thread(target=hide, daemon=True).start()
+for n in pieces():
+    fd = os.open(f"fill-{n}", os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=folder)
+    os.write(fd, block)
+    os.close(fd)"""
+# where it would be enough to take each descriptor for a file of the largest size
+SMALL = ("files on their way through a socket that is itself on its way",)
+# a thread with a table of descriptors of its own
+APART = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static char block[1 << 20];
+static volatile int pieces, pause_ms, done;
+static int fill(void *unused) {
+    struct timespec wait = {0, pause_ms * 1000000L};
+    for (int n = 0; n < pieces; n++) {
+        int fd = open("fill", O_RDWR | O_CREAT, 0644);
+        if (fd < 0 || write(fd, block, sizeof block) < 0) break;
+        unlink("fill");
+        nanosleep(&wait, NULL);
+        done = n + 1;
+    }
+    while (1) syscall(SYS_pause);
+    return unused != NULL;
+}
+int main(int count, char **arguments) {
+    pieces = atoi(arguments[2]), pause_ms = atoi(arguments[3]);
+    char *stack = mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int flags = CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+    if (chdir(arguments[1]) || clone(fill, stack + (1 << 16), flags, NULL) < 0) return 1;
+    while (done < pieces) usleep(1000);
+    puts("CROSSED");
+    return count == 0;
+}
+"""
 LIMITS = dict.fromkeys(BYTES, "limits.disk)") | dict.fromkeys(NUMBERS, "limits.disk_files)")
+
+
+def write_profile(arena: Arena, files: int = FILES, size: str = "1G") -> str:
+    path = arena.base / "bounded.toml"
+    path.write_text(PROFILE.format(size, files))
+    path.chmod(0o644)
+    return str(path)
 
 
 def bounded(arena: Arena, mode: str, code: str) -> tuple[str, list[str], list[str]]:
     """(profile, options, program) for a run in the sandbox."""
-    path = arena.base / "bounded.toml"
-    path.write_text(PROFILE)
-    path.chmod(0o644)
     scope = str(arena.plots[mode].scope)
-    return str(path), ["--param", f"scope={scope}"], [*PYTHON, "-c", f"{SHARED}\n{code}\nprint('CROSSED')", scope]
+    return (
+        write_profile(arena),
+        ["--param", f"scope={scope}"],
+        [*PYTHON, "-c", f"{SHARED}\n{code}\nprint('CROSSED')", scope],
+    )
 
 
 def taken(plot: Plot) -> int:
@@ -163,6 +267,8 @@ def room(arena: Arena) -> None:
 def test_no_way_of_filling_a_disk_goes_far_beyond_the_bound(arena: Arena, mode: str, way: str) -> None:
     plot, code = arena.plots[mode], (BYTES | NUMBERS)[way]
     profile, options, program = bounded(arena, mode, code)
+    if way in SMALL:
+        write_profile(arena, size="1M")
     control = arena.outside([*program, "0"], mode)
     assert "CROSSED" in control.stdout, control.stderr
     subprocess.run(["rm", "-rf", plot.scope], check=True, timeout=60)
@@ -171,6 +277,24 @@ def test_no_way_of_filling_a_disk_goes_far_beyond_the_bound(arena: Arena, mode: 
     assert "CROSSED" not in done.stdout
     assert (done.returncode, LIMITS[way] in done.stderr) == (137, True), done.stderr
     assert taken(plot) < 7 * BOUND
+
+
+def test_files_that_move_away_from_whoever_counts_are_counted(arena: Arena, mode: str) -> None:
+    _, options, program = bounded(arena, mode, HIDDEN)
+    profile = write_profile(arena, files=100_000)
+    done = arena.inside(profile, mode, [*program, "0.02"], options=options)
+    assert "CROSSED" not in done.stdout
+    assert (done.returncode, "limits.disk)" in done.stderr) == (137, True), done.stderr
+    assert taken(arena.plots[mode]) < 7 * BOUND
+
+
+def test_files_that_only_a_thread_has_open_are_counted(arena: Arena, mode: str) -> None:
+    _, options, program = bounded(arena, mode, "")
+    argv = [str(arena.compile("apart", APART)), program[-1], str(10 * BOUND // MIB)]
+    assert "CROSSED" in arena.outside([*argv, "0"], mode).stdout
+    done = arena.inside(write_profile(arena), mode, [*argv, "20"], options=options)
+    assert "CROSSED" not in done.stdout
+    assert (done.returncode, "limits.disk)" in done.stderr) == (137, True), done.stderr
 
 
 def test_hard_links_are_no_files(arena: Arena, mode: str) -> None:

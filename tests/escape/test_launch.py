@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,3 +123,15 @@ def test_a_program_of_the_folder_is_not_run_outside(arena: Arena, mode: str, hos
     done = arena.finish(arena.start([*enter, *sandbox], mode))
     assert done.returncode == 0, done.stderr
     assert not mark.exists()
+
+
+def test_a_file_that_is_granted_beside_the_program_is_mounted_over_itself(mode: str, arena: Arena) -> None:
+    """In /tmp places for mounts are made, and this one is there already, in a mount that cannot be written."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "program.py").write_text(f"print(open({str(folder / 'file')!r}).read())")
+        (folder / "file").write_text("granted")
+        argv = [*PYTHON, str(folder / "program.py")]
+        done = arena.inside("none", mode, argv, options=["--ro", str(folder / "file")])
+    assert (done.returncode, done.stdout) == (0, "granted\n"), done.stderr

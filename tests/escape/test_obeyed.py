@@ -32,6 +32,9 @@ BEFORE = {
     ".hg/hgrc": "[ui]\n",
     ".yarn/releases/yarn.cjs": "//\n",
     ".cargo/config.toml": "[build]\n",
+    "rust-toolchain.toml": "[toolchain]\n",
+    ".pre-commit-config.yaml": "repos: []\n",
+    ".tool-versions": "python 3.11.2\n",
 }
 
 
@@ -158,6 +161,24 @@ def change_what_every_yarn_command_runs(bait: Bait) -> str:
 def change_what_an_editor_compiles_with(bait: Bait) -> str:
     """rustc-wrapper is a command, and a language server runs it as soon as the folder is opened."""
     return put(f"{bait.text('scope')}/.cargo/config.toml")
+
+
+@hostile(profiles=SCOPE)
+def change_which_toolchain_an_editor_starts(bait: Bait) -> str:
+    """`path` in it is a folder whose bin/cargo rustup starts."""
+    return put(f"{bait.text('scope')}/rust-toolchain.toml")
+
+
+@hostile(profiles=SCOPE)
+def change_what_an_installed_hook_runs(bait: Bait) -> str:
+    """The hook stays as it was, and runs at `git commit` what stands here."""
+    return put(f"{bait.text('scope')}/.pre-commit-config.yaml")
+
+
+@hostile(profiles=SCOPE)
+def change_which_programs_a_shell_finds(bait: Bait) -> str:
+    """asdf takes `path:FOLDER` for a version."""
+    return put(f"{bait.text('scope')}/.tool-versions")
 
 
 @hostile(profiles=SCOPE)

@@ -62,6 +62,16 @@ for start in range(0, amount, len(block)):
 print("touched", amount)
 """
 
+LOWER = """
+name = "/proc/self/oom_score_adj"
+print(open(name).read().strip())
+try:
+    with open(name, "w") as file: file.write("0")
+    print("lowered")
+except OSError:
+    print("kept")
+"""
+
 # Two busy processes; the processor time of both, over the time on the wall, as a percentage.
 BURN = """
 import os, time
@@ -243,6 +253,14 @@ def test_memory_ends_at_the_limit(arena: Arena, profile: str, mode: str, kind: s
     done = arena.inside(profile, mode, program)
     assert "touched" not in done.stdout
     assert done.returncode not in {0, 4}, done.stderr
+
+
+def test_where_the_host_is_short_of_memory_sandboxes_end_first(arena: Arena, profile: str, mode: str) -> None:
+    """Locks of files are counted for nobody: a guest of 512 MiB can have 700 MB of them, and all there is."""
+    program = [*PYTHON, "-c", LOWER]
+    if profile == PROFILES[0]:
+        assert arena.outside(program, mode).stdout.split()[1:] == ["lowered"]
+    assert arena.inside(profile, mode, program).stdout.split() == ["1000", "kept"]
 
 
 def test_processor_time_ends_at_the_limit(arena: Arena) -> None:

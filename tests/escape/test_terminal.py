@@ -108,3 +108,32 @@ def test_a_server_s_standard_error_says_nothing_to_the_terminal(arena: Arena, mo
     screen = on_a_terminal(arena, mode, argv)
     assert acts(screen) == [], screen
     assert r"\x1b]52;c;" in screen
+
+
+@pytest.mark.parametrize("action", ["exec", "explain"])
+def test_the_name_of_a_folder_says_nothing_to_the_terminal(arena: Arena, mode: str, action: str) -> None:
+    """Whose repository it is has named it, and whoever looks before it is used looks at it with `explain`."""
+    plot = arena.plots[mode]
+    folder = plot.scope / "named\x1b[2J\x1b]52;c;cmVib290\x07\nsupervisor: forged\u202e"
+    plot.reset()
+    folder.mkdir()
+    os.chown(folder, plot.uid, plot.gid)
+    argv = arena.command("fs-scoped", mode, ["/usr/bin/true"], options=["--param", f"scope={folder}"])
+    argv[argv.index("exec")] = action
+    screen = on_a_terminal(arena, mode, argv)
+    assert r"named\x1b[2J" in screen
+    assert acts(screen) == [], screen
+    assert not re.search("^(supervisor: )*forged", screen, re.MULTILINE), screen
+    assert "\u202e" not in screen
+
+
+@pytest.mark.parametrize("mode", ["root", "user"])
+def test_the_text_of_a_profile_says_nothing_to_the_terminal(arena: Arena, mode: str) -> None:
+    path = arena.base / "strange.toml"
+    path.write_text('# \x9b2J\u202e\tand a tab\nprofile = 1\nname = "strange"\nextends = "none"\nsummary = "s"\n')
+    path.chmod(0o644)
+    argv = [*arena.commands[mode], "profile", "show", str(path)]
+    screen = on_a_terminal(arena, mode, argv)
+    assert 'name = "strange"' in screen
+    assert acts(screen) == [], screen
+    assert "\u202e" not in screen

@@ -26,10 +26,11 @@ MANY, MORE = 10_000, 25_000
 IO_URING_SETUP = 425
 
 
-def entry(name: str, profile: str | Path, host: Host) -> str:
+def entry(name: str, profile: str | Path, host: Host, script: Path | None = None) -> str:
     plot = host.root.plot
-    params = f'params = {{ root = "{plot.folder}", scope = "{plot.scope}" }}'
-    command = json.dumps([*PYTHON, "-c", OBEDIENT])
+    scope = "" if script else f', scope = "{plot.scope}"'
+    params = f'params = {{ root = "{plot.folder}"{scope} }}'
+    command = json.dumps([*PYTHON, str(script)] if script else [*PYTHON, "-c", OBEDIENT])
     return f'[server.{name}]\nprofile = "{profile}"\n{params}\ncommand = {command}\n'
 
 
@@ -43,8 +44,16 @@ def host(arena: Arena) -> Iterator[Host]:
     made.folder.mkdir(exist_ok=True)
     written = {name: f"[audit]\n{text}\n" for name, text in PROFILES.items()}
     paths = {name: write_profile(made.folder, name, text, extends="fs-scoped") for name, text in written.items()}
+    beside = made.root.plot.folder / "beside.py"
+    beside.write_text(OBEDIENT)
     made.config.write_text(
-        "\n".join([entry("plain", "ci-runner", made), *(entry(name, path, made) for name, path in paths.items())])
+        "\n".join(
+            [
+                entry("plain", "ci-runner", made),
+                entry("beside", "fs-readonly", made, beside),
+                *(entry(name, path, made) for name, path in paths.items()),
+            ]
+        )
     )
     with nothing_left(root, writes=root.plot.scope):
         try:
@@ -236,6 +245,14 @@ def test_a_profile_may_ask_for_the_system_as_well_or_for_nothing(host: Host) -> 
         assert not made.watch.on
         assert made.opens("open('/data/hello.txt').close()") == ({}, False)
         assert made.watchers == []
+
+
+def test_a_granted_folder_is_watched_under_its_other_name_too(host: Host) -> None:
+    """The program lies in it: then its folder is shown under its own name as well."""
+    folder = host.root.plot.folder
+    with session(host, "beside") as made:
+        assert made.opens("open('/data/hello.txt').close()") == ({"/data/hello.txt": "r"}, True)
+        assert made.opens(f"open('{folder}/hello.txt').close()") == ({f"{folder}/hello.txt": "r"}, True)
 
 
 def test_a_session_ends_with_its_watcher_and_the_watcher_with_its_session(host: Host) -> None:

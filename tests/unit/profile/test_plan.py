@@ -37,6 +37,17 @@ def test_none_shows_nothing_of_the_user(tmp_path: Path) -> None:
     assert set(spec.env) == {"HOME", "TMPDIR", "LANG", "PATH"}
 
 
+def test_what_is_shown_for_the_program_is_told_to_whoever_starts_it(tmp_path: Path) -> None:
+    """What a stranger's program says is part of it may be somebody's."""
+    package = tmp_path / "package"
+    (package / "node_modules/.bin").mkdir(parents=True)
+    (package / "node_modules/.bin/server").write_text("#!/bin/sh\n")
+    (package / "node_modules/.bin/server").chmod(0o755)
+    made = make(tmp_path, command=[str(package / "node_modules/.bin/server")])
+    assert f"; the program's own {package}/node_modules; " in str(made.told["summary"])
+    assert "own" not in str(make(tmp_path).told["summary"])
+
+
 def test_the_same_words_give_the_same_digest_and_others_another(tmp_path: Path) -> None:
     assert make(tmp_path).spec.digest == make(tmp_path).spec.digest
     assert make(tmp_path).spec.digest != make(tmp_path, env={"A": "b"}).spec.digest

@@ -59,6 +59,21 @@ def test_a_workspace_brings_the_packages_and_the_shared_node_modules(host: Host)
     assert host.trees("node", repo / "packages/a/cli.js") == expected
 
 
+def test_a_link_to_another_project_does_not_show_it(host: Host) -> None:
+    """Links come with a repository: this one is a stranger's, and the other lies beside it."""
+    other = host.package(host.home / "work/private", "private")
+    host.write(other / ".env", "SECRET=1")
+    host.package(other / "packages/a", "a")
+    host.link(other / "node_modules/a", "../packages/a")
+    host.write(other / "node_modules/real/package.json", '{"name": "real"}')
+    host.package(host.cwd, "stranger")
+    for name, target in (("one", "private"), ("two", "private/packages/a"), ("three", "private/node_modules/real")):
+        host.link(host.cwd / f"node_modules/{name}", f"../../work/{target}")
+    host.script(host.cwd / "cli.js", "/usr/bin/env node")
+    shown = host.trees(host.link(host.cwd / "node_modules/.bin/cli", "../../cli.js"))
+    assert shown == ["home/u/proj", "home/u/work/private/node_modules"]
+
+
 def test_a_farm_of_links_brings_the_store_behind_it(host: Host) -> None:
     store = host.home / ".local/share/pnpm/store/links"
     host.script(store / "srv/1/node_modules/srv/x.js", "/usr/bin/env node")
@@ -91,7 +106,7 @@ def test_a_script_of_a_package_brings_the_package(host: Host) -> None:
 
 def test_too_many_trees_are_refused(host: Host) -> None:
     for number in range(200):
-        package = host.package(host.home / f"p/{number}", f"p{number}")
+        package = host.package(host.cwd / f"p/{number}", f"p{number}")
         host.link(host.cwd / f"node_modules/p{number}", package)
     with pytest.raises(Refused, match="over 128 trees"):
         host.resolve(host.local(host.cwd))
