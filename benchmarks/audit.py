@@ -36,6 +36,8 @@ from supervisor.audit.segments import Log, Rules
 from tests.unit.audit import ledgers
 from tests.unit.audit.ledgers import Peer, Started
 
+# Linux has 200,000 here; 0 makes each waking of a process on an idle processor wait for the hypervisor
+HALTING = Path("/sys/module/haltpoll/parameters")
 DAYS = 30
 DAY = 86_400_000_000
 FIRST = 1_764_000_000_000_000
@@ -170,7 +172,10 @@ def cpu(pid: int) -> float:
 
 
 def called() -> None:
-    """One small tools/call through the gateway's code, policies on, with and without a ledger, in turns."""
+    """One small tools/call through the gateway's code, policies on, with and without a ledger, in turns.
+
+    And acknowledged by a process that writes nothing: so much is the waking of another process, twice.
+    """
     front = [sys.executable, "-m", "tests.unit.proxy.front", "governed"]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
@@ -178,7 +183,8 @@ def called() -> None:
         os.environ["LOGS_DIRECTORY"] = str(folder)
         server = call_overhead.compiled(folder, "echo_server")
         ways = {"not written down": [*front, f"command={server}"]}
-        ways["written down"] = [*ways["not written down"], "audit"]
+        for word in ("acknowledged", "audit"):
+            ways[word] = [*ways["not written down"], word]
         running = {name: call_overhead.Pipes(argv, "a__echo") for name, argv in ways.items()}
         for client in running.values():
             stack.callback(client.close)
@@ -186,9 +192,13 @@ def called() -> None:
         for _ in range(40):
             for name, client in running.items():
                 rounds[name].append(timed(client.one, 50))
-        without, with_ = (statistics.median(each) for each in rounds.values())
-    more = statistics.median(map(float.__sub__, *reversed(rounds.values())))
-    print(f"a call     {without * 1e6:.0f} us, written down {with_ * 1e6:.0f} us: {more * 1e6:.0f} us more")
+    without, empty, with_ = rounds.values()
+    for name, each in (("acknowledged by an empty process", empty), ("written down", with_)):
+        more = statistics.median(map(float.__sub__, each, without)) * 1e6
+        once, before = statistics.median(each) * 1e6, statistics.median(without) * 1e6
+        print(f"a call     {before:.0f} us, {name} {once:.0f} us: {more:.0f} us more")
+    for path in HALTING.glob("guest_halt_poll_ns"):
+        print(f"           an idle virtual processor waits for work {path.read_text().strip()} ns before it halts")
 
 
 def added(ledger: Started) -> None:

@@ -1,5 +1,5 @@
 """`python -m supervisor`, the same as `supervisor`."""
 
-from supervisor.cli.main import main
+from supervisor.cli.begin import main
 
 main()

@@ -98,7 +98,7 @@ class Claims:
         # when a reason may be told again, and how many records were refused for it meanwhile
         self._told: dict[str, tuple[float, int]] = {}
 
-    def _trusted(self, uid: int) -> bool:
+    def trusted(self, uid: int) -> bool:
         """One of ours. The uids above the first are of proxies and sessions; a session has no socket of ours."""
         return uid in self._own or uid == self._proxy or (uid in _PROXIES and uid not in self._delegated)
 
@@ -108,15 +108,15 @@ class Claims:
 
     def room(self, uid: int, had: Mapping[int, int]) -> bool:
         """Whether he may have one more connection; `had` is how many each has."""
-        if self._trusted(uid):
+        if self.trusted(uid):
             return sum(had.values()) < MOST_PEERS
-        ordinary = sum(count for each, count in had.items() if not self._trusted(each))
+        ordinary = sum(count for each, count in had.items() if not self.trusted(each))
         return share(had.get(uid, 0), ordinary) and sum(had.values()) < MOST_PEERS
 
     def keep(self, uid: int, size: int) -> bool:
         """Count so many more bytes of forms, or fewer, for the user of a connection; whether there is room."""
         kept = self._forms.get(uid, 0) + size
-        if size > 0 and kept > FORMS and not self._trusted(uid):
+        if size > 0 and kept > FORMS and not self.trusted(uid):
             return False
         self._forms[uid] = kept
         if not kept:
@@ -129,7 +129,7 @@ class Claims:
             return ""
         if "monitor" in (_text(found["app"]), _text(found["svc"])):
             return f"uid {uid} is not the monitor, and may not write as it"
-        if self._trusted(uid):
+        if self.trusted(uid):
             return ""
         user = _text(found["user"])
         if user.startswith("uid:") and user != f"uid:{uid}":
@@ -148,7 +148,7 @@ class Claims:
 
     def drops(self, uid: int) -> int:
         """How often he was hung up on since that was told; 0 when it was told not long ago. Of ours each is."""
-        return 1 if self._trusted(uid) else self.news(f"uid {self.one(uid)} was hung up on", 1)
+        return 1 if self.trusted(uid) else self.news(f"uid {self.one(uid)} was hung up on", 1)
 
     def _over(self, uid: int, kind: str, size: int) -> str:
         """Count what he writes; what came of a call that was let through has twice the room."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from supervisor.audit import chain, segments
+from supervisor.audit import chain, read, segments
 from supervisor.audit.chain import Line
 from supervisor.audit.confine import Place
 from supervisor.audit.index import COLUMNS
@@ -206,7 +206,7 @@ def lines(place: Place, database: sqlite3.Connection, found: Found) -> list[Line
 
 def _line(folder: Path, segment: int, offset: int) -> Line | None:
     try:
-        with open(segments.path_of(folder, segment), "rb") as file:
+        with read.opened(segments.path_of(folder, segment)) as file:
             file.seek(offset)
             raw = file.readline(chain.LINE_LIMIT)
     except FileNotFoundError:

@@ -5,14 +5,17 @@ Runs in the command line and in exports. Reads only, asks no ledger, and holds n
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from supervisor.audit import chain, segments
 from supervisor.audit.chain import Line
 from supervisor.audit.cursors import Cursor
+from supervisor.errors import SupervisorError
 
 _CHUNK = 1 << 20
 
@@ -31,10 +34,24 @@ class Read(NamedTuple):
     after: Cursor
 
 
+def opened(path: Path) -> BinaryIO:
+    """A file of a log. SupervisorError: what has its name is none, and could wait or never end; OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return open(fd, "rb")
+        os.close(fd)
+    raise SupervisorError(f"{path}: not a regular file, as all of an audit log are: what it was is to be put back")
+
+
 def identity(folder: Path) -> str:
     """Whose log it is, as the first line of its first segment says; "" when none does."""
     for number in segments.numbers(folder)[:1]:
-        with open(segments.path_of(folder, number), "rb") as file:
+        with opened(segments.path_of(folder, number)) as file:
             line = chain.parse(file.readline(chain.LINE_LIMIT))
         said = chain.fields(line.body, "log")[0] if line and line.kind == chain.SEGMENT else ""
         return said if isinstance(said, str) else ""
@@ -57,21 +74,22 @@ def lines(folder: Path, cursor: Cursor) -> Iterator[Read]:
 
 def _segment(path: Path, cursor: Cursor) -> Iterator[Read]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = opened(path)
     except FileNotFoundError:
         return  # retired since it was listed
-    try:
+    with file:
         rest, offset, digest = b"", cursor.offset, cursor.hash
-        while data := os.pread(fd, _CHUNK, offset + len(rest)):
+        while data := os.pread(file.fileno(), _CHUNK, offset + len(rest)):
             *whole, rest = (rest + data).split(b"\n")
             for text in whole:
                 read = _judge(text + b"\n", cursor.segment, offset, digest)
                 yield read
                 offset, digest = read.after.offset, read.after.hash
             if len(rest) > chain.LINE_LIMIT:
-                raise ValueError(f"{path}: a line of more than {chain.LINE_LIMIT} bytes at {offset}")
-    finally:
-        os.close(fd)
+                # longer than any line that was written: not kept to its end
+                read = _judge(rest, cursor.segment, offset, digest)
+                yield read
+                rest, offset, digest = b"", read.after.offset, read.after.hash
 
 
 def _judge(raw: bytes, segment: int, offset: int, before: str) -> Read:
@@ -89,8 +107,7 @@ def last(folder: Path, count: int) -> Cursor:
     numbers = segments.numbers(folder)
     if not numbers:
         return Cursor(0, 0, "")
-    path = segments.path_of(folder, numbers[-1])
-    with open(path, "rb") as file:
+    with opened(segments.path_of(folder, numbers[-1])) as file:
         size = file.seek(0, os.SEEK_END)
         data, start = b"", size
         while start and data.count(b"\n") <= count:

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from supervisor.audit import schema
+from supervisor.audit import lenient, schema
 from supervisor.audit.bounded import LONGEST, MOST, NAME, count, fit, listed, quoted, texts
 from supervisor.audit.forms import Short
 from supervisor.audit.reached import Reached
@@ -35,8 +35,8 @@ _FIRST = 4 * 1024
 # tools that one session's calls are remembered of
 _SHAPES = 256
 _MARK = MARK.encode()
-# as a number: a search for it is one call of memchr
-_DELETE = 0x7F
+# as numbers: a search for one is one call of memchr
+_DELETE, _QUOTE = 0x7F, 0x22
 _VERSION, _PROFILE, _SCHEMA = VERSION.encode(), schema.PROFILE.encode(), schema.VERSION.encode()
 _encoder = msgspec.json.Encoder(order="sorted")
 _decode = msgspec.json.Decoder().decode
@@ -84,7 +84,8 @@ Seen = Literal["all", "part", "none"]
 class Touched(NamedTuple):
     """What a call touched. `attribution` is "exact", or "window" for "during these calls" (`during`).
 
-    `seen`: whether `files` is all that was opened, a part of it, or nobody watched.
+    `seen`: whether `files` is all that was opened, a part of it, or nobody watched. `more`: how often hosts
+    were told of that are not among `hosts`.
     """
 
     files: Sequence[Opened] = ()
@@ -93,6 +94,7 @@ class Touched(NamedTuple):
     during: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     seen: Seen = "none"
+    more: int = 0
 
 
 _ALLOWED, _OK, _NOTHING = Decision(), Answer(), Touched()
@@ -230,12 +232,20 @@ def _arguments(raw: bytes, redactor: Redactor) -> tuple[bytes, int]:
     try:
         given = _decode(raw or b"{}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        given = {"unparsed": raw.decode("utf-8", "replace")}
-    clean = given if redactor.harmless(raw) else redactor.clean(given)
-    data = _encode(clean if isinstance(clean, dict) else {"value": clean})
+        given = lenient.read(raw)
+    plain = redactor.harmless(raw)
+    data = _cleaned(given, redactor, plain=plain)
+    # of members with one name some servers take the first, and it goes with its quotes
+    if not (plain and data.count(_QUOTE) == raw.count(_QUOTE)) and lenient.repeats(raw):
+        data = _cleaned(lenient.read(raw), redactor)
     if len(data) > _ARGUMENTS:
         return _truncated(data), len(data)
     return data, 0
+
+
+def _cleaned(given: object, redactor: Redactor, *, plain: bool = False) -> bytes:
+    clean = given if plain else redactor.clean(given)
+    return _encode(clean if isinstance(clean, dict) else {"value": clean})
 
 
 def _truncated(data: bytes) -> bytes:

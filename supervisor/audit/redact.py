@@ -57,8 +57,21 @@ RULES = (
             r"|sk-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})"
         ),
     ),
-    Rule("web token", ("eyj",), re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")),
-    Rule("password in an address", ("://",), re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")),
+    # whole words, each looked at once: a text of a hundred thousand beginnings must not cost their square
+    Rule("web token", ("eyj",), re.compile(r"(?<![\w-])(?>[\w-]*?\beyJ)[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*")),
+    Rule("password in an address", ("://",), re.compile(r"(?<=://)[^/\s:@]*:[^/\s]+(?=@)")),
+    # of JSON in a text, a query, an option, a header; "token:ci" is a name
+    Rule(
+        "key in a text",
+        (
+            *("token", "passw", "passphrase", "secret", "authorization", "credential"),
+            *("api_key", "apikey", "api-key", "private_key", "privatekey"),
+        ),
+        re.compile(
+            r"(?i)(?:token(?!s\b)|passw(?:or)?d|passphrase|secret|authorization|credential|api[_-]?key|private_?key)"
+            r"""[\w-]{0,40}(?:\\{0,4}["']\s{0,2}:|\s{0,2}=|:\s)\s{0,2}\\{0,4}["']?[^\s"'\\&,;<>(){}\[\]]{4,}"""
+        ),
+    ),
 )
 MARK = "[redacted: "
 _DEEPEST = 100

@@ -26,7 +26,7 @@ def resources_of(touched: Touched, redactor: Redactor) -> tuple[bytes, bytes]:
     if not touched.hosts and not touched.files:
         return b"", b""
     hosts, files = touched.hosts[:_EXAMINED], touched.files[:_EXAMINED]
-    dropped = {"files": len(touched.files) - len(files), "hosts": len(touched.hosts) - len(hosts)}
+    dropped = {"files": len(touched.files) - len(files), "hosts": len(touched.hosts) - len(hosts) + touched.more}
     made = [(not each.denied, "hosts", _reached(each)) for each in hosts]
     made += [(not each.denied, "files", _opened(each, redactor)) for each in files]
     room = _TOUCHED
@@ -37,7 +37,7 @@ def resources_of(touched: Touched, redactor: Redactor) -> tuple[bytes, bytes]:
             kept.append(data)
         else:
             dropped[kind] += 1
-    counts = b"".join(b'"%b_dropped":%d,' % (kind.encode(), more) for kind, more in dropped.items() if more)
+    counts = b"".join(b'"%b_dropped":%d,' % (kind.encode(), count(more)) for kind, more in dropped.items() if more)
     return b",".join(kept), counts
 
 

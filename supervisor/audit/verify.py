@@ -100,19 +100,23 @@ def newest(folder: Path) -> Checkpoint | None:
     path = folder / segments.CHECKPOINTS
     last = None
     if path.exists():
-        with open(path, "rb") as file:
-            for line in file:
+        with read.opened(path) as file:
+            for line in iter(lambda: file.readline(_CHECKPOINT_LIMIT), b""):
                 with contextlib.suppress(ValueError, TypeError):
                     last = chain.read_checkpoint(line)
     return last
 
 
-def _lines(path: Path, walk: Walk) -> int:
-    """Feed a segment; its size."""
-    with open(path, "rb") as file:
+def _lines(path: Path, walk: Walk) -> None:
+    """Feed a segment, if it is one."""
+    try:
+        file = read.opened(path)
+    except SupervisorError:
+        walk.fault("not a regular file")
+        return
+    with file:
         while raw := file.readline(chain.LINE_LIMIT):
             walk.feed(raw)
-        return file.tell()
 
 
 def _strangers(folder: Path, walk: Walk) -> None:
@@ -128,7 +132,7 @@ def _own(folder: Path, walk: Walk, trusted: Iterable[str]) -> list[Checkpoint]:
     if not path.exists():
         return []
     good = []
-    with open(path, "rb") as file:
+    with read.opened(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(_CHECKPOINT_LIMIT), b""), 1):
             try:
                 checkpoint = chain.read_checkpoint(line)

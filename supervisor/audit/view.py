@@ -6,6 +6,7 @@ an error.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def number_at(value: object, *path: str) -> int | None:
 
 def entry(line: Line) -> Entry:
     """A line of any kind; of the ledger's own lines only the first four are there, and the text."""
-    body = chain.decode(line.body)
+    body = _body(line.body)
     own = line.kind not in chain.PEER_KINDS
     code = number_at(body, "action_id")
     return Entry(
@@ -94,6 +95,17 @@ def entry(line: Line) -> Entry:
         touched=() if own else tuple(_touched(body)),
         body=body,
     )
+
+
+def _body(written: bytes) -> dict[str, object]:
+    """What it says. Half a character, which no database and no file in UTF-8 takes, is a question mark."""
+    body = chain.decode(written)
+    if b"\\u" not in written:
+        return body
+    try:
+        return chain.decode(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        return {}
 
 
 def _reason(body: dict[str, object]) -> str:

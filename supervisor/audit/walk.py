@@ -14,6 +14,8 @@ from supervisor.audit.chain import PEER_KINDS, RETIRED, SEGMENT, VERSION, Checkp
 
 # how the fault of a line without an end begins
 CUT_OFF = "cut off after"
+# of one log: a file of nothing but line ends has a fault for each of its bytes
+MOST_FAULTS = 100_000
 
 
 class Fault(NamedTuple):
@@ -53,6 +55,10 @@ class Walk:
 
     def fault(self, reason: str, *, segment: int = 0, line: int | None = None) -> None:
         """Note what is wrong here, or elsewhere."""
+        if len(self.faults) > MOST_FAULTS:
+            return
+        if len(self.faults) == MOST_FAULTS:
+            reason = f"{reason}; what else is wrong with this log is not listed"
         at = self.line if line is None else line
         self.faults.append(Fault(self.name, segment or self.segment, at, reason))
 

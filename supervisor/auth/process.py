@@ -152,8 +152,8 @@ class Authenticator:
             }
         try:
             wire.send(self._socket, told)
-        except WireError as error:
-            _note(f"an answer about a token cannot be sent: {error}")
+        except WireError:
+            self._answer(number, _too_much)
         except BlockingIOError:
             return  # the gateway has asked for more than it reads, and gives up by itself
         except OSError:
@@ -198,6 +198,11 @@ def _issued(found: Grant) -> wire.Message:
 
 def _unknown() -> wire.Message:
     raise Denial("the token is not known here")
+
+
+def _too_much() -> wire.Message:
+    said = f"the groups and the audience of the token are over {wire.LIMIT >> 10} KiB: give it fewer"
+    raise Denial(said, log=f"a token is refused: {said}")
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -135,9 +135,10 @@ def _query(options: argparse.Namespace, place: Place) -> int:
     from supervisor.cli import audit_show
 
     verify.folders(place)
-    asked = {name: getattr(options, name) for name in (*_ASKED, "since", "until")}
+    asked = {name: _text(getattr(options, name)) for name in _ASKED}
+    wanted = query.Wanted(**asked, since=options.since, until=options.until)
     with index.opened(place, rebuild=options.rebuild) as database:
-        found = query.search(database, query.Wanted(**asked), options.limit or -1)
+        found = query.search(database, wanted, options.limit or -1)
         _warn(query.faults(database))
     if options.json:
         for each in found:
@@ -151,6 +152,11 @@ def _query(options: argparse.Namespace, place: Place) -> int:
     return 0
 
 
+def _text(given: str) -> str:
+    """What was typed; bytes of it that are no text are in no log."""
+    return given.encode("utf-8", "replace").decode()
+
+
 def _warn(faults: int) -> None:
     if faults:
         print(f"supervisor: {faults} lines of the log are not whole: see supervisor audit verify", file=sys.stderr)
@@ -162,7 +168,7 @@ def _show(options: argparse.Namespace, place: Place) -> int:
 
     verify.folders(place)
     with index.opened(place) as database:
-        found = query.call(database, options.call)
+        found = query.call(database, _text(options.call))
         _warn(query.faults(database))
         if not found:
             raise SupervisorError(f"there is no call {options.call!r} in the log; see supervisor audit query")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 
 from supervisor.audit import query, view
 from supervisor.audit.chain import Line
+from supervisor.audit.claims import Claims
 from supervisor.audit.confine import Place
 from supervisor.audit.query import Found
 from supervisor.audit.verify import Report
@@ -28,13 +30,26 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}~"
 
 
+def _who(found: Found | Entry) -> str:
+    """Who called; of what no process of ours wrote down, by the kernel's word who says so."""
+    speaker = found.speaker if isinstance(found.speaker, str) else f"{found.speaker[0]}:{found.speaker[1]}"
+    uid = int(speaker.partition(":")[0])
+    named = found.user == f"uid:{uid}" or _claims().trusted(uid)
+    return found.user if named else f"uid:{uid} for {found.user or 'nobody'}"
+
+
+@functools.cache
+def _claims() -> Claims:
+    return Claims()
+
+
 def row(found: Found | Entry) -> tuple[str, ...]:
     """The columns of a call."""
     took = "" if found.microseconds is None else f"{found.microseconds / 1000:.1f}"
     event = found.kind == "event"
     what = found.reason if event else found.tool or found.method
     status = "event" if event else found.status
-    told = (view.clock(found.time), found.user, found.server, what, found.verdict, status)
+    told = (view.clock(found.time), _who(found), found.server, what, found.verdict, status)
     return (*map(safe, told), took, safe(found.call))
 
 

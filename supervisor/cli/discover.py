@@ -19,7 +19,7 @@ from supervisor.cli import entry, files, requested, servers
 from supervisor.errors import FAILED, ConfigError, SupervisorError
 from supervisor.profile import load, toml
 from supervisor.proxy.pump import printable
-from supervisor.registry import catalog, propose, written
+from supervisor.registry import catalog, clients, propose, written
 from supervisor.registry.discover import denied, labels, state
 from supervisor.registry.discover import files as found_files
 from supervisor.registry.discover.engine import Engine, sockets
@@ -62,7 +62,8 @@ def look(options: argparse.Namespace) -> list[Found]:
 
 
 def _source(word: str, options: argparse.Namespace, machine: Machine) -> Iterator[Found]:
-    kind, colon, path = word.partition(":")
+    # what is no text could not be remembered
+    kind, colon, path = word.partition(":") if clients.encodable(word) else ("", "", "")
     if kind in ENGINES:
         places = [os.path.abspath(path)] if colon else sockets(kind, os.environ)
         if not places:
@@ -80,7 +81,7 @@ def _source(word: str, options: argparse.Namespace, machine: Machine) -> Iterato
             if there
             else Found(f"files {folder}", absent=True)
         )
-    elif "/" in word or os.path.exists(word):
+    elif kind and ("/" in word or os.path.exists(word)):
         path = os.path.abspath(word)
         yield (found_files.in_folder if os.path.isdir(path) else found_files.one_file)(path, machine, options.bound)
     else:

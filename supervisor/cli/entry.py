@@ -7,6 +7,7 @@ import os
 import pwd
 import shlex
 
+from supervisor import given
 from supervisor.errors import ConfigError, SupervisorError
 
 NAME = "personal"
@@ -50,16 +51,27 @@ def _secrets(written: list[str], cwd: str) -> dict[str, object]:
             )
         if name in found:
             raise ConfigError(f"--secret {name}: there are two of that name")
-        table: dict[str, object] = {kind: _place(kind, where, cwd)}
+        table: dict[str, object] = {kind: _place(name, kind, where, cwd)}
         table["to"] = "header" if host else "file" if goes.startswith("file/") else "env"
         found[name] = table | ({"host": host} if host else {}) | {"origin": "command line"}
     return found
 
 
-def _place(kind: str, where: str, cwd: str) -> object:
+def _place(name: str, kind: str, where: str, cwd: str) -> object:
     if kind == "command":
         return shlex.split(where)
-    return os.path.normpath(os.path.join(cwd, os.path.expanduser(where))) if kind == "file" else where
+    if kind != "file":
+        return where
+    path = os.path.normpath(os.path.join(cwd, os.path.expanduser(where)))
+    try:
+        # who reads it looks again: here it is told before anything is started, as of every named file
+        given.regular(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"--secret {name}: {error}; name a file that its owner alone can read, or command:'PROGRAM WORD' for "
+            "what is made on demand"
+        ) from None
+    return path
 
 
 def home() -> str:

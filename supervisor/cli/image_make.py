@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import supervisor
+from supervisor import given
 from supervisor.cli import image
 from supervisor.errors import ConfigError, SupervisorError, Unenforceable
 from supervisor.oci import build, bytecode, keyfile, sbom, sign, statement
@@ -58,9 +59,9 @@ def _sign(options: argparse.Namespace, progress: image.Progress) -> int:
     reference = Reference(repository(text)) if text == options.name else requested(text)
     found = _found(kind, path, reference)
     try:
-        pem = Path(options.key).read_text("utf-8")[:_MAX_KEY]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{options.key}: {getattr(error, 'strerror', None) or error}") from None
+        pem = given.read(options.key, _MAX_KEY, pipes=True).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{options.key}: {error}") from None
     progress("opening the key")
     key = keyfile.read(pem, _password(twice=False), options.key)
     target = Path(options.output or path)

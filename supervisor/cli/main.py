@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -160,8 +161,11 @@ _COMMANDS = {
 }
 
 
-def main() -> None:
-    """Parse, run, exit with the documented status; an error of ours is one message."""
+def main(*, caught: bool = False) -> None:
+    """Parse, run, exit with the documented status; an error of ours is one message.
+
+    `caught`: Ctrl-C has ended the process until now, and is ours from here on.
+    """
     arguments = sys.argv[1:]
     tail: list[str] = []
     if "--" in arguments:
@@ -170,7 +174,10 @@ def main() -> None:
         if not tail:
             _end("supervisor: nothing follows --", 2)
     try:
+        if caught:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _standard_streams()
+        _ordinary_children()
         _apart(arguments, tail)
         from supervisor.cli.options import WITH_COMMAND, parser, read
 
@@ -243,6 +250,15 @@ def _standard_streams() -> None:
         # a server may say what this locale, or UTF-8, cannot
         stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, stream)
+
+
+def _ordinary_children() -> None:
+    """Of real time nothing is passed on: a limit on processors does not hold for it, nor can it join all groups."""
+    policy = os.sched_getscheduler(0)
+    if policy in (os.SCHED_FIFO, os.SCHED_RR):
+        os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_getparam(0))
+        said = "real-time scheduling is not passed on: limits.cpus does not hold it; what is started runs as usual"
+        print(f"supervisor: {said}", file=sys.stderr)
 
 
 def _end(message: str, status: int) -> NoReturn:

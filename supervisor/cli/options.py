@@ -6,12 +6,15 @@ Runs as whoever typed it. argparse and nothing else, since every command pays fo
 from __future__ import annotations
 
 import argparse
+import itertools
 
 from supervisor.errors import ConfigError
 
 VERSION = "0.1.0"
 # those that take the command of a server, or of a job
 WITH_COMMAND = ("run", "exec", "call", "explain", "add")
+# an empty one of these is told with what there is
+_NAMED = ("--profile", "--ro", "--rw")
 _EPILOG = """exit status: the command's own for run and exec; otherwise
   0 ok   1 failed   2 usage   3 refused by policy   4 this host cannot enforce it"""
 
@@ -88,6 +91,7 @@ def _seconds(text: str) -> float:
 
 def read(made: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
     """What was typed. ConfigError names the command with a word that it does not know, and the way to know it."""
+    _filled(made, words)
     options, unknown = made.parse_known_args(words)
     if not unknown:
         return options
@@ -98,6 +102,18 @@ def read(made: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
         hint = f"; a program and its arguments go after --, as in: {command} ... -- make test"
     told = f"it takes no {unknown[0]!r}; {command} --help shows what it takes"
     raise ConfigError(f"{command.removeprefix('supervisor ')}: {told}{hint}")
+
+
+def _filled(made: argparse.ArgumentParser, words: list[str]) -> None:
+    """No option is empty, as a shell makes it of a variable that is not set: --auth "" would be no --auth."""
+    ours = words[: words.index("--")] if "--" in words else words
+    for before, word in itertools.pairwise(["", *ours]):
+        name = word[:-1] if word.startswith("--") and word.endswith("=") else "" if word else before
+        if name.startswith("--") and name not in _NAMED:
+            command = f"{made.prog} {words[0]}".removeprefix("supervisor ")
+            raise ConfigError(
+                f"{command}: {name} is empty: leave it out, or say what it is; is a variable not set?"
+            )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -124,12 +124,12 @@ def execute(
     options: argparse.Namespace, tree: personal.Tree | None, refused: Callable[[str], None] = _refused
 ) -> int:
     """Run a command on our stdio, byte for byte; `refused` hears of each host that it may not reach."""
-    pump.interruptible()
+    woken = pump.interruptible()
     try:
         started = _start(options, tree, refused=refused)
         try:
             _account(options, started.opened)
-            return pump.attend(started.link, started.opened)
+            return pump.attend(started.link, started.opened, woken)
         finally:
             started.close()
     except pump.Interrupted as interrupt:

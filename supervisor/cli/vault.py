@@ -118,16 +118,18 @@ def variables(path: str) -> set[str]:
         except SupervisorError:
             continue
         if b"secrets" in data:
-            found |= _named(data)
+            found |= _named(each, data)
     return found
 
 
-def _named(data: bytes) -> set[str]:
+def _named(path: str, data: bytes) -> set[str]:
     import tomllib
 
+    from supervisor.profile import shape
+
     try:
-        servers = tomllib.loads(data.decode()).get("server", {})
+        servers = tomllib.loads(shape.text(path, data)).get("server", {})
         tables = [table.get("secrets", {}) for table in servers.values()]
         return {str(each["env"]) for table in tables for each in table.values() if "env" in each}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (SupervisorError, ValueError, AttributeError, TypeError, RecursionError):
         return set()

@@ -36,7 +36,7 @@ def why(options: argparse.Namespace, _tail: list[str]) -> int:
     servers = _servers(path)
     rows = []
     for each in found:
-        now = reasons.known(servers.get(each.server), each.profile, path)
+        now = reasons.known(servers.get(each.server), each.profile, path, tuple(servers))
         rows.append((each, reasons.answer(each, now)))
     if options.json:
         listed = [{"denial": each._asdict(), "answer": said._asdict()} for each, said in rows]
@@ -57,7 +57,7 @@ def _servers(path: str) -> dict[str, ServerEntry]:
 
 
 def _print(denial: Denial, said: Answer) -> None:
-    print(f"{printable(said.what)}   ({printable(denial.server)}, {view.clock(denial.time)})")
+    print(f"{printable(said.what)}   ({printable(denial.server or 'no server')}, {view.clock(denial.time)})")
     print(f"    why:   {printable(said.why)}")
     if said.where:
         print(f"    where: {printable(said.where)}")

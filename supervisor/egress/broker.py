@@ -43,6 +43,7 @@ class Broker:
         self._waiting: deque[wire.Message] = deque()
         # how many of each session did not fit there
         self._missing: Counter[int] = Counter()
+        self._ending: set[asyncio.Task[None]] = set()
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def start(self) -> None:
@@ -71,7 +72,9 @@ class Broker:
         elif kind == "sockets" and number in self._sessions:
             self._sessions[number].adopt(fds)
         elif kind == "remove" and number in self._sessions:
-            self._sessions.pop(number).close()
+            ending = self._loop.create_task(self._remove(number, self._sessions.pop(number)))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
         else:
             for fd in fds:  # of a session that has ended meanwhile
                 os.close(fd)
@@ -97,6 +100,16 @@ class Broker:
         if len(self._waiting) >= _MAX_WAITING:
             self._missing[int(str(event["session"]))] += 1
             return
+        self._queue(event)
+
+    async def _remove(self, number: int, session: Session) -> None:
+        """The last of a session is what was missing of it, and that it is the last."""
+        await session.close()
+        if number in self._missing:
+            self._queue(_more(number, self._missing.pop(number)))
+        self._queue({"event": "removed", "session": number})
+
+    def _queue(self, event: wire.Message) -> None:
         self._waiting.append(event)
         if len(self._waiting) == 1:
             self._flush()
@@ -111,10 +124,13 @@ class Broker:
                     return
                 self._waiting.popleft()
                 if not self._waiting and self._missing:
-                    number, count = self._missing.popitem()
-                    said = {"name": f"({count} more)", "port": 0, "sent": 0, "received": 0}
-                    self._waiting.append({"event": "reached", "session": number} | said)
+                    self._waiting.append(_more(*self._missing.popitem()))
         self._loop.remove_writer(self._monitor.fileno())
+
+
+def _more(number: int, count: int) -> wire.Message:
+    said = {"name": f"({count} more)", "port": 0, "sent": 0, "received": 0}
+    return {"event": "reached", "session": number} | said
 
 
 def _added(fds: list[int]) -> dict[str, list[Added]]:

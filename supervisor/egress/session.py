@@ -21,6 +21,8 @@ from supervisor.egress.told import Bucket, Report, Told
 
 _QUESTIONS_A_SECOND = 1000
 _SWEEP_SECONDS = 5.0
+# for connections that have been told to end
+_LAST_SECONDS = 1.0
 _RECORDED = 1024
 
 
@@ -83,16 +85,18 @@ class Session:
             else:
                 self._loop.add_reader(fd, self._accept, sock, str(address), int(port))
 
-    def close(self) -> None:
-        """End every connection and give every socket back: they keep the namespace alive."""
+    async def close(self) -> None:
+        """End every connection, tell of it, and give every socket back: they keep the namespace alive."""
         self._sweeper.cancel()
-        self._told.close()
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
         for task in self._work:
             task.cancel()
+        if self._work:
+            await asyncio.wait([*self._work], timeout=_LAST_SECONDS)
+        self._told.close()
 
     def name_at(self, address: str) -> str:
         """The name, or written address, that an address inside stands for; "" for none."""

@@ -59,17 +59,22 @@ class Told:
         self._say(key, sent, received)
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Its session has ended: what waits is told now."""
         if self._timer:
             self._timer.cancel()
+        while self._later:
+            self._first()
 
     def _again(self) -> None:
         self._timer = None
         while self._later and self._meter.take():
-            key = next(iter(self._later))
-            self._say(key, *self._later.pop(key))
+            self._first()
         if self._later:
             self._timer = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._again)
+
+    def _first(self) -> None:
+        key = next(iter(self._later))
+        self._say(key, *self._later.pop(key))
 
     def _say(self, key: tuple[str, int], sent: int, received: int) -> None:
         said = {"name": key[0], "port": key[1], "sent": sent, "received": received}

@@ -85,7 +85,7 @@ def handle(monitor: object, peer: Peer, message: wire.Message) -> None:
         raise WireError("hello comes first, and once")
     try:
         request = convert(message, rule.shape)
-    except ValidationError as error:
+    except (ValidationError, UnicodeError) as error:  # half a character, where no text belongs or as a key
         raise WireError(f"malformed {name}: {str(error)!r:.200}") from None
     peer.greeted = True
     try:

@@ -7,6 +7,7 @@ keep the sandbox's network namespace. When the broker is gone its sessions are e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from supervisor import wire
 from supervisor.errors import WireError
@@ -14,7 +15,7 @@ from supervisor.model import Network
 from supervisor.monitor import children
 from supervisor.monitor.loop import Loop
 
-_SECONDS = 2.0
+_SECONDS, _LAST_SECONDS = 2.0, 10.0
 _TOLD = ("name", "port", "reason", "rule", "sent", "received")
 
 Tell = Callable[[int, wire.Message], None]
@@ -26,7 +27,8 @@ class Egress:
 
     def __init__(self, loop: Loop, tell: Tell, lost: Lost) -> None:
         self._loop, self._tell, self._lost = loop, tell, lost
-        self._users: set[int] = set()
+        # and what is done when nothing more is told of it
+        self._users: dict[int, Callable[[], None]] = {}
         self._broker: children.Started | None = None
 
     def add(self, number: int, network: Network, secrets: list[int]) -> None:
@@ -39,7 +41,7 @@ class Egress:
             self._broker.socket.settimeout(_SECONDS)
             self._broker.watch(self._loop, self._heard)
             self._send({"filter": network.filter})
-        self._users.add(number)
+        self._users[number] = partial(self._lost, number, "the egress broker ended unexpectedly")
         limits = network.model_dump(include={"connections", "rate", "bytes", "idle"})
         rules = {"allow": list(network.allow), "ech": network.ech, "limits": limits}
         self._send({"req": "add", "session": number} | rules, secrets)
@@ -49,13 +51,14 @@ class Egress:
         self._send({"req": "sockets", "session": number}, fds)
         wire.close(fds)
 
-    def remove(self, number: int) -> None:
-        """A session has ended; the broker ends with the last."""
-        if number in self._users:
-            self._users.discard(number)
-            self._send({"req": "remove", "session": number})
-            if not self._users:
-                self.close()
+    def remove(self, number: int, ended: Callable[[], None]) -> None:
+        """A session has ended; `ended` is called when the broker has told its last of it. It ends with the last."""
+        if number not in self._users:
+            ended()
+            return
+        self._users[number] = ended
+        self._loop.later(_LAST_SECONDS, lambda: self._gone() if number in self._users else None)
+        self._send({"req": "remove", "session": number})
 
     def close(self) -> None:
         """End the broker, and everything that still passes through it."""
@@ -72,14 +75,19 @@ class Egress:
 
     def _gone(self) -> None:
         self.close()
-        users, self._users = self._users, set()
-        for number in users:
-            self._lost(number, "the egress broker ended unexpectedly")
+        users, self._users = self._users, {}
+        for ended in users.values():
+            ended()
 
     def _heard(self, event: wire.Message | None) -> None:
         number = event and event.get("session")
         if type(number) is not int:
             self._gone()
+        elif event and event.get("event") == "removed" and number in self._users:
+            ended = self._users.pop(number)
+            if not self._users:
+                self.close()
+            ended()
         elif event and number in self._users:
             kind = "refused" if event.get("event") == "refused" else "reached"
             told = {key: str(event[key])[:500] for key in _TOLD if key in event}

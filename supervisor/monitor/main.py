@@ -35,7 +35,7 @@ def _serve(monitor: Monitor, loop: Loop) -> int:
     monitor.gone = gone
     for each in monitor.spawners.values() if not monitor.failed else []:
         # of one that failed, its spawner has told, or is about to, why it will not be needed
-        each.serve(loop, monitor.exited, gone)
+        each.serve(loop, monitor.sessions.exited, gone)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.on_signal(number, loop.stop)
     loop.on_signal(signal.SIGHUP, monitor.reload_or_say if monitor.config else loop.stop)

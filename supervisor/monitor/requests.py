@@ -68,7 +68,6 @@ class Monitor:
         spawner.donated = self.sessions.egress.sockets
         self.peers: set[Peer] = set()
         self.failed: SupervisorError | None = None
-        self.draining = False
         self.personal = config is None
         self.stopped: set[str] = set()
         self.watched: dict[str, int] = {}
@@ -126,7 +125,7 @@ class Monitor:
             made.donated = self.sessions.egress.sockets
             made.greet()
             if self.gone:
-                made.serve(self.loop, self.exited, self.gone)
+                made.serve(self.loop, self.sessions.exited, self.gone)
         return self.spawners[runtime]
 
     def _end(self, session: Session, reason: str) -> None:
@@ -197,9 +196,9 @@ class Monitor:
         known = self._permitted(peer, server)
         if held := self.wanted(peer, server)["ok"]:
             raise Refused(f'"{server}": {held}')
-        if self.draining or server in self.stopped:
+        if self.sessions.draining or server in self.stopped:
             stopped = f'"{server}" was stopped by the operator: supervisor start {server}'
-            raise Refused("the supervisor is draining" if self.draining else stopped)
+            raise Refused("the supervisor is draining" if self.sessions.draining else stopped)
 
         plan, spawner = known.plan, self.spawner(known.plan.spec.runtime)
         about = (server, plan.spec, known.document, peer)
@@ -291,16 +290,10 @@ class Monitor:
 
     def drain(self) -> wire.Message:
         """Accept nothing new and end when the last session has."""
-        self.draining = True
+        self.sessions.draining = True
         if not self.sessions.by_number:
             self.loop.stop()
         return {"ok": {"sessions": len(self.sessions.by_number)}}
-
-    def exited(self, number: int, code: int | None, limits: list[str]) -> None:
-        """A session was reaped."""
-        self.sessions.exited(number, code, limits)
-        if self.draining:
-            self.drain()
 
     def _verdict(self, peer: Peer, name: str) -> Verdict:
         server = self.servers.get(name)

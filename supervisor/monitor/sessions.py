@@ -41,10 +41,9 @@ class Peer:
 
     def send(self, message: wire.Message, fds: list[int] | None = None) -> None:
         """Send without waiting, to nobody who has hung up; who does not read, or is gone, is marked for closing."""
-        if self.closed:
-            return
         try:
-            wire.send(self.socket, message, fds)
+            if not self.closed:
+                wire.send(self.socket, message, fds)
         except (BlockingIOError, ConnectionError):
             self.closed = True
 
@@ -85,6 +84,8 @@ class Sessions:
 
     def __init__(self, loop: Loop, secrets: Secrets, record: Record) -> None:
         self.loop, self.record, self.secrets = loop, record, secrets
+        # the loop ends with the last of them
+        self.draining = False
         self.by_number: dict[int, Session] = {}
         self.egress = Egress(loop, self._tell, self.kill)
         self.watchers = Watchers(loop, self.kill)
@@ -104,12 +105,11 @@ class Sessions:
             fds += self.watchers.told.pop(session.number, [])
             if failure:
                 self.record.tell("session.failed", *session.about, reason=str(failure))
-                self._forget(session)
+                self._last(session, partial(self._forget, session))
             else:
                 session.init = fds[3]
                 how = spec.model_dump(include={"profile", "runtime", "image"})
-                gaps = list(spec.accepted)
-                self.record.tell("session.opened", *session.about, **how, gaps=gaps, posture="ok")
+                self.record.tell("session.opened", *session.about, **how, gaps=list(spec.accepted), posture="ok")
                 life, number = spec.session.life, session.number
                 ceiling = f"its life of {life:g} s is over (session.life)"
                 session.timers.append(self.loop.later(life, lambda: self.kill(number, ceiling)))
@@ -161,13 +161,23 @@ class Sessions:
             session.signal(signal.SIGKILL)
 
     def exited(self, number: int, code: int | None, limits: list[str]) -> None:
-        """The spawner has reaped one and removed what belonged to it."""
-        if session := self.by_number.get(number):
-            self._forget(session)
-            hit = {name: getattr(session.spec.limits, name) for name in limits}
-            event: wire.Message = {"event": "exited", "session": number, "code": code}
-            self.record.tell("session.ended", *session.about, code=code, limits=hit, reason=session.reason)
-            session.peer.send(event | {"limits": hit, "reason": session.reason})
+        """The spawner has reaped one and removed what belonged to it. What it reached is told before its end."""
+        # of one that failed, its failure was told
+        if (session := self.by_number.get(number)) and session.init >= 0:
+            self._last(session, partial(self._ended, session, code, limits, session.reason))
+
+    def _last(self, session: Session, then: Callable[[], None]) -> None:
+        """Have the rest told of what it touched; `then` follows what is told of hosts."""
+        about = session.about
+        self.watchers.remove(session.number, lambda event: self.record.tell("session.files", *about, opened=event))
+        self.egress.remove(session.number, then)
+
+    def _ended(self, session: Session, code: int | None, limits: list[str], reason: str) -> None:
+        hit = {name: getattr(session.spec.limits, name) for name in limits}
+        event: wire.Message = {"event": "exited", "session": session.number, "code": code}
+        self.record.tell("session.ended", *session.about, code=code, limits=hit, reason=reason)
+        session.peer.send(event | {"limits": hit, "reason": reason})
+        self._forget(session)
 
     def _tell(self, number: int, event: wire.Message) -> None:
         session = self.by_number[number]
@@ -175,12 +185,11 @@ class Sessions:
         session.peer.send(event)
 
     def _forget(self, session: Session) -> None:
-        self.egress.remove(session.number)
-        about = session.about
-        self.watchers.remove(session.number, lambda event: self.record.tell("session.files", *about, opened=event))
         for timer in session.timers:
             self.loop.cancel(timer)
         session.peer.sessions.discard(session.number)
         if session.init >= 0:
             os.close(session.init)
         del self.by_number[session.number]
+        if self.draining and not self.by_number:
+            self.loop.stop()

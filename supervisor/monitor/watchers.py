@@ -112,16 +112,15 @@ class Watchers:
             watcher.end(self._loop)
 
     def _heard(self, number: int, watcher: children.Started, event: wire.Message | None) -> None:
-        if watcher in self._ending:
-            if event:
-                self._ending[watcher](event)
-                return
+        if event and watcher in self._ending:
+            self._ending[watcher](event)
+        elif watcher in self._ending:
             del self._ending[watcher]
             watcher.end(self._loop)
-            return
-        self.remove(number, lambda _: None)
-        said = event.get("over") if event else "nobody watches its files any more (limits.disk, file-audit)"
-        self._over(number, f"killed: {said}")
+        else:
+            self.remove(number, lambda _: None)
+            said = event.get("over") if event else "nobody watches its files any more (limits.disk, file-audit)"
+            self._over(number, f"killed: {said}")
 
 
 def _held(fd: int, stack: contextlib.ExitStack) -> int:

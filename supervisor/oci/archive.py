@@ -12,6 +12,7 @@ import os
 import posixpath
 from dataclasses import dataclass
 
+from supervisor import given
 from supervisor.errors import Refused
 from supervisor.oci import tar
 from supervisor.oci.document import Reader, Value, parse
@@ -44,7 +45,7 @@ class Members:
 
     def __init__(self, path: str) -> None:
         self.what = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = given.opened(path)
         start = os.pread(self._fd, 6, 0)
         for magic, name in _MAGIC.items():
             if start.startswith(magic):

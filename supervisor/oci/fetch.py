@@ -12,7 +12,8 @@ import resource
 import stat
 from collections.abc import Callable, Iterable
 
-from supervisor.errors import Refused, SupervisorError
+from supervisor import given
+from supervisor.errors import ConfigError, Refused, SupervisorError
 from supervisor.oci import confine, manifest, worker
 from supervisor.oci.archive import DockerArchive, open_archive
 from supervisor.oci.client import Client, Endpoint
@@ -85,6 +86,10 @@ def serve(question: Table, confined: Callable[[], None]) -> dict[str, object]:
     staging = asked.number("staging")
     endpoints = [_endpoint(each) for each in asked.each("endpoints", most=64)]
     client = Client({each.host: each for each in endpoints}, limits) if kind == "registry" else None
+    if path:
+        _look(kind, path)
+    if signatures:
+        _look("oci", signatures)
     paths = [each for each in (path, signatures) if each]
     readable = [(each, confine.READ | (0 if os.path.isfile(each) else confine.LIST)) for each in paths]
     readable += [(each, confine.READ) for each in _RESOLVER] if client else []
@@ -114,15 +119,22 @@ def _endpoint(asked: Reader) -> Endpoint:
     )
 
 
-def _local(kind: str, path: str) -> Layout | DockerArchive:
+def _look(kind: str, path: str) -> None:
+    """ConfigError unless it is the file or the folder that was named: no rule can be made for anything else."""
     try:
         if kind == "archive":
-            return open_archive(path)
-        if not stat.S_ISDIR(os.stat(path).st_mode):
-            raise SupervisorError(f"{path}: not a folder; an archive is named oci-archive:{path}")
-        return Layout(Folder(path))
+            given.regular(path)
+        elif not stat.S_ISDIR(os.stat(path).st_mode):
+            raise ConfigError(f"{path}: not a folder; an archive is named oci-archive:{path}")
     except OSError as error:
-        raise SupervisorError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def _local(kind: str, path: str) -> Layout | DockerArchive:
+    try:
+        return open_archive(path) if kind == "archive" else Layout(Folder(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def _top(asked: Reader, source: Source | Layout | DockerArchive) -> Found:

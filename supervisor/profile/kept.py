@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from supervisor.model import Mount
+from supervisor.profile.granted import below
 
 _MODES = {stat.S_IFDIR: False, stat.S_IFREG: True}
 
 
-def kept(mounts: list[Mount], names: tuple[str, ...]) -> list[Mount]:
-    """The mounts that hold these names, relative to each writable folder, in all of `mounts`."""
-    found = {each.target: each for each in mounts}
+def kept(mounts: list[Mount], names: tuple[str, ...], obeyed: Iterable[str]) -> list[Mount]:
+    """The mounts that hold these names, relative to each writable folder, in all of `mounts`.
+
+    And `obeyed`: real paths of the host.
+    """
+    granted = {each.target for each in mounts}
+    found: dict[str, Mount] = {}
     for folder in [each for each in mounts if each.mode == "rw" and not each.is_file]:
-        for name in names:
+        own = [path for path in obeyed if path != folder.source and below(path, folder.source)]
+        for name in (*names, *(os.path.relpath(path, folder.source) for path in own)):
             for mount in _held(folder, name.split("/")):
-                found.setdefault(mount.target, mount)
-    return [each for each in found.values() if each not in mounts]
+                # a folder on the way to one name may be another that stays as it is
+                if mount.target not in found or mount.mode == "ro":
+                    found[mount.target] = mount
+    return [each for each in found.values() if each.target not in granted]
 
 
 def _held(folder: Mount, parts: list[str]) -> list[Mount]:

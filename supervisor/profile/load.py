@@ -227,7 +227,7 @@ def find(name: str, beside: str | None = None) -> str:
     if "/" in name or name.endswith(".toml"):
         return os.path.abspath(name)
     shipped = share_folder("profiles") / f"{name}.toml"
-    if re.fullmatch(r"[a-z][a-z0-9-]*", name):
+    if re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
         if shipped.is_file():
             return str(shipped)
         local = os.path.join(os.path.dirname(beside), f"{name}.toml") if beside else ""

@@ -16,6 +16,7 @@ from supervisor.errors import ConfigError, Unenforceable
 from supervisor.model import Audit, Frozen, Limits, Mount, SandboxSpec, Seccomp, SessionRules, Tmp
 from supervisor.profile import (
     explain,
+    gitconfig,
     granted,
     kept,
     load,
@@ -187,11 +188,12 @@ class Planner:
 
     def _keep(self) -> None:
         origin = self.chain.origin("writable", "keep")
-        for each in kept.kept(self.mounts, self.profile.writable.keep):
+        obeyed = gitconfig.named(self.mounts, self.entry.home)
+        for each in kept.kept(self.mounts, self.profile.writable.keep, obeyed):
             self.mounts.append(each)
             if each.mode == "ro":
-                what = f"{each.target} stays as it is"
-                self.grants.append(Grant(what=what, why="tools of the host obey it unasked", origin=origin))
+                what, why = f"{each.target} stays as it is", "tools of the host obey it unasked"
+                self.grants.append(Grant(what=what, why=why, origin=obeyed.get(each.source, origin)))
 
     def _add(self, mount: Mount, why: str, origin: str) -> None:
         self.mounts = sources.merge(self.mounts, mount, origin)

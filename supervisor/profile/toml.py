@@ -17,9 +17,9 @@ from msgspec import ValidationError, convert, json
 from supervisor import given
 from supervisor.errors import ConfigError, Refused
 from supervisor.model import Frozen
+from supervisor.profile import shape
 
 _LIMIT = 1 << 20
-_LINE = 1 << 13
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"^\s*([A-Za-z0-9_.\"'-]+)\s*=")
 _PART = re.compile(r""""[^"]*"|'[^']*'|[^.]+""")
@@ -152,18 +152,11 @@ def checked(path: str, limit: int = _LIMIT) -> bytes:
 
 def parse(path: str, data: bytes) -> Source:
     """Parse `data`; `path` is for messages."""
-    for index, each in enumerate(data.split(b"\n")):
-        # tomllib's time grows with the square of what stands on one line
-        if len(each) > _LINE:
-            raise ConfigError(f"{path}:{index + 1}: a line of more than {_LINE} bytes")
+    text = shape.text(path, data)
     try:
-        text = data.decode()
         return Source(path, text, tomllib.loads(text))
     except RecursionError:
         raise ConfigError(f"{path}:1: nested too deeply") from None
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"\(at line (\d+), column \d+\)", str(error))
         line = int(found.group(1)) if found else data.count(b"\n") + 1

@@ -21,6 +21,7 @@ from supervisor.audit.reached import Reached
 from supervisor.audit.record import PLAIN, Context, Decision, Opened, Touched
 from supervisor.audit.redact import Withheld, knowing
 from supervisor.proxy import eras, message
+from supervisor.proxy.hosts import Hosts
 from supervisor.proxy.recording import Recording, answer, limits
 from supervisor.proxy.touched import PATIENCE
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from supervisor.proxy.servers import Server
     from supervisor.proxy.touched import Window
 
-# ids that an outcome names, and hosts that one call may have reached, before they are only counted
-_DURING, _HOSTS = 100, 1000
+# ids that an outcome names
+_DURING = 100
 # contexts that are kept, one for each process that a client uses; whose client calls itself longer is made anew
 _CONTEXTS, _LONG = 256, 512
 # seconds, at the end, for what the last calls touched to be told
@@ -56,7 +57,8 @@ class Mark:
         # the process whose session its record names
         self.home = home
         self.during: list[str] = []
-        self.hosts: list[Reached] = []
+        # most calls reach none
+        self.hosts: Hosts | None = None
         self.files: list[Opened] = []
         # through processes that had it before, and of how many of them that is not all
         self.earlier: list[Opened] = []
@@ -176,7 +178,10 @@ class Audit:
         if found is None:
             if len(self._traits) > 10_000:
                 self._traits.clear()
-            found = self._traits[key] = Traits(server, method, name)
+            found = Traits(server, method, name)
+            # one that no server has may be as long as a message
+            if len(name) <= _LONG:
+                self._traits[key] = found
         return found
 
     def _context(self, call: Call, server: Server | None, instance: Instance | None) -> Context:
@@ -342,14 +347,14 @@ class Audit:
     def _touched(self, mark: Mark, hit: tuple[str, ...]) -> Touched:
         """The one place where what a call touched is put together."""
         attribution: Literal["exact", "window"] = "window" if mark.during else "exact"
-        return Touched(mark.files, tuple(mark.hosts), attribution, tuple(mark.during), hit, mark.seen)
+        hosts, more = (mark.hosts.listed(), mark.hosts.more) if mark.hosts else ((), 0)
+        return Touched(mark.files, hosts, attribution, tuple(mark.during), hit, mark.seen, more)
 
     def reached(self, instance: Instance, reached: Reached) -> None:
         """A session has reached a host, or was not let. Without a call under way it is a record of its own."""
         for mark in instance.marks:
-            same = (reached.host, reached.port, reached.denied)
-            kept = [each for each in mark.hosts if (each.host, each.port, each.denied) != same]
-            mark.hosts = [*kept[:_HOSTS], reached]
+            mark.hosts = mark.hosts or Hosts()
+            mark.hosts.add(reached)
         if not instance.marks and instance.opened is not None:
             opened = instance.opened
             context = Context("", f"{self._monitor}-{opened.session}", "", instance.name, spec=opened.spec)

@@ -117,7 +117,8 @@ class Authority:
             raise Denied(401, "this endpoint wants a token: Authorization: Bearer TOKEN", self._challenge(path))
         match = _BEARER.fullmatch(given[0])
         if len(given) > 1 or match is None or len(match[1]) > MAX_TOKEN:
-            said = "Authorization is not one bearer token"
+            large = len(given) == 1 and match is not None
+            said = f"the token is over {MAX_TOKEN >> 10} KiB" if large else "Authorization is not one bearer token"
             raise Denied(400, said, self._challenge(path, "invalid_request", said))
         key = hashlib.sha256(match[1]).digest()
         known = self._known.get(key)

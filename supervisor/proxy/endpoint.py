@@ -64,6 +64,7 @@ class Endpoint:
     def __init__(self, servers: list[Server], *, single: bool, principal: Principal | None = None) -> None:
         self.servers = servers
         self.single = single
+        self._named = {each.name: each for each in servers}
         self.governed = any(each.roles for each in servers)
         self._principal = principal
         self.routes: dict[str, dict[str, Route]] = {kind: {} for kind in KINDS}
@@ -182,6 +183,10 @@ class Endpoint:
     def alias(self, server: Server, uri: str) -> str:
         """The exposed name of a server's resource."""
         return uri if self.single else self._aliases.get((server.name, uri), uri)
+
+    def meant(self, name: str) -> Server | None:
+        """Whose a tool or prompt would be that no server has: by what it begins with."""
+        return self.servers[0] if self.single else self._named.get(name.partition(SEPARATOR)[0])
 
     def offers(self, kind: str) -> bool:
         """Whether any server has that list at all."""

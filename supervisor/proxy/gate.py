@@ -25,6 +25,7 @@ from supervisor.audit.record import Answer, Context, Touched
 from supervisor.audit.redact import knowing
 from supervisor.proxy import envelope, message
 from supervisor.proxy.auditing import client_name
+from supervisor.proxy.hosts import Hosts
 from supervisor.proxy.link import Opened
 from supervisor.proxy.message import Fields
 from supervisor.proxy.recording import Recording, Way, answer, limits
@@ -95,6 +96,7 @@ class _Line:
         # one until all of it has been looked at
         self.waits = 1
         self.keys: list[bytes] = []
+        self.cancels: list[bytes] = []
         self.refused = ""
 
 
@@ -114,17 +116,20 @@ class Gate:
         self._passing: dict[bytes, _Passing] = {}
         self._asking = 0
         self._late: dict[asyncio.Task[None], _Passing] = {}
-        self._hosts: list[Reached] = []
+        self._hosts = Hosts()
         self._run = os.urandom(6).hex()
         self._number = itertools.count(1)
+        self._drained: Callable[[], None] | None = None
 
     def put(self, line: bytes) -> None:
         """A line of the client's, in its turn."""
         waiting = _Line(line)
         self._lines.append(waiting)
-        for fields in _messages(line):
+        for fields in messages(line):
             method = message.text(fields.get("method"))
             params = message.fields(fields.get("params", message.EMPTY)) or {}
+            if (cancelled := cancels(fields)) is not None:
+                waiting.cancels.append(cancelled)
             if method == "initialize" and "clientInfo" in params:
                 self._context = dataclasses.replace(self._context, client=client_name(params["clientInfo"]))
             if method is not None and "id" in fields and method not in _PLAIN:
@@ -159,10 +164,21 @@ class Gate:
             first = self._lines.popleft()
             if not first.refused:
                 self._write(first.line)
+                for key in first.cancels:
+                    self._later(key, "cancelled", b"", "")
                 continue
             for key in first.keys:
                 self._later(key, "-31013", b"", first.refused)
                 self._refuse(key, first.refused)
+
+        if self._drained and not self._lines:
+            self._drained()
+            self._drained = None
+
+    def drained(self, then: Callable[[], None]) -> None:
+        """Call `then` when no line waits any more; none is put after this."""
+        self._drained = then
+        self._flush()
 
     def holds(self, key: bytes) -> bool:
         """Whether this call has not been sent yet."""
@@ -174,7 +190,7 @@ class Gate:
             # what it opened for itself, or for nobody's call, is no call's
             self._asking += 1
             self._watch.ask(self._asked)
-        for fields in _messages(line) if self._passing else ():
+        for fields in messages(line) if self._passing else ():
             if "id" in fields and "method" not in fields:
                 key = envelope.spelled(bytes(fields["id"]))
                 if key not in self._passing:
@@ -205,17 +221,15 @@ class Gate:
         seen: record.Seen = "none" if not passing.watched else "all" if complete else "part"
         attribution: Literal["exact", "window"] = "window" if passing.during else "exact"
         during, hit = tuple(passing.during[:_DURING]), limits(told.message)
-        touched = Touched(files, tuple(self._hosts), attribution, during, hit, seen)
+        touched = Touched(files, self._hosts.listed(), attribution, during, hit, seen, self._hosts.more)
         if not self._passing and len(self._late) == 1:
-            self._hosts.clear()
+            self._hosts = Hosts()
         self._recording.outcome(record.short_outcome(passing.call, took, told, touched))
 
     def reached(self, reached: Reached) -> None:
         """The session has reached a host, or was not let."""
         if self._passing or self._late:
-            same = (reached.host, reached.port, reached.denied)
-            self._hosts = [each for each in self._hosts if (each.host, each.port, each.denied) != same]
-            self._hosts.append(reached)
+            self._hosts.add(reached)
         else:
             what = "egress.refused" if reached.denied else "egress.reached"
             self._recording.event(what, dict(reached._asdict()), self._context)
@@ -230,6 +244,14 @@ class Gate:
         await self._recording.close()
 
 
+def cancels(fields: Fields) -> bytes | None:
+    """The key of the request that a message of its client's takes back."""
+    if message.text(fields.get("method")) != "notifications/cancelled" or "id" in fields:
+        return None
+    params = message.fields(fields.get("params", message.EMPTY)) or {}
+    return envelope.spelled(bytes(params["requestId"])) if "requestId" in params else None
+
+
 def objection(line: bytes) -> str:
     """Why a line of the client's is not passed on, or "": somebody could read another message in it than we do."""
     single = line.lstrip()[:1] != b"["
@@ -237,18 +259,32 @@ def objection(line: bytes) -> str:
         fields = message.incoming(bytes(each))
         if fields is None:
             return "it could be read as another message than it seems to be: not UTF-8, or a member in another case"
-        method = message.text(fields.get("method"))
-        if "method" in fields and _twice(message.blanked(bytes(each)), fields):
-            return "a member is there twice"
-        if "method" in fields and not fields.keys().isdisjoint(("result", "error")):
-            return "it is a request and an answer"
-        if method in _CALLED:
-            params = message.fields(fields.get("params", message.EMPTY))
-            if params is None or message.ambiguous(params) or _twice(bytes(fields.get("params", b"{}")), params):
-                return f'the params of "{method}" are no object, or a member is there twice or in another case'
-        if method is not None and "id" not in fields and method.startswith(_ASKING):
-            return f'"{method}" without an id'
+        if "method" in fields and (wrong := _hidden(fields, bytes(each))):
+            return wrong
     return ""
+
+
+def _hidden(fields: Fields, written: bytes) -> str:
+    """Why a message with a method could be another call than is written down, or ""."""
+    method = message.text(fields["method"])
+    if method is None:
+        return "its method is no text"  # to JavaScript ["tools/call"] is the same name of a member
+    if _twice(message.blanked(written), fields):
+        return "a member is there twice"
+    if not fields.keys().isdisjoint(("result", "error")):
+        return "it is a request and an answer"
+    if method in _CALLED and (wrong := _misaimed(method, fields)):
+        return f'the params of "{method}" {wrong}'
+    return f'"{method}" without an id' if "id" not in fields and method.startswith(_ASKING) else ""
+
+
+def _misaimed(method: str, fields: Fields) -> str:
+    """Why the params of a call could be about something else than what is written down, or ""."""
+    params = message.fields(fields.get("params", message.EMPTY))
+    if params is None or message.ambiguous(params) or _twice(bytes(fields.get("params", b"{}")), params):
+        return "are no object, or a member is there twice or in another case"
+    named = _NAMED.get(method, "")
+    return f"have a {named} that is no text" if named in params and message.text(params[named]) is None else ""
 
 
 def _twice(data: bytes, table: Fields) -> bool:
@@ -269,7 +305,7 @@ def _twice(data: bytes, table: Fields) -> bool:
     return data[at:].strip() != b"}"
 
 
-def _messages(line: bytes) -> list[Fields]:
+def messages(line: bytes) -> list[Fields]:
     """The message of a line, or those of a batch."""
     if line[:1] == b"{":
         found = message.fields(line)

@@ -61,6 +61,13 @@ class Exchange:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
+    def drop(self) -> None:
+        """Nobody waits for an answer any more, and nothing more will come."""
+        self.over = True
+        self._parts.clear()
+        if self.task is not None:
+            self.task.cancel()
+
     async def body(self, most: int) -> bytes | None:
         """The whole body; None when there is more than `most`."""
         if not self.complete:
@@ -130,7 +137,7 @@ class Connection(asyncio.Protocol):
         self.since = time.monotonic()
         self._visit, self._left = visit, left
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._coming: Exchange | None = None
         self._queue: deque[Exchange] = deque()
         self._url = b""
@@ -155,7 +162,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's."""
-        if self._deaf:
+        if self._deaf or self._parser is None:
             return
         self._head += len(data)
         try:
@@ -171,10 +178,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's. Whoever works for this client need not."""
         self._deaf = True
-        for each in (self.current, *self._queue):
-            if each is not None and each.task is not None:
-                each.task.cancel()
+        for each in (self.current, self._coming, *self._queue):
+            if each is not None:
+                each.drop()
         self._queue.clear()
+        # it holds us as we hold it, and what has come of a body with us
+        self._coming, self._parser = None, None
         self.resume_writing()
         self._left(self)
 
@@ -214,7 +223,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The parser's."""
         made = self._coming
-        if made is None or self._deaf:
+        if made is None or self._deaf or self._parser is None:
             return
         self._head = 0
         version = self._parser.get_http_version()
@@ -266,6 +275,11 @@ class Connection(asyncio.Protocol):
             pump.note(f"HTTP: {type(error).__name__}: {error}")
         if self.current is not None and self.current.task is task:
             self.abort()
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is being answered: there is no request, or not all of one."""
+        return self._transport is not None and (self.current is None or not self.current.complete)
 
     def answered(self, exchange: Exchange) -> None:
         """The answer is written: the next request, or the end."""

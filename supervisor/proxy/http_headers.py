@@ -10,6 +10,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -121,8 +122,9 @@ def _agree(value: object, said: str) -> bool:
         return said == ("true" if value else "false")
     if isinstance(value, int | float):
         try:
-            return float(said) == value
-        except ValueError:
+            # a whole number has more digits than a float holds
+            return (Decimal if isinstance(value, int) else float)(said) == value
+        except (ArithmeticError, ValueError):
             return False
     return value == said
 
@@ -153,9 +155,8 @@ class Visitors:
 
 def _name(host: str) -> str:
     """A host without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and ":" in host else host
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
 
 
 def accepts(headers: Headers) -> tuple[bool, bool]:

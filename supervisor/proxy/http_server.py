@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import stat
 import time
@@ -85,6 +86,8 @@ class Prepared:
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets
+        # sessions need descriptors as well
+        self._most = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._connections: set[Connection] = set()
         self._ending = asyncio.Event()
 
@@ -92,7 +95,7 @@ class Prepared:
         """Until `stop`; what is being answered then has a moment."""
 
         def accepted() -> asyncio.Protocol:
-            if len(self._connections) >= MAX_CONNECTIONS:
+            if len(self._connections) >= self._most and not self._displaced():
                 return _Full()
             made = Connection(visit, self._connections.discard)
             self._connections.add(made)
@@ -113,6 +116,15 @@ class Prepared:
         for server in servers:
             server.close()
         await self._end()
+
+    def _displaced(self) -> bool:
+        """Make room: hang up on whom nothing was heard of for longest. Who says nothing keeps nobody out."""
+        waiting = [each for each in self._connections if each.waits]
+        if waiting:
+            longest = min(waiting, key=lambda each: each.since)
+            longest.abort()
+            self._connections.discard(longest)
+        return bool(waiting)
 
     async def _end(self) -> None:
         deadline = time.monotonic() + _LAST

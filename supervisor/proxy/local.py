@@ -94,7 +94,8 @@ def using(kind: str) -> Answer:
         call.name = name
         route = to.endpoint.routes[kind].get(name)
         if route is None:
-            to.deny(call, None, (message.INVALID_PARAMS, f"Unknown {kind[:-1]}: {name[:200]}"), "not listed")
+            said = f"Unknown {kind[:-1]}: {name[:200]}"
+            to.deny(call, to.endpoint.meant(name), (message.INVALID_PARAMS, said), "not listed")
             return
         to.use(call, route, "name")
 

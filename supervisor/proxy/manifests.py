@@ -29,6 +29,8 @@ KINDS = {
 }
 # what a reader does not see, or takes for somebody else's word
 _MARKUP = ("<!--", "<important", "<system", "<secret", "<instructions", "[system]", "<|im_start|>", "<|system|>")
+# fillers, joiners and vowels that leave nothing on a screen, and a blank of Braille
+_BLANK = frozenset((0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x2800, 0x3164, 0xFFA0))
 # of a diff
 _CONTEXT, _LINES = 2, 4000
 
@@ -161,21 +163,24 @@ def tell(server: str, found: list[Change]) -> str:
     return f"{shown}{more} since it was pinned; review and pin it again: supervisor pin {server}"
 
 
-def hidden(item: msgspec.Raw) -> list[str]:
-    """What in an item's text a reader would not see or would take for another's word; one line each."""
-    found = set()
+def texts(item: msgspec.Raw) -> Iterator[tuple[str, str]]:
+    """Every text in an item and where it is, names included, in their order."""
     todo: list[tuple[object, str]] = [(json.loads(canonical(item)), "")]
     while todo:
         value, where = todo.pop()
         if isinstance(value, dict):
-            todo += [(str(key), where) for key in value]
             # a name is a stranger's word as well
-            todo += [(each, f"{where}.{json.dumps(key)[1:-1]}") for key, each in value.items()]
+            todo += reversed([(each, f"{where}.{json.dumps(key)[1:-1]}") for key, each in value.items()])
+            todo += [(str(key), where) for key in value]
         elif isinstance(value, list):
-            todo += [(each, where) for each in value]
+            todo += [(each, where) for each in reversed(value)]
         elif isinstance(value, str):
-            found |= {f"{where[1:]}: {why}" for why in _hidden(value)}
-    return sorted(found)
+            yield where[1:], value
+
+
+def hidden(item: msgspec.Raw) -> list[str]:
+    """What in an item's text a reader would not see or would take for another's word; one line each."""
+    return sorted({f"{where}: {why}" for where, text in texts(item) for why in _hidden(text)})
 
 
 def _hidden(text: str) -> Iterator[str]:
@@ -197,6 +202,6 @@ def _why(character: str) -> str:
         return "text direction control"
     if 0xFE00 <= number <= 0xFE0F or 0xE0100 <= number <= 0xE01EF:
         return "variation selector"
-    if category in ("Cf", "Co", "Cn", "Cs") or number in (0x115F, 0x1160, 0x3164, 0xFFA0):
+    if category in ("Cf", "Co", "Cn", "Cs") or number in _BLANK:
         return "invisible character"
     return "line separator" if category in ("Zl", "Zp") else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import textwrap
 from collections.abc import Iterator
 
 import msgspec
@@ -24,7 +25,8 @@ from supervisor.proxy.servers import FULL, NOBODY
 
 # how long a server may be silent on the first request of an era that it does not know
 _PROBE = 5.0
-_SHOWN = 100
+# characters: of an item's line, of a text in full, and from how many on a text is shown though it is one word
+_SHOWN, _FULL, _WORD, _WIDE = 100, 4000, 40, 100
 
 
 class Pinning:
@@ -90,11 +92,14 @@ def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
     """The account of a manifest, line by line: every item, what hides in it, what has changed since the last."""
     versions = ", ".join(f"{era} ({pump.printable(lists.version)})" for era, lists in made.eras.items())
     yield f"{made.server}: {versions}"
+    for handshake in dict.fromkeys(bytes(each.handshake) for each in made.eras.values()):
+        yield from _read(msgspec.Raw(handshake), "")
     lists = made.era(modern=False)
     for kind in KINDS:
         for name, item in lists.items(kind).items():
             said = _summary(item)
             yield f"  {kind[:-1]:9} {pump.printable(name):32} {made.digests[kind][name][:12]}  {said}"
+            yield from _read(item, said)
     for era, others in made.eras.items():
         # what only clients of the other era see
         yield from _told(manifests.changes(lists, others), f"IN THE {era.upper()} ERA ")
@@ -110,6 +115,18 @@ def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
         yield from _told(found, "")
         if not found and old.eras.keys() == made.eras.keys():
             yield f"  nothing has changed since {old.pinned}"
+
+
+def _read(item: msgspec.Raw, shown: str) -> Iterator[str]:
+    """Every text that a model reads as such, in full: what is not shown nobody has reviewed. `shown` has been."""
+    for where, text in manifests.texts(item):
+        line = pump.printable(" ".join(text.split()))
+        if line == shown or (len(line) <= _WORD and " " not in line):
+            continue
+        yield f"      {pump.printable(where)}:"
+        yield from (f"        {each}" for each in textwrap.wrap(line[:_FULL], _WIDE))
+        if len(line) > _FULL:
+            yield f"        ATTENTION {len(line) - _FULL} more characters, which are not shown here"
 
 
 def _told(found: list[manifests.Change], where: str) -> Iterator[str]:

@@ -21,6 +21,8 @@ from supervisor.proxy.meter import Meter
 from supervisor.proxy.terminal import Screen
 
 _CHUNK = 64 * 1024
+# seconds after its grace in which a session has ended
+_LATE = 2.0
 
 
 class Interrupted(Exception):
@@ -127,10 +129,11 @@ def _thread(target: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def interruptible() -> None:
+def interruptible() -> int:
     """The first SIGINT, SIGTERM or SIGHUP raises Interrupted in the main thread; the second ends us at once.
 
-    Then our connection breaks, and the monitor kills the session without its grace.
+    Then our connection breaks, and the monitor kills the session without its grace. What is returned becomes
+    readable as well: a signal that comes just before a call that waits does not end that call.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -143,10 +146,14 @@ def interruptible() -> None:
         # nohup, and a shell's background job, mean it
         if signal.getsignal(each) != signal.SIG_IGN:
             signal.signal(each, raise_it)
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    return woken
 
 
-def attend(link: Link, opened: Opened) -> int:
-    """Connect a session to our own standard streams until it ends; its exit status."""
+def attend(link: Link, opened: Opened, woken: int) -> int:
+    """Connect a session to our own standard streams until it ends; its exit status. `woken` as of interruptible."""
     meter, hints = Meter(opened.output, opened.output_rate), Hints()
 
     def output() -> None:
@@ -156,14 +163,21 @@ def attend(link: Link, opened: Opened) -> int:
 
     start(0, opened.stdin, close=True)
     outputs = [_thread(output), _thread(lambda: copy(opened.stderr, 2, hints=hints))]
+    ended: Exited | None = None
     try:
+        end = link.socket.fileno()
+        # nothing to be done but to be interrupted, where only the other one can be read
+        while end not in select.select([end, woken], [], [])[0]:
+            pass
         ended = link.event()
         # all of it, however slow the reader is: what a command said is not ours to cut
         for thread in outputs:
             thread.join()
     except Interrupted as interrupt:
         link.close_session(opened.session)
-        link.event()
+        # an end that has been told already is not told again
+        if ended is None and link.has_event(opened.grace + _LATE):
+            link.event()
         return 128 + interrupt.number
     if meter.over:
         note(f"the session was ended: {meter.reason()}")

@@ -31,6 +31,10 @@ class Relay:
         self.link = link
         self.opened = opened
         self.pending: dict[bytes, bytes] = {}
+        # requests that the client has cancelled: nobody waits for an answer, but one may still come
+        self.given_up: dict[bytes, None] = {}
+        self.handshake = b""
+        self.first: asyncio.TimerHandle | None = None
         self.answered = False
         self.stopping = False
         self.abandoned = False
@@ -53,6 +57,8 @@ class Relay:
         self.to_server = lines.Writer(lambda full: self.from_client.pause(paused=full), lambda: None)
         self.timers: list[asyncio.TimerHandle] = []
         self.hung_up = False
+        self.closing: asyncio.Task[None] | None = None
+        self.expiring = False
         self.gate = Gate(audited, self.to_server.write, self.unrecorded) if audited else None
         if self.gate:
             link.reached = self.gate.reached
@@ -126,11 +132,14 @@ class Relay:
         if b"\r" in line:
             # between tokens, or it would be no JSON: some read a line's end there, and a message of its own
             line = message.blanked(line) + b"\n"
-        asked = [
-            (envelope.key(each), envelope.spelling(each)) for each in envelope.parts(line, head) if each.is_request
-        ]
+        requests = [each for each in envelope.parts(line, head) if each.is_request]
+        asked = [(envelope.key(each), envelope.spelling(each)) for each in requests]
         if asked and not self.expect(head, dict(asked), len(asked)):
             return
+        if head.method == "initialize":
+            self.handshake = envelope.key(head)
+        elif head.method == "notifications/cancelled" or head.method is msgspec.UNSET:
+            self.give_up(line)
         if self.gate:
             self.gate.put(line)
         else:
@@ -142,15 +151,34 @@ class Relay:
             # whoever answers the one would have answered the other, to the client or to the log
             self.refuse(head, message.INVALID_REQUEST, "this request id is in use")
             return False
+        if not self.given_up.keys().isdisjoint(asked):
+            said = "this request id is in use: it was cancelled, and may still be answered; take another"
+            self.refuse(head, message.INVALID_REQUEST, said)
+            return False
         if len(self.pending) + count > _MAX_PENDING:
             text = f"more than {_MAX_PENDING} requests are waiting for an answer"
             self.refuse(head, envelope.TOO_MANY, text)
             return False
         if not self.pending and not self.answered:
-            loop = asyncio.get_running_loop()
-            self.timers.append(loop.call_later(self.opened.start, self.silent))
+            if self.first:
+                self.first.cancel()
+            self.first = asyncio.get_running_loop().call_later(self.opened.start, self.silent)
+            self.timers.append(self.first)
         self.pending.update(asked)
         return True
+
+    def give_up(self, line: bytes) -> None:
+        """Wait no longer for what the client cancels; a handshake cannot be.
+
+        Of the newest of them it is remembered that an answer may still come, which the client wants no more.
+        """
+        for each in gate.messages(line):
+            key = gate.cancels(each)
+            if key is not None and key in self.pending and key != self.handshake:
+                del self.pending[key]
+                self.given_up[key] = None
+        while len(self.given_up) > _MAX_PENDING:
+            del self.given_up[next(iter(self.given_up))]
 
     def refuse(self, head: envelope.Envelope, code: int, said: str) -> None:
         """Answer a line that is not passed on; a batch as a whole, under no id."""
@@ -159,8 +187,8 @@ class Relay:
 
     def unrecorded(self, key: bytes, reason: str) -> None:
         """A call that could not be written down is not made. At the end all that wait are told so at once."""
-        if not self.ended.done():
-            self.to_client.write(envelope.error(self.pending.pop(key, key), message.NOT_RECORDED, reason))
+        if not self.ended.done() and key in self.pending:
+            self.to_client.write(envelope.error(self.pending.pop(key), message.NOT_RECORDED, reason))
 
     def client_too_long(self) -> None:
         """A message that is never forwarded, and whose id nobody knows."""
@@ -168,12 +196,30 @@ class Relay:
         self.to_client.write(envelope.error(b"null", envelope.TOO_LONG, text))
 
     def client_end(self) -> None:
-        """The client closed its end: so do we. The server gets SIGTERM late in its grace, SIGKILL after it."""
+        """The client closed its end: so do we, when all that it said has been passed on."""
         self.hung_up = True
+        # at the latest, whatever the first answer or the ledger is waiting for
+        self.timers.append(asyncio.get_running_loop().call_later(self.opened.start, self.expire))
+        if self.gate:
+            self.gate.drained(self.close_input)
+        else:
+            self.close_input()
+
+    def close_input(self) -> None:
+        """The server has been sent everything: it sees the end, and has its grace from when it is there."""
+        longest = self.opened.start + self.opened.grace
+        self.closing = asyncio.get_running_loop().create_task(self.to_server.flush_and_close(longest))
+        if self.answered or not self.pending:
+            self.expire()
+
+    def expire(self) -> None:
+        """Its grace begins. It gets SIGTERM late in it, SIGKILL after it."""
+        if self.expiring or self.ended.done():
+            return
+        self.expiring = True
         loop = asyncio.get_running_loop()
         self.timers.append(loop.call_later(self.opened.grace * 0.75, self.stop))
         self.timers.append(loop.call_later(self.opened.grace, self.abandon))
-        loop.create_task(self.to_server.flush_and_close(self.opened.grace))  # noqa: RUF006 - ends by itself
 
     def server_line(self, line: bytes) -> None:
         """Pass a message on; a line that is none is told on standard error and dropped."""
@@ -186,6 +232,9 @@ class Relay:
             self.garbage(line, "is a request and an answer")
             return
         answers = [each for each in found if each.is_response]
+        if self.given_up and any(self.late(each) for each in answers):
+            self.without_late(line)
+            return
         known = [self.waiting(each) for each in answers]
         if None in known:
             self.garbage(line, "answers what it was not asked")
@@ -196,6 +245,27 @@ class Relay:
         self.to_client.write(line)
         if self.gate:
             self.gate.answered(line)
+        if answers and self.closing:
+            self.expire()
+
+    def late(self, head: envelope.Envelope | None) -> bytes:
+        """The key of the request that this answers, if its client has cancelled that; b"" for everything else."""
+        if head is None or not head.is_response or envelope.key(head) in self.pending:
+            return b""
+        keys = (envelope.key(head), message.number(head.id) if isinstance(head.id, msgspec.Raw) else b"")
+        return next((key for key in keys if key in self.given_up), b"")
+
+    def without_late(self, line: bytes) -> None:
+        """Pass on what is left of a line without answers that nobody wants any more; their ids are free now."""
+        kept = []
+        for each in message.items(msgspec.Raw(line)) if line.lstrip()[:1] == b"[" else [line]:
+            if key := self.late(envelope.parse(bytes(each))):
+                del self.given_up[key]
+                self.answered = True
+            else:
+                kept.append(bytes(each))
+        if kept:
+            self.server_line(b"[%b]\n" % b",".join(kept))
 
     def waiting(self, head: envelope.Envelope) -> bytes | None:
         """The key of the request that this answers, which the server has; b"" for an error that is of none."""
@@ -239,7 +309,7 @@ class Relay:
 
     def silent(self) -> None:
         """The first answer did not come in time."""
-        if not self.answered:
+        if self.pending and not self.answered:
             self.failed = f"it did not answer its first request within {self.opened.start:g} s (session.start)"
             self.stop()
 

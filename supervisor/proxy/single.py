@@ -12,11 +12,11 @@ import time
 
 from supervisor.audit import record
 from supervisor.audit.client import Plain, Unrecorded
-from supervisor.audit.reached import Reached
 from supervisor.audit.record import Answer, Opened, Seen, Touched
 from supervisor.errors import SessionLost, SupervisorError
 from supervisor.proxy import client, recording
 from supervisor.proxy.gate import Audited
+from supervisor.proxy.hosts import Hosts
 from supervisor.proxy.touched import PATIENCE, Watch
 
 _SECONDS = 20.0
@@ -24,8 +24,8 @@ _SECONDS = 20.0
 
 def call(session: client.Client, asked: client.Json, audited: Audited) -> client.Json:
     """The result of one tools/call, written down before and after."""
-    hosts: list[Reached] = []
-    session.link.reached = hosts.append
+    hosts = Hosts()
+    session.link.reached = hosts.add
     about = record.Call(audited.context("supervisor"), f"{os.urandom(6).hex()}-1", str(asked["name"]))
     ledger = _intended(audited, record.intent(about, json.dumps(asked["arguments"]).encode()))
     # what it opened to start is no call's
@@ -47,7 +47,8 @@ def call(session: client.Client, asked: client.Json, audited: Audited) -> client
             time.sleep(PATIENCE)
             session.link.catch_up()
         files, seen = _opened(audited.opened.files)
-        touched = Touched(files, tuple(hosts), limits=recording.limits(answer.message), seen=seen)
+        hit = recording.limits(answer.message)
+        touched = Touched(files, hosts.listed(), limits=hit, seen=seen, more=hosts.more)
         ledger.tell(b"outcome", record.outcome(about, took, answer, touched))
 
 

@@ -49,10 +49,13 @@ class Stdio:
         return status
 
     async def _answers(self) -> None:
-        """Wait for what is under way."""
-        deadline = asyncio.get_running_loop().time() + _LAST
-        streams = self._conversation.listeners
-        while len(self._conversation.calls) > len(streams) and asyncio.get_running_loop().time() < deadline:
+        """Wait for what is under way, but not counting the starts of servers, which have a bound of their own."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _LAST
+        streams, calls = self._conversation.listeners, self._conversation.calls
+        while len(calls) > len(streams) and clock() < deadline:
+            if any(each.instance is not None and not each.instance.ready for each in calls.values()):
+                deadline = clock() + _LAST
             await asyncio.sleep(0.005)
 
     def deliver(self, line: bytes, about: bytes | None, *, last: bool) -> None:

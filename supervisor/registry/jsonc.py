@@ -17,8 +17,9 @@ from supervisor.errors import ConfigError
 
 DEPTH = 200
 _SPACE = re.compile(r"[ \t\r\n]*")
-_LOOSE = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|/\*(?:[^*]|\*(?!/))*\*/)*")
-_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"')
+# nothing is given back: what could be is remembered for each character, a hundred bytes of it
+_LOOSE = re.compile(r"(?:[ \t\r\n]++|//[^\r\n]*+|/\*[^*]*+(?:\*(?!/)[^*]*+)*+\*/)*+")
+_STRING = re.compile(r'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+"')
 _WORD = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null")
 Splice = tuple[int, int, str]
 Plain = str | tuple[str] | list["Plain"] | dict[str, "Plain"]

@@ -140,7 +140,8 @@ def answer(question: dict[str, object], govern: Govern = ungoverned, planning: P
         filters = {"proxy": seccomp.own("proxy"), "ledger": seccomp.own("ledger")}
         return planned.model_copy(update=filters | {"sealed": tuple(planning.sealed)})
     except SupervisorError as error:
-        return Planned(error=str(error), status=error.exit_status)
+        # it may quote what was typed, which need not be text
+        return Planned(error=str(error).encode("utf-8", "backslashreplace").decode(), status=error.exit_status)
 
 
 def main(govern: Govern = ungoverned, find: Find = lambda _: None) -> None:

@@ -20,6 +20,8 @@ from supervisor.profile.entry import ServerEntry
 from supervisor.profile.granted import below
 from supervisor.registry import images
 
+# servers that one line lists
+_NAMES = 20
 _EPERM = ("Operation not permitted", "EPERM", "Function not implemented", "ENOSYS", "SIGSYS")
 
 
@@ -34,11 +36,16 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """A server of the registry as it is now, its profile, and the mounts that its plan has."""
+    """A server of the registry as it is now, its profile, and the mounts that its plan has.
+
+    `path` and `names` are the registry's own: the file, and the servers in it.
+    """
 
     entry: ServerEntry | None
     chain: load.Chain | None
     mounts: tuple[Mount, ...] = ()
+    path: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -46,7 +53,7 @@ class Known:
         return self.entry.origin if self.entry else "the command line, or the server's table in servers.toml"
 
 
-def known(entry: ServerEntry | None, profile: str, beside: str) -> Known:
+def known(entry: ServerEntry | None, profile: str, beside: str, names: tuple[str, ...] = ()) -> Known:
     """What there is to know of a server, or of the profile that a session had."""
     chain: load.Chain | None = None
     mounts: tuple[Mount, ...] = ()
@@ -55,7 +62,7 @@ def known(entry: ServerEntry | None, profile: str, beside: str) -> Known:
         if entry:
             found = images.find(entry)
             mounts = plan.plan(chain, entry, found.image if found else None).spec.mounts
-    return Known(entry, chain, mounts)
+    return Known(entry, chain, mounts, beside, names)
 
 
 def answer(denial: Denial, now: Known) -> Answer:
@@ -68,6 +75,8 @@ def _policy(denial: Denial, now: Known) -> Answer:
     rule = denial.name or "a rule"
     what = f"policy: {rule}"
     kind, _, way = rule.partition(".")
+    if rule == "not listed":
+        return _unlisted(denial, now)
     if kind in ("tools", "prompts", "resources") and way in ("allow", "deny"):
         said = f"take the pattern out of {rule}" if way == "deny" else f"add a pattern for it to {rule}"
         return Answer(what, denial.reason, _place(denial.reason) or now.where, said)
@@ -76,6 +85,22 @@ def _policy(denial: Denial, now: Known) -> Answer:
     if kind == "quota":
         return _limit(denial, now)
     return Answer(what, denial.reason, _place(denial.reason) or now.where, "")
+
+
+def _unlisted(denial: Denial, now: Known) -> Answer:
+    """It was asked for by a name that no list has: the servers there are, and whose it would be."""
+    name, what = denial.server, "policy: not listed"
+    if name and now.entry:
+        why = f'{denial.reason}: the pinned manifest of server "{name}" had nothing of that name'
+        return Answer(what, why, now.where, f"supervisor pin {name}   # shows what it lists by now, and asks")
+    if name:
+        why = f'{denial.reason}: server "{name}", which it was asked of, is not in the registry'
+        return Answer(what, why, now.path, f"supervisor add {name} ...")
+    shown = ", ".join(now.names[:_NAMES]) + (f" and {len(now.names) - _NAMES} more" if now.names[_NAMES:] else "")
+    why = (
+        f"{denial.reason or 'it is unknown'}: it names no server that was there; tools and prompts are SERVER__NAME"
+    )
+    return Answer(what, why, now.path, f"supervisor list   # of the servers: {shown or 'none is registered'}")
 
 
 def _place(reason: str) -> str:

@@ -15,7 +15,7 @@ import shutil
 import socket
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from supervisor.runtimes import document as described
@@ -107,6 +107,9 @@ class Engine:
         self.folder = f"{self.run}/{keeper}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
     # what differs
+
+    def unmount(self, gone: Callable[[str], bool]) -> None:
+        """Unmount those volumes of sessions that the engine has removed and left mounted."""
 
     def facts(self) -> Table:
         """What it is and what it can: `version`, and what `check` needs."""
@@ -226,7 +229,8 @@ class Engine:
             for each in self.volumes():
                 if str(each.get("Name")).startswith(f"{name}."):
                     self._gone(f"/volumes/{each.get('Name')}")
-        except ApiError:
+            self.unmount(lambda volume: volume.startswith(f"{name}."))
+        except OSError:
             return False
         return True
 
@@ -253,7 +257,7 @@ class Engine:
     def sweep(self, keeper: str) -> int:
         """Remove what this keeper has made, or with "" whatever belongs to none that lives; how much that was."""
         count = 0
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(OSError):
             for each in self.containers():
                 if _whose(each, keeper):
                     count += 1
@@ -262,9 +266,9 @@ class Engine:
                 if _whose(each, keeper):
                     count += 1
                     self._gone(f"/volumes/{each.get('Name')}")
+            self.unmount(lambda volume: _maker(volume) == keeper if keeper else _orphan(volume))
         for name in os.listdir(self.run) if not keeper else []:
-            parts = name.split("-")
-            if name.startswith(cgroup.PREFIX) and len(parts) == 4 and not _lives("-".join(parts[:3])):
+            if _orphan(name):
                 shutil.rmtree(f"{self.run}/{name}", ignore_errors=True)
         return count
 
@@ -275,6 +279,16 @@ Kind = type[Engine]
 def _whose(made: Table, keeper: str) -> bool:
     owner = str(table(made.get("Labels")).get(LABEL))
     return owner == keeper if keeper else not _lives(owner)
+
+
+def _maker(name: str) -> str:
+    """The keeper that has made what has this name, or ""."""
+    parts = name.split("-")
+    return "-".join(parts[:3]) if name.startswith(cgroup.PREFIX) and len(parts) == 4 else ""
+
+
+def _orphan(name: str) -> bool:
+    return bool(_maker(name)) and not _lives(_maker(name))
 
 
 def _lives(keeper: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from supervisor.runtimes import gate, held, keeper
 from supervisor.runtimes.api import Table, entries, table
@@ -89,6 +89,24 @@ class Podman(Engine):
     def volumes(self) -> list[Table]:
         """Every volume of keepers."""
         return [table(each) for each in entries(self.api.get("/volumes/json", filters={"label": [LABEL]}))]
+
+    def unmount(self, gone: Callable[[str], bool]) -> None:
+        """podman 4.3 does that seldom: a volume that was mounted when its keeper was killed.
+
+        OSError: one cannot be unmounted.
+        """
+        if self.known.get("rootless", True):  # in a mount namespace of its own
+            return
+        volumes = str(entries(self.known["folders"])[2])
+        with open("/proc/self/mountinfo", "rb") as file:
+            places = [os.fsdecode(line.split()[4]) for line in file]
+        for place in places:
+            folder, last = os.path.split(place)
+            parent, name = os.path.split(folder)
+            if (parent, last) == (volumes, "_data") and gone(name):
+                sc.umount2(os.fsencode(place), sc.MNT_DETACH)
+                os.rmdir(place)
+                os.rmdir(folder)
 
     def create(self, name: str, document: enter.Document) -> None:
         """A stopped container."""

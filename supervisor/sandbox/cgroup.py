@@ -29,11 +29,8 @@ def start_time(pid: int) -> str:
 
 def joined(text: str) -> dict[str, str]:
     """Controller name ("" for v2) -> group, from the text of a /proc/PID/cgroup."""
-    paths: dict[str, str] = {}
-    for line in text.splitlines():
-        _, names, path = line.split(":", 2)
-        paths |= dict.fromkeys(names.split(","), path)
-    return paths
+    lines = (line.split(":", 2) for line in text.splitlines())
+    return {name: path for _, names, path in lines for name in names.split(",")}
 
 
 def mount_points() -> dict[str, tuple[str, str]]:
@@ -58,8 +55,7 @@ class Hierarchy:
     """
 
     def __init__(self, version: str, bases: dict[str, str]) -> None:
-        self.version = version
-        self.bases = bases
+        self.version, self.bases = version, bases
 
     def sweep(self) -> bool:
         """Remove empty groups whose spawner is gone; whether there are others, with live processes, which stay."""
@@ -152,8 +148,7 @@ class Group:
     """
 
     def __init__(self, hierarchy: Hierarchy, name: str, limits: dict[str, int]) -> None:
-        self.hierarchy = hierarchy
-        self.name = name
+        self.hierarchy, self.name = hierarchy, name
         self.folders = {key: f"{hierarchy.bases[key]}/{name}" for key in limits}
         try:
             for folder in set(self.folders.values()):

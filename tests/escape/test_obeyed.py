@@ -19,9 +19,11 @@ from tests.escape.batch import Batch, Case, Values, assert_held
 from tests.escape.hostile import SCOPE, Bait, hostile, prepared, syscall
 
 BEFORE = {
-    ".git/config": "[core]\n\tbare = false\n",
+    ".git/config": "[core]\n\tbare = false\n\thooksPath = tools/hooks\n[include]\n\tpath = ../shared.gitconfig\n",
     ".git/hooks/pre-commit": "#!/bin/sh\n",
     ".git/modules/part/config": "[core]\n",
+    "tools/hooks/pre-commit": "#!/bin/sh\n",
+    "shared.gitconfig": "[core]\n",
     ".husky/pre-push": "true\n",
     ".envrc": "export A=b\n",
     ".npmrc": "fund=false\n",
@@ -56,6 +58,33 @@ def change_a_hook_of_git(bait: Bait) -> str:
 @hostile(profiles=SCOPE)
 def add_a_hook_of_git(bait: Bait) -> str:
     return put(f"{bait.text('scope')}/.git/hooks/post-checkout")
+
+
+@hostile(profiles=SCOPE)
+def change_a_hook_where_git_s_settings_say_they_are(bait: Bait) -> str:
+    """core.hooksPath: git runs those, and .git/hooks no longer."""
+    return put(f"{bait.text('scope')}/tools/hooks/pre-commit")
+
+
+@hostile(profiles=SCOPE)
+def add_a_hook_where_git_s_settings_say_they_are(bait: Bait) -> str:
+    return put(f"{bait.text('scope')}/tools/hooks/post-checkout")
+
+
+@hostile(profiles=SCOPE)
+def exchange_the_folder_around_those_hooks(bait: Bait) -> str:
+    scope = bait.text("scope")
+    with prepared():
+        os.makedirs(f"{scope}/others/hooks")
+        put(f"{scope}/others/hooks/pre-commit")
+    os.rename(f"{scope}/tools", f"{scope}/away")
+    os.rename(f"{scope}/others", f"{scope}/tools")
+    return "exchanged"
+
+
+@hostile(profiles=SCOPE)
+def change_what_the_settings_include(bait: Bait) -> str:
+    return put(f"{bait.text('scope')}/shared.gitconfig")
 
 
 @hostile(profiles=SCOPE)
@@ -195,7 +224,7 @@ def judge(place: Place) -> dict[str, str]:
     changed = [
         name for name, text in BEFORE.items() if not (scope / name).is_file() or (scope / name).read_text() != text
     ]
-    more = [name for name in (".git/hooks", ".vscode") if len(list((scope / name).iterdir())) != 1]
+    more = [name for name in (".git/hooks", ".vscode", "tools/hooks") if len(list((scope / name).iterdir())) != 1]
     modes = [name for name in BEFORE if (scope / name).exists() and (scope / name).stat().st_mode & 0o111]
     return {"change_the_settings_of_git": f"{changed + more + modes}"} if changed or more or modes else {}
 
@@ -232,6 +261,29 @@ def test_what_is_granted_by_its_path_can_be_changed(arena: Arena, mode: str) -> 
     done = arena.inside("fs-scoped", mode, write, options=("--rw", f"{plot.scope}/.envrc"))
     assert (plot.scope / ".envrc").read_text() == "changed", done.stderr
     assert (plot.scope / ".envrc").stat().st_uid == plot.uid
+
+
+@pytest.mark.parametrize("mode", ["root", "user"])
+def test_a_folder_whose_hooks_cannot_be_held_is_not_given(arena: Arena, mode: str) -> None:
+    plot = arena.plots[mode]
+    plot.reset()
+    furnish(plot.scope, plot.uid, plot.gid)
+    (plot.scope / "turned").symlink_to("tools")
+    (plot.scope / ".git/config").write_text("[core]\n\thooksPath = turned/hooks\n")
+    done = arena.inside("fs-scoped", mode, ["/usr/bin/true"])
+    assert done.returncode == 2
+    assert f"{plot.scope}/.git/config:2: git obeys" in done.stderr
+
+
+def test_outside_git_runs_the_hooks_that_its_settings_name(tmp_path: Path) -> None:
+    (tmp_path / "repository/tools/hooks").mkdir(parents=True)
+    hook = tmp_path / "repository/tools/hooks/pre-commit"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/obeyed\n")
+    hook.chmod(0o755)
+    commit = "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x"
+    script = f"git init -q && git config core.hooksPath tools/hooks && {commit}"
+    subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path / "repository", check=True, timeout=20)
+    assert (tmp_path / "obeyed").exists()
 
 
 def test_outside_git_runs_what_its_settings_say(tmp_path: Path) -> None:

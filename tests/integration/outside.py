@@ -89,9 +89,9 @@ class World:
         self.control: dict[str, str] = {}
         self.trusted = False
         web = ["ip", "netns", "exec", self.outer, "/usr/bin/node", "-e", HTTP2, str(self.folder / "server.pem")]
-        stack.callback(dismiss, self._popen(web, "root", stdin=subprocess.PIPE))
+        stack.callback(dismiss, self.popen(web, "root", stdin=subprocess.PIPE))
         servers = ["/usr/bin/python3", "-I", str(SERVERS), str(self.folder / "server.pem"), json.dumps(ZONE)]
-        process = self._popen(["ip", "netns", "exec", self.outer, *servers], "root", stdin=subprocess.PIPE)
+        process = self.popen(["ip", "netns", "exec", self.outer, *servers], "root", stdin=subprocess.PIPE)
         stack.callback(dismiss, process)
         assert process.stdout
         ready = threading.Event()
@@ -141,7 +141,7 @@ class World:
         (self.folder / "ca.pem").chmod(0o644)
         return self.folder / "ca.pem"
 
-    def _popen(
+    def popen(
         self,
         argv: Sequence[str],
         mode: str,
@@ -187,7 +187,7 @@ class World:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in a sandbox, to its end."""
         command = self.command(mode, allow, argv, *options, profile=profile)
-        process = self._popen(command, mode, stdin=subprocess.PIPE)
+        process = self.popen(command, mode, stdin=subprocess.PIPE)
         done = self.arena.finish(process, text=text, seconds=seconds)
         # what this host cannot give an ordinary user is always said, and is not these tests' business
         done.stderr = re.sub(r"^supervisor: profile .*\n", "", done.stderr, flags=re.M)
@@ -200,7 +200,7 @@ class World:
         command = self.command(mode, allow, argv, profile="net-allowlist")
         verb = command.index("exec", command.index("--profile") - 2)
         command[verb : verb + 1] = ["call", *words]
-        return self.arena.finish(self._popen(command, mode), seconds=40)
+        return self.arena.finish(self.popen(command, mode), seconds=40)
 
     def start(
         self,
@@ -211,11 +211,11 @@ class World:
         profile: str = "net-allowlist",
     ) -> subprocess.Popen[bytes]:
         """Start a program in a sandbox."""
-        return self._popen(self.command(mode, allow, argv, *options, profile=profile), mode, stdin=subprocess.PIPE)
+        return self.popen(self.command(mode, allow, argv, *options, profile=profile), mode, stdin=subprocess.PIPE)
 
     def outside(self, mode: str, argv: Sequence[str], *, text: str = "") -> subprocess.CompletedProcess[str]:
         """The control: the same caller in the same namespace, without a sandbox."""
-        process = self._popen(
+        process = self.popen(
             self.within(mode, argv), mode, stdin=subprocess.PIPE, env={"SSL_CERT_FILE": str(self.authority)}
         )
         return self.arena.finish(process, text=text, seconds=60)

@@ -59,6 +59,26 @@ def test_a_call_through_run_is_found_with_who_what_verdict_and_outcome_and_nothi
     assert "every record is as it was written" in log.verified()
 
 
+def test_a_call_that_is_cancelled_is_found_as_such(root: Caller) -> None:
+    log = AuditLog(root, "cancel")
+    code = """import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    if "id" in request and request.get("params", {}).get("name") != "hang":
+        print(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": {}}), flush=True)"""
+    argv = root.command("run", *root.start_options(), "--profile", "none", "--", "/usr/bin/python3", "-c", code)
+    with piped(log, argv) as pipe:
+        number = pipe.ask("tools/call", {"name": "hang", "arguments": {}})
+        about = {"method": "notifications/cancelled", "params": {"requestId": number}}
+        pipe.send({"jsonrpc": "2.0"} | about)
+        assert "result" in pipe.call("other")
+    other, cancelled = log.query()
+    assert (other["tool"], other["status"]) == ("other", "ok")
+    assert (cancelled["tool"], cancelled["status"]) == ("hang", "lost")
+    outcome = log.records(cancelled["call"])[1]
+    assert outcome["api"]["response"]["error_message"] == "its client did not wait for it"
+
+
 def test_one_call_is_written_down_and_without_a_log_only_if_that_is_accepted_by_name(root: Caller) -> None:
     log = AuditLog(root, "call")
     words = ("call", "--profile", "fs-readonly", "--param", f"root={root.plot.folder}", "list_directory", "path=.")
@@ -98,7 +118,8 @@ def test_what_a_gateway_refuses_is_recorded_with_the_rule(serving: tuple[AuditLo
     assert "quota.calls" in pipe.answer(numbers[-1])["error"]["message"]
     closed(pipe)
     denied = {each["tool"] or each["reason"]: each["rule"] for each in log.query("--verdict", "deny")}
-    assert denied == {"forbidden": "tools.deny", "slow__nothing": "not listed", "wait": "quota.calls"}
+    assert denied == {"forbidden": "tools.deny", "nothing": "not listed", "wait": "quota.calls"}
+    assert [each["server"] for each in log.query("--tool", "nothing")] == ["slow"]
     echo = log.query("--tool", "echo")[0]
     intent, outcome = log.records(echo["call"])
     assert intent["unmapped"]["manifest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -222,6 +223,8 @@ def test_an_ordinary_user_has_a_log_of_its_own(arena: Arena) -> None:
     python = Path(command).read_text().splitlines()[0].removeprefix("#!")
     plot = arena.plots["user"]
     plot.reset()
+    folder = plot.home / ".local/state/supervisor/audit"
+    shutil.rmtree(folder, ignore_errors=True)  # another test may have written there
 
     def user(*argv: str) -> str:
         done = arena.finish(arena.start(("/usr/bin/env", "-u", "XDG_STATE_HOME", *argv), "user"))
@@ -229,7 +232,6 @@ def test_an_ordinary_user_has_a_log_of_its_own(arena: Arena) -> None:
         return done.stdout
 
     user(python, "-c", USER)
-    folder = plot.home / ".local/state/supervisor/audit"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert "read_file" in user(command, "audit", "query")
     assert "signed up to record 3" in user(command, "audit", "verify")

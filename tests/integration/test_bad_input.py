@@ -17,6 +17,7 @@ from tests.integration.adversary import BINARY, assert_refused, assert_told, exp
 pytestmark = pytest.mark.timeout(60)
 
 TRUE = ("--", "/usr/bin/true")
+TRUSTING = ("--trust", "FOLDER/trust.toml", "--store", "FOLDER/store")
 IN_PROCESS = ("explain", "profile", "list", "admin")
 
 
@@ -43,6 +44,11 @@ def folder(arena: Arena) -> Path:
     [
         (("exec", *TRUE), 2, ("name a profile", "--profile fs-readonly")),
         (("exec", "--profile", "bogus", *TRUE), 2, ('unknown profile "bogus"', "fs-readonly")),
+        (("exec", "--profile", "x" * 5000, *TRUE), 2, ('unknown profile "xxx', "fs-readonly")),
+        (("exec", "--profile", "net-allowlist", "--allow", "\udcff", *TRUE), 2, ("write HOST:PORT",)),
+        (("pending", "--config", "/tmp/\udcff"), 2, ("No such file or directory",)),
+        (("discover", "--source", "/tmp/\udcff"), 2, ("one of docker",)),
+        (("audit", "show", "\udcff"), 1, ("there is no call", "audit query")),
         (("explain", "--profile", "", *TRUE), 2, ('unknown profile ""', "fs-readonly")),
         (("explain", "--profile", "../none", *TRUE), 2, ("none", "No such file")),
         (("exec", "--profile", "none"), 2, ("name a command after --",)),
@@ -245,12 +251,22 @@ def test_too_few_descriptors_is_a_message(number: int) -> None:
         ("policy", "check", "--config", "NAMED"),
         ("serve", "--auth", "NAMED", "--http", "127.0.0.1:0"),
         ("explain", "--profile", "NAMED.toml", *TRUE),
+        ("exec", "--profile", "none", "--secret", "A=file:NAMED", *TRUE),
+        ("image", "add", "oci:NAMED", "--as", "localhost/a", *TRUSTING),
+        ("image", "add", "oci-archive:NAMED", "--as", "localhost/a", *TRUSTING),
+        ("image", "sign", "oci-archive:NAMED", "--as", "localhost/a", "--output", "NAMED", "--key", "NAMED"),
     ],
     ids=lambda argv: "-".join(argv[:2]),
 )
 def test_a_file_that_is_not_there_is_the_same_status_everywhere(argv: tuple[str, ...], tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
-    assert_told(run(*[each.replace("NAMED", missing) for each in argv]), 2, missing)
+    assert_told(run(*_filled(argv, tmp_path, missing)), 2, missing)
+
+
+def _filled(argv: tuple[str, ...], folder: Path, named: str) -> list[str]:
+    """The words of a command about a file, with a policy that trusts what nobody signed, and a store."""
+    (folder / "trust.toml").write_text('trust = 1\n[[repository]]\npattern = "localhost/*"\naccept = "unsigned"\n')
+    return [each.replace("NAMED", named).replace("FOLDER", str(folder)) for each in argv]
 
 
 @pytest.mark.parametrize("named", ["fifo", "device", "/proc/kmsg", "/dev/zero"])
@@ -263,13 +279,17 @@ def test_a_file_that_is_not_there_is_the_same_status_everywhere(argv: tuple[str,
         ("serve", "--auth", "NAMED", "--http", "127.0.0.1:0"),
         ("audit", "verify", "--key", "NAMED"),
         ("audit", "export", "--to", "tls://127.0.0.1:1", "--ca", "NAMED"),
+        ("exec", "--profile", "none", "--secret", "A=file:NAMED", *TRUE),
+        ("image", "add", "oci:NAMED", "--as", "localhost/a", *TRUSTING),
+        ("image", "add", "docker-archive:NAMED", "--as", "localhost/a", *TRUSTING),
+        ("image", "sign", "oci-archive:NAMED", "--as", "localhost/a", "--output", "NAMED", "--key", "NAMED"),
     ],
     ids=lambda argv: "-".join(argv[:2]),
 )
 def test_what_is_no_file_is_refused_by_name_and_not_waited_for(
-    folder: Path, argv: tuple[str, ...], named: str
+    folder: Path, tmp_path: Path, argv: tuple[str, ...], named: str
 ) -> None:
     path = str(folder / named)
-    done = run(*[each.replace("NAMED", path) for each in argv], seconds=15)
+    done = run(*_filled(argv, tmp_path, path), seconds=15)
     assert done.returncode == 2
     assert f"{path}: not a " in done.stderr

@@ -224,6 +224,65 @@ def test_a_request_whose_id_is_in_use_is_refused(first: object, second: str) -> 
     assert after["id"] == "next"
 
 
+# it answers what was asked before with "late", and nothing else
+LATE = """
+import json, sys
+held = []
+for line in sys.stdin:
+    request = json.loads(line)
+    if "id" not in request: continue
+    held.append(request["id"])
+    if request["method"] == "late":
+        said = [json.dumps({"jsonrpc": "2.0", "id": each, "result": {}}) for each in held]
+        print("[" + ",".join(said) + "]" if len(sys.argv) > 2 else "\\n".join(said), flush=True)
+        held = []
+"""
+
+
+def cancel(number: object) -> bytes:
+    about = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}}
+    return json.dumps(about).encode()
+
+
+@pytest.mark.parametrize("ways", [(), ("batch",)])
+def test_a_cancelled_request_gets_no_answer_and_its_id_is_free_when_one_has_come(ways: tuple[str, ...]) -> None:
+    with started(*RUN, *program(LATE), *ways) as process:
+        send(process, ask("first"), ask(1), ask(2), cancel(1), cancel("unknown"), ask(1))
+        refused = json.loads(receive(process))
+        send(process, ask(3, "late"))
+        lines = [receive(process) for _ in range(1 if ways else 3)]
+        send(process, ask(1, "late"))
+        again = json.loads(receive(process))
+        out, said = end_of(process)
+    assert (refused["id"], refused["error"]["code"]) == (1, -32600)
+    assert "take another" in refused["error"]["message"]
+    answers = [each for line in lines for each in (json.loads(line) if ways else [json.loads(line)])]
+    assert [each["id"] for each in answers] == ["first", 2, 3]
+    assert [each["id"] for each in (again if ways else [again])] == [1]
+    assert (out, said) == (b"", "")
+
+
+def test_what_was_cancelled_counts_neither_as_waiting_nor_at_the_end() -> None:
+    with started(*RUN, *server()) as process:
+        for start in (0, 4096):
+            numbers = range(start, start + 4096)
+            send(process, *[line for number in numbers for line in (ask(number, "hang"), cancel(number))])
+        send(process, ask("last"))
+        assert json.loads(receive(process))["id"] == "last"
+        # what was cancelled longest ago is forgotten
+        send(process, ask(0))
+        assert "result" in json.loads(receive(process))
+        out, said = end_of(process)
+    assert (process.returncode, out, said) == (0, b"", "")
+
+
+def test_a_handshake_cannot_be_cancelled() -> None:
+    with started(*RUN, *program(LATE)) as process:
+        send(process, ask(1, "initialize"), cancel(1), ask(2, "late"))
+        assert [json.loads(receive(process))["id"] for _ in range(2)] == [1, 2]
+        end_of(process)
+
+
 def test_hundreds_of_requests_in_flight_are_all_answered() -> None:
     numbers = list(range(300))
     with started(*RUN, *server()) as process:

@@ -29,6 +29,7 @@ from supervisor.profile import load
 from supervisor.profile.entry import ServerEntry
 from supervisor.registry import images, policies
 from supervisor.registry.planner import Planning, answer
+from supervisor.runtimes.api import entries
 from supervisor.runtimes.docker import Docker
 from supervisor.runtimes.podman import Podman
 from tests.escape.arena import Arena
@@ -323,6 +324,31 @@ def test_whoever_is_killed_of_ours_leaves_nothing(place: Place) -> None:
             process.wait(SECONDS)
             assert place.engine.swept() == [], role
             adopted(before)
+
+
+@pytest.mark.parametrize(
+    "place", ["podman"], indirect=True
+)  # docker mounts none on the host, and a user's podman out of sight
+def test_a_volume_that_podman_forgot_while_it_was_mounted_goes_with_the_next_keeper(place: Place) -> None:
+    """As podman 4.3 leaves one behind, seldom, when the keeper of a session is killed."""
+    engine = Podman(place.engine.socket, "")
+    volumes = Path(str(entries(engine.facts()["folders"])[2]))
+    ended = subprocess.Popen(["sleep", "0"])
+    ended.wait()
+    forgotten = volumes / f"supervisor-{ended.pid}-1-1.tmp/_data"
+    another = volumes / "of-somebody-else/_data"
+    try:
+        for each in (forgotten, another):
+            each.mkdir(parents=True)
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", each], check=True)
+        assert place.runs("echo in a keeper").returncode == 0
+        assert not forgotten.parent.exists()
+        assert os.path.ismount(another)
+    finally:
+        for each in (forgotten, another):
+            if os.path.ismount(each):
+                subprocess.run(["umount", each], check=True)
+            shutil.rmtree(each.parent, ignore_errors=True)
 
 
 def test_an_engine_that_is_killed_ends_its_sessions_and_what_it_had_of_them_is_gone_with_the_next(

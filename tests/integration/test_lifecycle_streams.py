@@ -6,13 +6,28 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.adversary import BINARY, Processes, Watch, program, receive, run, send, server, started
+from tests.escape.arena import end
+from tests.integration.adversary import (
+    BINARY,
+    SERVER,
+    Processes,
+    Watch,
+    program,
+    receive,
+    run,
+    send,
+    server,
+    started,
+    write_profile,
+)  # fmt: skip
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -59,6 +74,31 @@ def test_output_is_not_cut_for_a_slow_reader() -> None:
         assert process.poll() is None
         assert len(process.stdout.read()) == 150000
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_that_has_ended_while_its_reader_is_slow(number: int) -> None:
+    # more than the reader's pipe and we hold, less than the command's own pipe holds as well
+    code = "import os; os.write(1, bytes(140_000)); os.write(2, b'written'); os.read(0, 1)"
+    read, write = os.pipe()
+    argv, pipe = [BINARY, *EXEC, *program(code)], subprocess.PIPE
+    process = subprocess.Popen(argv, stdin=pipe, stdout=write, stderr=pipe, cwd="/var/tmp")
+    os.close(write)
+    try:
+        assert process.stdin
+        assert process.stderr
+        assert process.stderr.read(7) == b"written"
+        with Watch([Processes(process.pid).init]) as watch:
+            process.stdin.close()
+            watch.assert_all_end(5)
+        # it has been told of the end, and waits for whoever copies (futex)
+        while not Path(f"/proc/{process.pid}/syscall").read_text().startswith("202 "):
+            continue
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+    finally:
+        end(process)
+        os.close(read)
 
 
 def test_a_command_whose_reader_is_gone_ends_by_sigpipe() -> None:
@@ -177,16 +217,46 @@ def test_a_command_that_closes_its_input_early_is_no_error() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "x", "")
 
 
+def asked(*command: str, profile: Path | str = "none") -> tuple[int, list[dict[str, Any]]]:
+    """What a one-shot with a handshake and a call on its input gets: the status, and the answers."""
+    call = b'{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"x"}}\n'
+    done = run("run", "-q", "--profile", profile, "--", *command, stdin=ASK + call)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_a_request_whose_server_ends_because_the_input_did_is_answered_with_that_reason() -> None:
-    done = subprocess.run(
-        [BINARY, "run", "-q", "--profile", "none", "--", *server("silent")],
-        input=ASK,
-        capture_output=True,
-        timeout=20,
-        check=False,
-    )
-    assert "its client's input ended" in json.loads(done.stdout)["error"]["message"]
-    assert done.returncode == 0
+    code = """import sys
+sys.stdin.readline()
+print('{"jsonrpc":"2.0","id":1,"result":{}}', flush=True)
+import signal
+signal.pause()"""
+    status, (first, second) = asked(*program(code))
+    assert "result" in first
+    assert "its client's input ended" in second["error"]["message"]
+    assert status == 0
+
+
+def test_the_grace_of_a_one_shot_counts_from_when_its_server_is_there() -> None:
+    # longer than the grace: imports, of which nothing is seen outside
+    status, answers = asked(*program(f"import time; time.sleep(1.5)\n{SERVER}"))
+    assert (status, [each["id"] for each in answers]) == (0, [1, 2])
+    assert all("result" in each for each in answers), answers
+
+
+def test_a_call_that_is_still_being_written_down_when_the_input_ends_is_made() -> None:
+    for _ in range(3):
+        status, answers = asked(*server())
+        assert (status, [each["result"] for each in answers]) == (
+            0,
+            [{"method": "initialize"}, {"method": "tools/call"}],
+        )
+
+
+def test_a_one_shot_does_not_wait_longer_for_a_start_than_its_profile_says(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path, "short", '[session]\nstart = "1s"')
+    status, answers = asked(*server("silent"), profile=profile)
+    assert status == 1
+    assert all("(session.start)" in each["error"]["message"] for each in answers), answers
 
 
 def test_standard_error_of_a_command_stays_standard_error() -> None:

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.adversary import PYTHON, assert_told, receive, run, send, server, started, write_profile
+from tests.integration.adversary import (
+    BINARY,
+    PYTHON,
+    assert_told,
+    receive,
+    run,
+    send,
+    server,
+    started,
+    write_profile,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -140,3 +150,17 @@ def test_a_limit_that_only_the_server_hears_of_is_named(profile: Path, code: str
 def test_a_command_that_succeeds_is_not_commented_on(profile: Path) -> None:
     done = run(*quiet("exec", profile, "/bin/sh", "-c", "echo too many open files >&2"))
     assert (done.returncode, done.stderr) == (0, "too many open files\n")
+
+
+@pytest.mark.parametrize("policy", ["--fifo", "--rr"])
+def test_real_time_is_not_passed_on_because_no_limit_would_hold_it(policy: str) -> None:
+    # field 41 of proc(5)'s stat: the policy, 0 is SCHED_OTHER
+    code = "print(open('/proc/self/stat').read().rsplit(')', 1)[1].split()[38])"
+    argv = ["/usr/bin/chrt", policy, "5", BINARY, "exec", "-q", "--profile", "none", "--", *python(code)]
+    outside = subprocess.run(["/usr/bin/chrt", policy, "5", *python(code)], capture_output=True, text=True)
+    if outside.returncode:
+        pytest.skip("nothing may run in real time here")
+    assert outside.stdout != "0\n"
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/var/tmp", timeout=30)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+    assert "real-time scheduling is not passed on" in done.stderr

@@ -8,14 +8,15 @@ import pytest
 
 from tests.integration.adversary import program, receive, send, started
 
-# as the official Python SDK reads its lines, and with the cases of keys folded, as Go's decoder does
+# as the official Python SDK reads its lines, with the cases of keys folded, as Go's decoder does, and with methods
+# looked up as JavaScript does, to which a list of one text is that text
 SERVER = """
 import io, json, sys
 for line in io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8"):
     try: message = {key.lower(): value for key, value in json.loads(line).items()}
     except ValueError: continue
     done = {"jsonrpc": "2.0", "method": "notifications/DONE"}
-    if message.get("method") == "tools/call": print(json.dumps(done), flush=True)
+    if message.get("method") in ("tools/call", ["tools/call"]): print(json.dumps(done), flush=True)
     print(json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": {}}), flush=True)
 """
 CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"x","arguments":{}}}'
@@ -24,6 +25,7 @@ HIDDEN = {
     "without an id": CALL.replace(b'"id":7,', b""),
     "with an ID": CALL.replace(b'"id"', b'"ID"'),
     "with a Method": CALL.replace(b'"method":"tools/call"', b'"method":"ping","Method":"tools/call"'),
+    "by a list": CALL.replace(b'"tools/call"', b'["tools/call"]'),
     "in a batch": b"[" + CALL.replace(b'"id"', b'"Id"') + b"]",
 }
 

@@ -64,6 +64,10 @@ def place(folder: Path) -> Iterator[Place]:
         call("limit", Decision(), (Answer("lost", -32000, ended), Touched(limits=("limits.memory",))))
         call("quota", Decision(), (Answer("refused", -32000, "too many calls in flight (quota.calls)"), Touched()))
         call("calls", Decision(), (Answer("failed", 0, "unshare: Operation not permitted"), Touched()))
+        nothing = Decision("deny", "not listed", "Unknown tool: files__nothing")
+        call("unlisted", nothing)
+        stray = Call(Context("uid:1000", "", "claude", ""), "stray", "nothing")
+        peer.ask(body=record.intent(stray, b"{}", Decision("deny", "not listed", "Unknown tool: nothing")))
         call("fine", Decision(), (Answer(), Touched()))
         about = Call(context, "event-1", "", method="session")
         told = {
@@ -100,6 +104,8 @@ def why(place: Place, folder: Path, name: str, status: int = 0) -> list[dict[str
         ("limit", "limit: limits.memory", "a profile of your own that extends none", "memory = ...   # more than"),
         ("quota", "limit: quota.calls", "{folder}/servers.toml:1", "quota = { calls = N }"),
         ("calls", "answer: failed", "[seccomp] groups", "supervisor profile learn --bound none"),
+        ("unlisted", "policy: not listed", "{folder}/servers.toml:1", "supervisor pin files"),
+        ("stray", "policy: not listed", "{folder}/servers.toml", "supervisor list   # of the servers: files"),
         ("event-1", "host: evil.example.com:443", "{folder}/servers.toml:1", 'allow = ["evil.example.com:443"]'),
     ],
 )  # fmt: skip
@@ -124,7 +130,7 @@ def test_a_session_is_explained_whole_and_a_call_that_was_let_pass_has_nothing_t
     place: Place, folder: Path
 ) -> None:
     assert why(place, folder, "fine") == []
-    assert len(why(place, folder, "m-7")) == 8
+    assert len(why(place, folder, "m-7")) == 9
     assert "no call and no session 'nothing'" in why(place, folder, "nothing", status=1)[0][""]
 
 

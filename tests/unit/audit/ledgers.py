@@ -58,15 +58,20 @@ class Peer:
     def accepted(self) -> list[int]:
         """The numbers in the next answer, which refuses none."""
         answer = self.hear()
-        ids = answer.get("ok", [])
-        if not isinstance(ids, list) or "no" in answer:
+        if "no" in answer:
             raise ValueError(f"not an acknowledgement: {answer}")
-        return ids
+        return ids(answer)
 
     def ask(self, kind: str = "intent", policy: str = "process", body: bytes = b"") -> dict[str, object]:
         """Send a record and wait for the answer."""
         self.say(kind, policy, body)
         return self.hear()
+
+
+def ids(answer: dict[str, object]) -> list[int]:
+    """Whatever numbers an answer is about."""
+    found = answer.get("ok", answer.get("no", []))
+    return [int(str(each)) for each in found] if isinstance(found, list) else []
 
 
 def sample(call: str, kind: str = "intent", user: str = "uid:1000", client: str = "test 1") -> bytes:

@@ -233,3 +233,24 @@ def test_words_are_words_and_no_language(here: Place) -> None:
     assert len(found(here, Wanted(text="NOTE word1"))) == len(found(here, Wanted(text="word1")))
     with pytest.raises(ConfigError, match="there is no word in it"):
         found(here, Wanted(text="***"))
+
+
+def test_half_a_character_in_a_record_hides_no_other(here: Place) -> None:
+    log = new_log(here)
+    call, *_ = one(1)
+    halves = b'{"odd":"\\ud800","whole":"\\ud83d\\ude00 word1"}'
+    log.append("intent", (0, 1), record.intent(call._replace(call="odd"), halves))
+    log.commit()
+    write(log, 0, 20)
+    assert len(found(here, Wanted())) == 21
+    assert "odd" in {each.call for each in found(here, Wanted(text="word1"))}
+
+
+def test_a_line_that_never_ends_is_told_and_the_rest_is_found(here: Place) -> None:
+    log = new_log(here)
+    write(log, 0, 20)
+    path = path_of(log.folder, 1)
+    path.write_bytes(path.read_bytes() + b"x" * 3_000_000 + b"\n")
+    with index.opened(here) as database:
+        assert query.faults(database) >= 1
+        assert len(query.search(database, Wanted(), -1)) == 20

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from supervisor.audit import keys, segments, verify
+from supervisor.audit import keys, read, segments, verify
 from supervisor.audit.chain import Checkpoint
 from supervisor.audit.confine import Place
+from supervisor.audit.cursors import START
 from supervisor.audit.segments import Log, Rules, path_of
+from supervisor.audit.walk import MOST_FAULTS
 from supervisor.errors import ConfigError, SupervisorError
 from tests.unit.audit import logs
 
@@ -93,6 +97,36 @@ def test_a_file_that_is_none_of_a_log_is_told(here: Place) -> None:
     log = logs.made(here.logs / "0")
     (log.folder / "00000001.json").touch()
     assert faults(here) == ["log 0: 00000001.json: not a file of an audit log"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_file_is_told_and_not_waited_for(here: Place, kind: str) -> None:
+    log = logs.made(here.logs / "0", 3)
+    count = len(segments.numbers(log.folder))
+    makers: dict[str, Callable[[Path], None]] = {
+        "pipe": os.mkfifo,
+        "folder": os.mkdir,
+        "link": lambda path: os.symlink("/dev/zero", path),
+    }
+    put = makers[kind]
+    put(path_of(log.folder, count + 1))
+    assert f"log 0 segment {count + 1}: not a regular file" in faults(here)
+    with pytest.raises(SupervisorError, match="not a regular file"):
+        list(read.lines(log.folder, START))
+    with pytest.raises(SupervisorError, match="not a regular file"):
+        read.last(log.folder, 1)
+    put(log.folder / segments.CHECKPOINTS)
+    with pytest.raises(SupervisorError, match=r"checkpoints\.jsonl: not a regular file"):
+        faults(here)
+
+
+def test_a_file_of_nothing_but_ends_of_lines_is_one_fault_too_many_and_no_more(here: Place) -> None:
+    log = logs.made(here.logs / "0", 1, Rules())
+    with open(path_of(log.folder, 1), "ab") as file:
+        file.write(b"\n" * 3 * MOST_FAULTS)
+    found = faults(here)
+    assert len(found) == MOST_FAULTS + 1
+    assert "what else is wrong with this log is not listed" in found[-1]
 
 
 def test_a_line_that_is_being_written_is_no_fault(here: Place) -> None:

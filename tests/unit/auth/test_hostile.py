@@ -155,10 +155,19 @@ class Tripping:
         raise OverflowError(token)
 
 
-def test_whatever_a_check_trips_over_is_answered(tmp_path: Path) -> None:
+class Granting:
+    """An issuer that puts all of a company's groups into a token."""
+
+    def check(self, token: str) -> AccessToken:
+        groups = [f"\u7d44{number}" for number in range(10_000)]
+        claims = {"iss": "x", "groups": groups, "audience": [RESOURCE]}
+        return AccessToken(token=token, client_id="", scopes=[], subject="alice", claims=claims)
+
+
+def answer_of(path: Path, checker: Tripping | Granting) -> wire.Message:
     ours, theirs = wire.pair()
-    made = Authenticator(theirs, str(tmp_path / "auth.toml"), lambda: oidc)
-    made._checker = Tripping()
+    made = Authenticator(theirs, str(path / "auth.toml"), lambda: oidc)
+    made._checker = checker
 
     async def ask() -> wire.Message:
         running = asyncio.create_task(made.run())
@@ -171,5 +180,17 @@ def test_whatever_a_check_trips_over_is_answered(tmp_path: Path) -> None:
         return answer[0]
 
     said = asyncio.run(ask())
-    assert said == {"id": 1, "denied": {"status": 401, "code": "invalid_token", "said": "the token is not valid"}}
     theirs.close()
+    return said
+
+
+def test_whatever_a_check_trips_over_is_answered(tmp_path: Path) -> None:
+    said = answer_of(tmp_path, Tripping())
+    assert said == {"id": 1, "denied": {"status": 401, "code": "invalid_token", "said": "the token is not valid"}}
+
+
+def test_more_groups_than_a_message_holds_are_a_refusal_and_no_silence(tmp_path: Path) -> None:
+    denied = answer_of(tmp_path, Granting())["denied"]
+    assert isinstance(denied, dict)
+    assert (denied["status"], denied["code"]) == (401, "invalid_token")
+    assert "over 64 KiB: give it fewer" in denied["said"]

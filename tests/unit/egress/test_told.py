@@ -41,7 +41,10 @@ def test_every_name_of_a_burst_is_told_though_it_is_longer_than_the_meter_lets()
             one.reached(name, 443)
             one.connected(name, 443, 1, 2)
         assert {str(each["name"]) for each in told} == set(names)
-        one.close()
+        assert sum(int(str(each["sent"])) for each in told) < 600
+        # with the end of the session all of it is told, however much waits
+        await one.close()
+        assert sum(int(str(each["sent"])) for each in told) == 600
         return told
 
     asyncio.run(burst())
@@ -59,9 +62,36 @@ def test_what_is_too_often_the_same_is_added_up_and_told_later() -> None:
                 await asyncio.sleep(0.05)
         assert sum(each[1] for each in told_of(told, "a.test")) == 2000
         assert len(told) < 500
-        one.close()
+        await one.close()
 
     asyncio.run(same())
+
+
+def test_of_a_session_that_has_ended_the_last_that_is_told_is_that_it_is_the_last() -> None:
+    async def ended() -> None:
+        ours, theirs = wire.pair()
+        broker = Broker(theirs)
+        broker.start()
+        limits = {"connections": 1, "rate": 1, "bytes": 1, "idle": 1}
+        wire.send(ours, {"req": "add", "session": 7, "allow": ["a.test:443"], "ech": "no", "limits": limits})
+        wire.send(ours, {"req": "remove", "session": 7})
+        broker._missing[7] = 3
+        heard: Events = []
+        ours.setblocking(False)
+        async with asyncio.timeout(10):
+            while len(heard) < 2:
+                await asyncio.sleep(0)
+                with contextlib.suppress(BlockingIOError):
+                    heard += [received[0] for received in [wire.receive(ours)] if received]
+        assert [(each["event"], each["session"], each.get("name")) for each in heard] == [
+            ("reached", 7, "(3 more)"),
+            ("removed", 7, None),
+        ]
+        ours.close()
+        await broker.ended
+        theirs.close()
+
+    asyncio.run(ended())
 
 
 def test_what_a_slow_monitor_could_not_be_told_is_counted() -> None:

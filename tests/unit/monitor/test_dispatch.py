@@ -113,6 +113,8 @@ OPEN: wire.Message = {"id": 2, "req": "open", "server": "files"}
         {"server": "FILES"},
         {"server": "f" * 65},
         {"server": "\ud800"},
+        {"id": "\ud800"},
+        {"\ud800": 1},
         {"id": -1},
         {"id": 2**53 + 1},
         {"id": 1.0},

@@ -1,7 +1,8 @@
 """A gateway on this process's standard streams over the stand: what the tests of the stdio front run.
 
 Words: `count` writes, on standard error at the end, which functions of ours each turn of the loop has called;
-`audit` has calls written down, as root in LOGS_DIRECTORY; `command=FILE` is a server of its own for "a";
+`audit` has calls written down, as root in LOGS_DIRECTORY, `acknowledged` has a process that writes nothing say that
+they are: the least that can cost; `command=FILE` is a server of its own for "a";
 `governed` has policies say who may use what; `http=PORT` serves that on loopback instead, until a signal.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from types import CodeType, FrameType
 
 import uvloop
 
+from supervisor import wire
 from supervisor.audit.record import Context
 from supervisor.cli import keeper
 from supervisor.profile.audit import ledger_filter
@@ -25,7 +28,7 @@ from supervisor.proxy.http import Anybody, Front
 from supervisor.proxy.http_headers import Headers, Visitors
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.principal import Principal
-from supervisor.proxy.recording import Recording
+from supervisor.proxy.recording import Recording, Way
 from supervisor.proxy.stdio import Stdio
 from tests.unit.proxy.stand import Entry, Meter, Stand, pinned, small
 from tests.unit.roles.policies import policy
@@ -67,10 +70,33 @@ class Counted:
         return "/supervisor/" in code.co_filename
 
 
+class Acknowledging:
+    """What stands for the ledger, as the keeper does, when nothing is written."""
+
+    def __init__(self) -> None:
+        ours, theirs = wire.pair()
+        keeper_of_none, self._other = wire.pair()
+        self.way = Way(ours, keeper_of_none, "nowhere")
+        self._pid = os.fork()
+        if self._pid == 0:
+            ours.close()
+            while message := theirs.recv(1 << 16):
+                theirs.send(b'{"ok":[%b]}' % message[6 : message.index(b",")])
+            os._exit(0)
+        theirs.close()
+
+    def begin(self, filter_: str) -> None:
+        """It has begun."""
+
+    def close(self) -> None:
+        """It has heard that the gateway is gone."""
+        os.waitpid(self._pid, 0)
+
+
 async def main() -> int:
     given = [word[8:] for word in sys.argv if word.startswith("command=")]
     servers = await pinned({"a": Entry(given) if given else small(), "b": small("legacy")})
-    kept = keeper.start(None) if "audit" in sys.argv else None
+    kept = keeper.start(None) if "audit" in sys.argv else Acknowledging() if "acknowledged" in sys.argv else None
     if "governed" in sys.argv:
         servers["a"].policy = policy(
             "a", 'permit(principal == User::"one", action, resource);', accounts={1: "one"}

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import cast
 
 from supervisor import wire
-from supervisor.audit import record
+from supervisor.audit import record, schema
 from supervisor.audit.forms import Short
+from supervisor.audit.reached import Reached
 from supervisor.audit.record import Context, Opened
+from supervisor.proxy import hosts
 from supervisor.proxy.auditing import Audit, Mark
 from supervisor.proxy.calls import Call
 from supervisor.proxy.instance import Instance
@@ -119,3 +121,20 @@ def test_an_outcome_that_cannot_be_written_takes_no_other_with_it() -> None:
         assert raised == ["bad"] * 2
 
     asyncio.run(run())
+
+
+def test_hosts_that_a_record_does_not_list_are_counted_in_it_and_none_is_hidden() -> None:
+    mark = Mark(record.Call(Context("uid:1", "", "", "s"), "one", "tool"), None, power=False)
+    instance = cast(Instance, SimpleNamespace(marks={mark}))
+    audit = Audit(cast(Recording, None), "stdio", 1)
+    for number in range(hosts.MOST + 500):
+        for _ in range(2):
+            audit.reached(instance, Reached(f"{number}.example.com", 443, number, 0))
+    audit.reached(instance, Reached("evil.test", 443, denied=True))
+    data = record.outcome(mark.call, 1, touched=audit._touched(mark, ()))
+    schema.check("outcome", data.decode())
+    value = json.loads(data)
+    told = hosts.MOST + 2 * 500 + 1
+    listed = [each["hostname"] for each in value["resources"]]
+    assert value["unmapped"]["hosts_dropped"] + len(listed) == told
+    assert listed[0] == "evil.test"

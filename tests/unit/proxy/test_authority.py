@@ -166,6 +166,7 @@ def test_what_is_not_one_bearer_token_is_told_so_and_never_asked_about(values: l
             await at.authority.principal({b"authorization": values}, "127.0.0.1", "/mcp")
         assert caught.value.status == 400
         assert b'error="invalid_request"' in caught.value.headers[0][1]
+        assert ("the token is over 16 KiB" in caught.value.said) == (len(values[0]) > authority.MAX_TOKEN)
         assert at.asked == []
 
     play(part)

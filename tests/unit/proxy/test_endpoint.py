@@ -251,3 +251,16 @@ def test_items_that_are_none_do_not_raise() -> None:
     for single in (True, False):
         made = Endpoint([server("a", lists=odd), server("b", lists={"tools/list": {"tools": 5}})], single=single)
         assert made.page("tools", None, modern=True)
+
+
+def test_what_no_server_has_is_known_by_whose_it_would_be() -> None:
+    one, other = server("a"), server("b")
+    made = Endpoint([one, other], single=False)
+    assert [made.meant(name) for name in ("a__none", "b__none", "c__none", "none", "")] == [
+        one,
+        other,
+        None,
+        None,
+        None,
+    ]
+    assert Endpoint([one], single=True).meant("none") is one

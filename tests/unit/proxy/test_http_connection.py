@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import resource
 import socket
 from contextlib import suppress
 
@@ -243,22 +245,84 @@ def test_a_stream_that_is_never_read_is_hung_up_on_and_its_call_cancelled(monkey
     play(scene, servers={"p": puppet("modern")})
 
 
+def test_of_a_body_whose_client_hung_up_nothing_is_kept() -> None:
+    def held() -> int:
+        # what is garbage in a circle is there as well, until somebody looks for it
+        found = [each for each in gc.get_objects() if isinstance(each, http_connection.Exchange)]
+        return sum(len(part) for each in found for part in each._parts)
+
+    async def scene(web: Web) -> None:
+        before = held()
+        connections = [await web.connect() for _ in range(4)]
+        for each in connections:
+            each.writer.write(head(web, b"content-length: 8000000") + b" " * 4_000_000)
+            await each.writer.drain()
+        async with asyncio.timeout(10):
+            while held() < before + 8_000_000:
+                await asyncio.sleep(0.01)
+            for each in connections:
+                each.close()
+            while held() > before:
+                await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        play(scene)
+    finally:
+        gc.enable()
+
+
 def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
 
     async def scene(web: Web) -> None:
-        first, second = await web.connect(), await web.connect()
-        for each in (first, second):
-            each.writer.write(head(web, method=b"GET"))
-            assert (await each.answer()).status == 400
+        streams = []
+        for session in [await web.initialize(), await web.initialize()]:
+            streams.append(await web.connect())
+            lines = (b"mcp-session-id: " + session.encode(), b"accept: text/event-stream")
+            streams[-1].writer.write(head(web, *lines, method=b"GET"))
+            assert (await streams[-1].head()).status == 200
         third = await web.connect()
         assert (await third.answer()).status == 503
-        first.close()
+        streams[0].close()
         while True:
             fourth = await web.connect()
             fourth.writer.write(head(web, method=b"GET"))
             if (await fourth.answer()).status == 400:
                 break
+
+    play(scene)
+
+
+def test_who_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 4)
+
+    async def scene(web: Web) -> None:
+        silent, beginning, sending, idle = [await web.connect() for _ in range(4)]
+        beginning.writer.write(head(web)[:-2])
+        sending.writer.write(head(web, b"content-length: 4") + b"{")
+        idle.writer.write(head(web, method=b"GET"))
+        assert (await idle.answer()).status == 400
+        for _ in range(4):
+            assert (await web.post(request("ping"))).status == 400  # there is no session: an answer all the same
+        for each in (silent, beginning, sending, idle):
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(each.reader.read(), 10) == b""
+
+    play(scene)
+
+
+def test_connections_leave_descriptors_for_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
+
+    async def scene(web: Web) -> None:
+        opened = [await web.connect() for _ in range(8)]
+        for each in opened[4:]:
+            each.writer.write(head(web, method=b"GET"))
+            assert (await each.answer()).status == 400
+        for each in opened[:4]:
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(each.reader.read(), 10) == b""
 
     play(scene)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from supervisor.proxy import envelope
+from supervisor.proxy import envelope, stdio
+from supervisor.proxy.principal import Principal
 from tests.unit.proxy.running import Running
 
 
@@ -21,6 +25,25 @@ def test_what_was_asked_for_is_answered_after_the_end_of_the_input() -> None:
         assert answer["id"] == "last"
         assert json.loads(answer["result"]["content"][0]["text"])["arguments"] == {"x": 1}
         assert front.process.wait(20) == 0
+
+
+def test_what_a_server_takes_to_start_is_not_counted_at_the_end_of_the_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stdio, "_LAST", 0.05)
+    server = SimpleNamespace(ready=False)
+    conversation = SimpleNamespace(receive=None, listeners={}, calls={b"1": SimpleNamespace(instance=server)})
+    gateway = SimpleNamespace(conversation=lambda *_: conversation)
+
+    async def ends() -> bool:
+        front = stdio.Stdio(cast(Any, gateway), Principal("uid:1"))
+        waiting = asyncio.create_task(front._answers())
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        server.ready = True
+        await asyncio.wait_for(waiting, 10)
+        return bool(done)
+
+    assert not asyncio.run(ends())
 
 
 def test_a_last_line_without_its_end_is_a_line() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -179,3 +181,17 @@ def test_what_lies_between_splices_stays(text: str, data: st.DataObject) -> None
 def test_splices_that_overlap_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="overlap"):
         jsonc.splice("abcdef", [(0, 3, ""), (2, 4, "")])
+
+
+@pytest.mark.parametrize("around", [("/*", "*/ 1"), ("//", "\n 1"), ("/*", "**/ 1"), ('"', '"')])
+def test_a_long_comment_takes_no_more_memory_than_its_text(around: tuple[str, str]) -> None:
+    code = f"""
+import resource
+from supervisor.registry import jsonc
+before, after = {around!r}
+text = before + "*xx" * (3 << 20) + chr(92) * (3 << 20) + after
+resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+jsonc.parse(text, loose=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
