@@ -39,8 +39,12 @@ class Envelope(msgspec.Struct):
     @property
     def is_both(self) -> bool:
         """It has a method, and is an answer to whoever looks for one first."""
-        answers = self.result is not msgspec.UNSET or self.error is not msgspec.UNSET
-        return answers and self.method is not msgspec.UNSET
+        return self.is_answer and self.method is not msgspec.UNSET
+
+    @property
+    def is_answer(self) -> bool:
+        """It has what an answer has."""
+        return self.result is not msgspec.UNSET or self.error is not msgspec.UNSET
 
 
 _decoder = msgspec.json.Decoder(Envelope)

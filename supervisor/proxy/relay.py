@@ -181,8 +181,8 @@ class Relay:
             del self.given_up[next(iter(self.given_up))]
 
     def refuse(self, head: envelope.Envelope, code: int, said: str) -> None:
-        """Answer a line that is not passed on; a batch as a whole, under no id."""
-        known = envelope.spelling(head) if head.is_request else b"null"
+        """Answer a line that is not passed on; a batch as a whole and an answer under no id."""
+        known = b"null" if head.is_response and head.is_answer else envelope.spelling(head)
         self.to_client.write(envelope.error(known, code, said))
 
     def unrecorded(self, key: bytes, reason: str) -> None:

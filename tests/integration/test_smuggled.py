@@ -41,3 +41,13 @@ def test_a_hidden_call_is_not_made_and_the_connection_lives(way: str) -> None:
         while json.loads(answers[-1]).get("id") != 8:
             answers.append(receive(process))
         assert not any(b"DONE" in each for each in answers), answers
+
+
+@pytest.mark.parametrize(
+    ("way", "said"), [("by a list", 7), ("with a Method", 7), ("with an ID", None), ("without an id", None)]
+)
+def test_whoever_is_refused_hears_it_under_the_id_of_his_request(way: str, said: int | None) -> None:
+    with started("run", "-q", "--profile", "none", "--", *program(SERVER)) as process:
+        send(process, HIDDEN[way])
+        answer = json.loads(receive(process))
+        assert (answer["id"], "error" in answer) == (said, True)
