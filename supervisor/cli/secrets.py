@@ -27,8 +27,6 @@ def run(options: argparse.Namespace) -> int:
     check = options.action == "check"
     if check:
         vault.hide(vault.variables(path))
-    if not os.path.exists(path):
-        raise ConfigError(f"{path}: there is no registry yet; supervisor add makes one")
     found = catalog.load_catalog(path)
     servers = [each.entry for group in (found.servers, found.disabled) for each in group.values()]
     chosen = [each for each in servers if options.name in (None, each.name)]

@@ -170,6 +170,7 @@ def _absolute(written_path: str, here: str) -> str:
 def remove(options: argparse.Namespace, _command: list[str]) -> int:
     """Forget a server, and what was pinned of it."""
     path = entry.catalog(options)
+    catalog.there(path)
     with files.locked(os.path.dirname(path)):
         unregister(path, options.name)
     if options.json:
@@ -230,8 +231,6 @@ def _of_daemon(folder: str) -> list[Row]:
 
 
 def _of_file(path: str) -> list[Row]:
-    if not os.path.exists(path):
-        raise ConfigError(f"{path}: there is no registry yet; supervisor add makes one")
     found = catalog.load_catalog(path)
     rows = [
         _row(name, each.entry.profile, bool(each.digest), each.gateway) | {"state": state}

@@ -224,6 +224,8 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
     `text` is what the file is to be: it is read instead.
     """
     path = os.path.abspath(path)
+    if text is None:
+        there(path)
     found: dict[str, Listed] = {}
     disabled: dict[str, Listed] = {}
     where: dict[str, str] = {}
@@ -249,6 +251,16 @@ def load_catalog(path: str, text: str | None = None) -> Catalog:
     folders = (f"{folder}/servers.d", f"{folder}/pins", f"{folder}/policies")
     watched = (*listed, *folders, *(each.manifest for each in found.values()), *(path for path, _ in policies))
     return Catalog(found, disabled, tuple(each for each in watched if each), policies, required, persons)
+
+
+def there(path: str) -> None:
+    """ConfigError when there is no such registry."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no registry yet; supervisor add makes one") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def _policies(folder: str) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,7 @@ def test_an_error_is_a_record_as_well_and_the_status_stays(caller: Caller) -> No
     [record] = [json.loads(line) for line in done.stderr.splitlines()]
     assert (record["source"], record["message"]) == (
         "supervisor",
-        "/no/such/servers.toml: No such file or directory",
+        "/no/such/servers.toml: there is no registry yet; supervisor add makes one",
     )
 
 

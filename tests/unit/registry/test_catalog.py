@@ -177,7 +177,7 @@ def test_a_manifest_behind_a_link_is_refused(registry: Registry) -> None:
 
 
 def test_a_registry_that_is_not_there_is_named(registry: Registry) -> None:
-    with pytest.raises(ConfigError, match=f"{registry.path}: No such file"):
+    with pytest.raises(ConfigError, match=f"{registry.path}: there is no registry yet"):
         registry.load()
 
 
