@@ -46,7 +46,7 @@ def folder(arena: Arena) -> Path:
         (("exec", "--profile", "bogus", *TRUE), 2, ('unknown profile "bogus"', "fs-readonly")),
         (("exec", "--profile", "x" * 5000, *TRUE), 2, ('unknown profile "xxx', "fs-readonly")),
         (("exec", "--profile", "net-allowlist", "--allow", "\udcff", *TRUE), 2, ("write HOST:PORT",)),
-        (("pending", "--config", "/tmp/\udcff"), 2, ("No such file or directory",)),
+        (("pending", "--config", "/tmp/\udcff"), 2, ("there is no registry yet",)),
         (("discover", "--source", "/tmp/\udcff"), 2, ("one of docker",)),
         (("audit", "show", "\udcff"), 1, ("there is no call", "audit query")),
         (("explain", "--profile", "", *TRUE), 2, ('unknown profile ""', "fs-readonly")),
