@@ -259,16 +259,16 @@ class Engine:
         count = 0
         with contextlib.suppress(OSError):
             for each in self.containers():
-                if _whose(each, keeper):
+                if _goes(_owner(each), keeper):
                     count += 1
                     self._gone(f"/containers/{each.get('Id')}", force=True, v=True)
             for each in self.volumes():
-                if _whose(each, keeper):
+                if _goes(_owner(each), keeper):
                     count += 1
                     self._gone(f"/volumes/{each.get('Name')}")
-            self.unmount(lambda volume: _maker(volume) == keeper if keeper else _orphan(volume))
+            self.unmount(lambda volume: _goes(_maker(volume), keeper))
         for name in os.listdir(self.run) if not keeper else []:
-            if _orphan(name):
+            if _goes(_maker(name), ""):
                 shutil.rmtree(f"{self.run}/{name}", ignore_errors=True)
         return count
 
@@ -276,19 +276,19 @@ class Engine:
 Kind = type[Engine]
 
 
-def _whose(made: Table, keeper: str) -> bool:
-    owner = str(table(made.get("Labels")).get(LABEL))
-    return owner == keeper if keeper else not _lives(owner)
+def _goes(owner: str, keeper: str) -> bool:
+    """Whether what a keeper has made is swept: by that keeper, or with "" when it does not live any more."""
+    return owner == keeper if keeper else owner != "" and not _lives(owner)
+
+
+def _owner(made: Table) -> str:
+    return str(table(made.get("Labels")).get(LABEL))
 
 
 def _maker(name: str) -> str:
     """The keeper that has made what has this name, or ""."""
     parts = name.split("-")
     return "-".join(parts[:3]) if name.startswith(cgroup.PREFIX) and len(parts) == 4 else ""
-
-
-def _orphan(name: str) -> bool:
-    return bool(_maker(name)) and not _lives(_maker(name))
 
 
 def _lives(keeper: str) -> bool:

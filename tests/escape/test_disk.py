@@ -45,6 +45,11 @@ def fill(name):
     with open(name, "wb", buffering=0) as file: file.write(block)
 def opened(name, flags=0):
     return os.open(name, os.O_RDWR | os.O_CREAT | flags, 0o644)
+def hold():
+    for n in pieces():
+        fd = opened("fill")
+        os.write(fd, block)
+        os.unlink("fill")
 """
 
 BYTES = {
@@ -77,12 +82,7 @@ for n in pieces():
         if os.fork() == 0: fill(f"fill-{n}")
         os._exit(0)
     os.wait()""",
-    "files without a name": """
-held = []
-for n in pieces():
-    held.append(opened("fill"))
-    os.write(held[-1], block)
-    os.unlink("fill")""",
+    "files without a name": "hold()",
     "mapped files without a name": """
 held = []
 for n in pieces():
@@ -111,24 +111,16 @@ for n in pieces():
     os.close(fd)""",
     "files of a process without a first thread": """
 import ctypes, threading
-def hold():
-    held = []
-    for n in pieces():
-        held.append(opened("fill"))
-        os.write(held[-1], block)
-        os.unlink("fill")
+def cross():
+    hold()
     os.write(1, b"CROSSED")
     os._exit(0)
-threading.Thread(target=hold).start()
+threading.Thread(target=cross).start()
 ctypes.CDLL(None).syscall(60, 0)""",
     "files of a process that is not dumpable": """
 import ctypes
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-held = []
-for n in pieces():
-    held.append(opened("fill"))
-    os.write(held[-1], block)
-    os.unlink("fill")""",
+hold()""",
     "files on their way through a socket that is itself on its way": """
 def send(through, fd):
     through.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
