@@ -22,6 +22,7 @@ from supervisor.auth import file
 from supervisor.auth.denial import Denial
 from supervisor.auth.file import Oidc, Token
 from supervisor.errors import SupervisorError, WireError
+from supervisor.shown import printable
 
 _TICK = 1.0
 _THREADS = 4
@@ -162,9 +163,8 @@ class Authenticator:
 
 def _note(said: str) -> None:
     """A line on standard error, with nothing in it that a terminal would act on."""
-    shown = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in said)
     with contextlib.suppress(OSError):
-        os.write(2, f"supervisor: {shown}\n".encode(errors="replace"))
+        os.write(2, f"supervisor: {printable(said)}\n".encode(errors="replace"))
 
 
 def _stat(path: str) -> object:

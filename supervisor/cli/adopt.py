@@ -19,11 +19,11 @@ from supervisor.cli import client_file, entry, files, host, servers
 from supervisor.cli.client_file import File
 from supervisor.errors import FAILED, ConfigError, SupervisorError, Unenforceable
 from supervisor.profile import toml
-from supervisor.proxy.pump import printable
 from supervisor.registry import adopted, catalog, clients, jsonc, propose, written
 from supervisor.registry.adopted import Place, Record
 from supervisor.registry.clients import Entry, Table
 from supervisor.registry.installed import Machine
+from supervisor.shown import printable
 
 SERVE = "supervisor"
 

@@ -23,10 +23,10 @@ from supervisor.errors import ConfigError, SupervisorError
 from supervisor.model import Registered
 from supervisor.monitor import approvals as store
 from supervisor.profile import toml
-from supervisor.proxy.pump import printable
 from supervisor.registry import approvals
 from supervisor.registry.approvals import Bound, Decision
 from supervisor.registry.bindings import UNBOUND
+from supervisor.shown import printable
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 

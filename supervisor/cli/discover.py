@@ -18,7 +18,6 @@ from typing import NamedTuple
 from supervisor.cli import entry, files, requested, servers
 from supervisor.errors import FAILED, ConfigError, SupervisorError
 from supervisor.profile import load, toml
-from supervisor.proxy.pump import printable
 from supervisor.registry import catalog, clients, propose, written
 from supervisor.registry.discover import denied, labels, state
 from supervisor.registry.discover import files as found_files
@@ -26,6 +25,7 @@ from supervisor.registry.discover.engine import Engine, sockets
 from supervisor.registry.discover.proposal import MOST, Found, Proposal, found
 from supervisor.registry.discover.state import Memory, Row
 from supervisor.registry.installed import Machine
+from supervisor.shown import printable
 
 ENGINES = ("docker", "podman")
 SOURCES = (*ENGINES, "clients", "files")

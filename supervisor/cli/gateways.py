@@ -20,6 +20,7 @@ from typing import NamedTuple
 from supervisor import wire
 from supervisor.errors import SupervisorError
 from supervisor.proxy import identity
+from supervisor.shown import printable
 
 _LINE = re.compile(
     r"^\S+: \S+ \S+ (?P<flags>\S+) \S+ \S+ +\d+ @(?P<name>supervisor-(?P<uid>\d+)-(?P<pid>\d+)(-\w+)?)$"
@@ -146,11 +147,10 @@ class _Reader:
         return bool(data)
 
     def _show(self, said: dict[str, object]) -> None:
-        from supervisor.proxy import pump
 
         if "error" in said:
             raise SupervisorError(str(said["error"]))
         if "dropped" in said:
             print(f"supervisor: {said['dropped']} lines came faster than they were read", file=sys.stderr)
         else:
-            print(self._head + pump.printable(str(said["line"])))
+            print(self._head + printable(str(said["line"])))

@@ -13,6 +13,7 @@ from supervisor.profile import diff, load, offers, plan, toml
 from supervisor.profile import explain as told
 from supervisor.profile.entry import Account, ServerEntry
 from supervisor.runtimes import native
+from supervisor.shown import printable
 
 
 def explain(options: argparse.Namespace, tail: list[str]) -> int:
@@ -53,10 +54,10 @@ def explain(options: argparse.Namespace, tail: list[str]) -> int:
 
 def _print(chain: load.Chain, ready: Account, facts: HostFacts, said: list[str]) -> None:
     spec = ready.spec
-    print(told.line(f"{spec.profile}: {chain.profile.summary}"))
+    print(printable(f"{spec.profile}: {chain.profile.summary}"))
     print(f"made of: {' <- '.join(str(source.data['name']) for source in chain.sources)}")
-    print(f"spec:    {spec.digest}\ncommand: {told.line(' '.join(spec.argv))}")
-    print(f"in:      {told.line(spec.cwd)}\n\ngranted:")
+    print(f"spec:    {spec.digest}\ncommand: {printable(' '.join(spec.argv))}")
+    print(f"in:      {printable(spec.cwd)}\n\ngranted:")
     rows = [(grant.what, f"{grant.why} ({grant.origin})") for grant in ready.grants]
     limits = spec.limits
     rows.append((f"memory {limits.memory >> 20} MiB", chain.origin("limits", "memory")))
@@ -76,16 +77,16 @@ def _print(chain: load.Chain, ready: Account, facts: HostFacts, said: list[str])
     rows.append((_recorded(spec, facts), chain.origin("audit", "files")))
     width = min(70, max(len(what) for what, _ in rows))
     for what, why in rows:
-        print(told.line(f"  {what:<{width}}  {why}"))
-    print("\nruntime:\n  " + "\n  ".join(map(told.line, said)))
+        print(printable(f"  {what:<{width}}  {why}"))
+    print("\nruntime:\n  " + "\n  ".join(map(printable, said)))
     if spec.runtime != "native":
         return  # how it is built is the engine's business
     print("\nsteps:")
     steps = told.steps(native.document(spec, facts))
     for number, step in enumerate(steps, 1):
-        print(f"  {number:2} {told.line(step)}")
+        print(f"  {number:2} {printable(step)}")
     last = f"execute {spec.argv[0]}; pid 1, closed to everybody inside, stays to reap"
-    print(told.line(f"  {len(steps) + 1:2} {last}"))
+    print(printable(f"  {len(steps) + 1:2} {last}"))
 
 
 def _recorded(spec: SandboxSpec, facts: HostFacts) -> str:
@@ -118,7 +119,7 @@ def profile(options: argparse.Namespace, _tail: list[str]) -> int:
     if options.json:
         print(json.dumps(load.plain(chain.profile), indent=2, ensure_ascii=False))
     for source in [] if options.json else chain.sources:
-        print("\n".join(told.line(each.expandtabs()) for each in source.text.split("\n")))
+        print("\n".join(printable(each.expandtabs()) for each in source.text.split("\n")))
     return 0
 
 

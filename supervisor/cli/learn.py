@@ -29,6 +29,7 @@ from supervisor.profile.observed import Watch
 from supervisor.profile.strace import Ended, Reader
 from supervisor.proxy import pump
 from supervisor.runtimes import native
+from supervisor.shown import printable
 
 _SECONDS = 20
 _NAME = "abcdefghijklmnopqrstuvwxyz0123456789-"
@@ -61,7 +62,7 @@ class Attached:
         if self.strace and self.strace.poll() is not None:
             said = self.strace.stderr.read().decode(errors="replace").strip() if self.strace.stderr else ""
             hint = "see /proc/sys/kernel/yama/ptrace_scope"
-            raise SupervisorError(f"strace cannot watch: {pump.printable(said)}; {hint}")
+            raise SupervisorError(f"strace cannot watch: {printable(said)}; {hint}")
         with open(f"/proc/{self.spawner}/status", encoding="ascii", errors="replace") as file:
             return int(next(line for line in file if line.startswith("TracerPid:")).split()[1])
 
@@ -153,7 +154,7 @@ def _serve(options: argparse.Namespace, tree: personal.Tree, attached: Attached,
     os.set_blocking(tells, False)
 
     def refused(text: str) -> None:
-        said = pump.printable(text)
+        said = printable(text)
         pump.note(said)
         with contextlib.suppress(OSError):
             os.write(tells, f"{said[:1000]}\n".encode())
@@ -186,7 +187,7 @@ def _learn(options: argparse.Namespace, attached: Attached, lesson: Lesson, hear
             pump.note("the command was not started, so nothing was learned")
         status = 0
     except (SupervisorError, OSError) as error:
-        pump.note(pump.printable(str(error)))
+        pump.note(printable(str(error)))
     finally:
         os._exit(status)
 

@@ -15,9 +15,9 @@ from supervisor.cli import client_file, entry, files, servers
 from supervisor.cli.client_file import File
 from supervisor.errors import ConfigError, SupervisorError
 from supervisor.profile import toml
-from supervisor.proxy.pump import printable
 from supervisor.registry import adopted, catalog, written
 from supervisor.registry.adopted import Record
+from supervisor.shown import printable
 
 
 def release(options: argparse.Namespace, _command: list[str]) -> int:

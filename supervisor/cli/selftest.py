@@ -19,6 +19,7 @@ from supervisor.profile.entry import ServerEntry
 from supervisor.profile.image import Image
 from supervisor.proxy import identity, pump
 from supervisor.proxy.link import Link
+from supervisor.shown import printable
 
 # "probes" and "reach" are lists of rows, "calls" of numbers
 Answer = dict[str, list[list[object]]]
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace, _tail: list[str]) -> int:
         print(f"  {len(calls)} system calls are answered:")
         print(textwrap.fill(" ".join(sorted(calls)), 110, initial_indent="    ", subsequent_indent="    "))
         for where, state, seen in _reach(answer, refusals):
-            print(f"  {where} {_STATES[state]}: {pump.printable(seen)}")
+            print(f"  {where} {_STATES[state]}: {printable(seen)}")
         print("allowed on purpose:")
         for said in allowed:
             print(f"  {said}")
@@ -165,4 +166,4 @@ def _print(rows: list[list[object]]) -> None:
         print(f"  {name:12} {held:3} of {len(tried):3} held  {'ok' if held == len(tried) else 'FAILED'}")
         for row in tried:
             if not row[2]:
-                print(f"      NOT HELD: {row[1]}: {pump.printable(str(row[3]))}")
+                print(f"      NOT HELD: {row[1]}: {printable(str(row[3]))}")

@@ -17,9 +17,9 @@ from supervisor.errors import ConfigError
 from supervisor.profile import host as machine
 from supervisor.profile import load, toml
 from supervisor.proxy.link import connect
-from supervisor.proxy.pump import printable
 from supervisor.registry import catalog, commands, written
 from supervisor.runtimes import native
+from supervisor.shown import printable
 
 _FIRST = """# Servers that `supervisor serve`, `run NAME` and the daemon offer. See `supervisor add --help`.
 """

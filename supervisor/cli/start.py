@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from supervisor.cli import entry, personal
 from supervisor.proxy import identity, pump
 from supervisor.proxy.link import Link, Opened, connect
+from supervisor.shown import printable
 
 if TYPE_CHECKING:
     from supervisor.cli.keeper import Kept
@@ -40,7 +41,7 @@ class Started:
 
 def _refused(text: str) -> None:
     # names are what a server asked for: nothing a terminal would act on
-    pump.note(pump.printable(text))
+    pump.note(printable(text))
 
 
 def _start(
@@ -177,7 +178,7 @@ def _list(options: argparse.Namespace, tools: list[client.Json]) -> int:
         print(json.dumps(tools, indent=2, ensure_ascii=False))
     for tool in [] if options.json else tools:
         said = str(tool.get("description") or tool.get("title") or "").strip().split("\n")[0]
-        print(f"{pump.printable(str(tool.get('name'))):24} {pump.printable(said)}")
+        print(f"{printable(str(tool.get('name'))):24} {printable(said)}")
     return 0
 
 
@@ -190,8 +191,8 @@ def _print(result: client.Json) -> None:
             text = str(block.get("text"))
             if sys.stdout.isatty():
                 # what a server says must not act on the terminal
-                text = "".join(each if each in "\n\t" else pump.printable(each) for each in text)
+                text = "".join(each if each in "\n\t" else printable(each) for each in text)
             print(text)
         else:
             size = len(str(block.get("data") or block.get("resource") or ""))
-            print(f"[{pump.printable(str(block.get('type')))}, {size} characters; --json shows it]")
+            print(f"[{printable(str(block.get('type')))}, {size} characters; --json shows it]")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.cli import entry, gateways, host
-from supervisor.proxy.pump import printable
+from supervisor.shown import printable
 
 Row = dict[str, object]
 _COLUMNS = (

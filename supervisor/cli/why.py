@@ -18,10 +18,10 @@ from supervisor.audit.denials import Denial, denials
 from supervisor.cli import entry
 from supervisor.errors import FAILED, SupervisorError
 from supervisor.profile.entry import ServerEntry
-from supervisor.proxy.pump import printable
 from supervisor.registry import catalog
 from supervisor.registry import why as reasons
 from supervisor.registry.why import Answer
+from supervisor.shown import printable
 
 _ANSWER = 16 << 20
 # of a session

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from supervisor.model import SandboxSpec
 from supervisor.sandbox import enter, mounts
+from supervisor.shown import printable
 
 # of these everybody has the same
 _SYSTEM = ("/usr/", "/etc/", "/bin", "/sbin", "/lib")
-
-
-def line(text: str) -> str:
-    """`text` as one line that a terminal does not act on: folders may have been named by a stranger."""
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 
 def summary(spec: SandboxSpec) -> str:
@@ -23,12 +19,12 @@ def summary(spec: SandboxSpec) -> str:
     # what is kept in a writable folder is told by explain
     folders = [f"{each.target}/" for each in people if each.mode == "rw" and not each.is_file]
     shown = [
-        line(f"{each.source} {each.mode} at {each.target}")
+        printable(f"{each.source} {each.mode} at {each.target}")
         for each in people
         if not any(each.target.startswith(folder) for folder in folders)
     ]
     own = [
-        line(each.target)
+        printable(each.target)
         for each in spec.mounts
         if not each.per_session and not each.target.startswith(_SYSTEM) and each.target != mounts.SECRETS
     ]

@@ -15,6 +15,7 @@ from supervisor.errors import ConfigError, SessionLost, SupervisorError
 from supervisor.proxy import pump
 from supervisor.proxy.link import Link, Opened
 from supervisor.proxy.meter import Meter
+from supervisor.shown import printable
 
 PROTOCOL = "2025-11-25"
 Json = dict[str, object]
@@ -71,7 +72,7 @@ class Client:
                 break
         error = message.get("error")
         if isinstance(error, dict):
-            said = pump.printable(str(error.get("message")))
+            said = printable(str(error.get("message")))
             raise SupervisorError(f"{method}: the server answered with an error: {said}")
         result = message.get("result")
         return result if isinstance(result, dict) else {}
@@ -109,7 +110,7 @@ class Client:
                 if isinstance(message, dict):
                     return message
                 if line.strip():
-                    shown = pump.printable(line[:80].decode(errors="replace"))
+                    shown = printable(line[:80].decode(errors="replace"))
                     pump.note(f"the server wrote a line that is not JSON-RPC; dropped: {shown}")
                 continue
             if len(self._buffer) > self.opened.output_line:
@@ -176,5 +177,5 @@ def find_tool(tools: list[Json], name: str) -> Json:
     for tool in tools:
         if tool.get("name") == name:
             return tool
-    listed = ", ".join(sorted(pump.printable(str(tool.get("name"))) for tool in tools))
+    listed = ", ".join(sorted(printable(str(tool.get("name"))) for tool in tools))
     raise ConfigError(f'the server has no tool "{name}"; it has: {listed or "none"}')

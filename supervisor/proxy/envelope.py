@@ -8,7 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import SupervisorError
-from supervisor.proxy import message, pump
+from supervisor.proxy import message
+from supervisor.shown import printable
 
 # Application errors of ours: outside every range that JSON-RPC and MCP keep for themselves.
 SERVER_ENDED = -31001
@@ -111,5 +112,5 @@ class RequestFailed(SupervisorError):
             self.code = int(bytes(table.get("code", b"0")))
         except ValueError:
             self.code = 0
-        said = pump.printable(message.text(table.get("message")) or "an error without words")
+        said = printable(message.text(table.get("message")) or "an error without words")
         super().__init__(f"{method}: {said}")

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from supervisor.errors import SessionLost, SupervisorError
-from supervisor.proxy import envelope, eras, message, pump
+from supervisor.proxy import envelope, eras, message
 from supervisor.proxy.asking import Asking
 from supervisor.proxy.manifests import KINDS, MAX_BYTES, Lists
 from supervisor.proxy.message import Fields
 from supervisor.proxy.process import Process, Traffic
+from supervisor.shown import printable
 
 if TYPE_CHECKING:
     from supervisor.proxy.auditing import Mark
@@ -371,7 +372,7 @@ class Instance(Process):
     def _garbage(self, line: bytes) -> None:
         self._dropped += 1
         if self._dropped <= _TOLD:
-            shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
+            shown = printable(line[:80].decode(errors="replace").rstrip("\n"))
             self.stderr(f"(it wrote a line that is not JSON-RPC; dropped: {shown})\n".encode(), True)
 
     async def over(self) -> str:

@@ -11,7 +11,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 
-from supervisor.proxy import pump
+from supervisor.shown import printable
 
 KEPT = 1000
 LINE = 4000  # below PIPE_BUF: a pipe that is writable takes it whole
@@ -32,7 +32,7 @@ class Journal:
         for follower in list(self.followers.get(server, [])):
             follower(line)
         if loud and not self._quiet:
-            shown = f"[{server}] {pump.printable(line.decode(errors='replace'))}"
+            shown = f"[{server}] {printable(line.decode(errors='replace'))}"
             with contextlib.suppress(OSError):
                 if select.select([], [2], [], 0)[1]:
                     os.write(2, shown.encode()[: LINE - 1] + b"\n")

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 import msgspec
 
 from supervisor.errors import SupervisorError
-from supervisor.proxy import eras, manifests, message, pump
+from supervisor.proxy import eras, manifests, message
 from supervisor.proxy.channel import Channel
 from supervisor.proxy.instance import Hello, Instance
 from supervisor.proxy.journal import Journal
 from supervisor.proxy.link import Exited
 from supervisor.proxy.manifests import KINDS, Lists, Manifest
 from supervisor.proxy.servers import FULL, NOBODY
+from supervisor.shown import printable
 
 # how long a server may be silent on the first request of an era that it does not know
 _PROBE = 5.0
@@ -90,7 +91,7 @@ def _speaks(handshake: msgspec.Raw) -> bool:
 
 def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
     """The account of a manifest, line by line: every item, what hides in it, what has changed since the last."""
-    versions = ", ".join(f"{era} ({pump.printable(lists.version)})" for era, lists in made.eras.items())
+    versions = ", ".join(f"{era} ({printable(lists.version)})" for era, lists in made.eras.items())
     yield f"{made.server}: {versions}"
     for handshake in dict.fromkeys(bytes(each.handshake) for each in made.eras.values()):
         yield from _read(msgspec.Raw(handshake), "")
@@ -98,7 +99,7 @@ def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
     for kind in KINDS:
         for name, item in lists.items(kind).items():
             said = _summary(item)
-            yield f"  {kind[:-1]:9} {pump.printable(name):32} {made.digests[kind][name][:12]}  {said}"
+            yield f"  {kind[:-1]:9} {printable(name):32} {made.digests[kind][name][:12]}  {said}"
             yield from _read(item, said)
     for era, others in made.eras.items():
         # what only clients of the other era see
@@ -120,10 +121,10 @@ def review(made: Manifest, old: Manifest | None) -> Iterator[str]:
 def _read(item: msgspec.Raw, shown: str) -> Iterator[str]:
     """Every text that a model reads as such, in full: what is not shown nobody has reviewed. `shown` has been."""
     for where, text in manifests.texts(item):
-        line = pump.printable(" ".join(text.split()))
+        line = printable(" ".join(text.split()))
         if line == shown or (len(line) <= _WORD and " " not in line):
             continue
-        yield f"      {pump.printable(where)}:"
+        yield f"      {printable(where)}:"
         yield from (f"        {each}" for each in textwrap.wrap(line[:_FULL], _WIDE))
         if len(line) > _FULL:
             yield f"        ATTENTION {len(line) - _FULL} more characters, which are not shown here"
@@ -138,7 +139,7 @@ def _told(found: list[manifests.Change], where: str) -> Iterator[str]:
 def _summary(item: msgspec.Raw) -> str:
     table = message.fields(item) or {}
     said = message.text(table.get("description")) or message.text(table.get("title")) or ""
-    line = pump.printable(" ".join(said.split()))
+    line = printable(" ".join(said.split()))
     return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
 
 

@@ -19,6 +19,7 @@ from supervisor.proxy.hints import Hints
 from supervisor.proxy.link import Exited, Link, Opened
 from supervisor.proxy.meter import Meter
 from supervisor.proxy.terminal import Screen
+from supervisor.shown import printable
 
 _CHUNK = 64 * 1024
 # seconds after its grace in which a session has ended
@@ -42,11 +43,6 @@ def note(text: str) -> None:
 def told(text: str) -> str:
     """A reason of several lines, which may quote a stranger, without anything a terminal would act on."""
     return "\n".join(map(printable, text.split("\n")))
-
-
-def printable(text: str) -> str:
-    """`text` without anything a terminal would act on."""
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
 
 
 def write_all(fd: int, data: bytes) -> None:

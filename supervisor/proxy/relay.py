@@ -17,6 +17,7 @@ from supervisor.proxy import envelope, gate, lines, message, pump
 from supervisor.proxy.gate import Audited, Gate
 from supervisor.proxy.link import Exited, Link, Opened
 from supervisor.proxy.meter import Meter
+from supervisor.shown import printable
 
 _CLIENT_LINE = 16 << 20
 _MAX_PENDING = 4096
@@ -280,7 +281,7 @@ class Relay:
         """Tell of a line that was dropped, a hundred times at most: where nobody reads, a write would hang us."""
         self.dropped += 1
         if self.dropped <= _TOLD:
-            shown = pump.printable(line[:80].decode(errors="replace").rstrip("\n"))
+            shown = printable(line[:80].decode(errors="replace").rstrip("\n"))
             pump.note(f"the server wrote a line that {what}; dropped: {shown}")
         if self.dropped == _TOLD:
             pump.note("further lines that cannot be passed on are dropped without a word")

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from supervisor.cli import requested
 from supervisor.profile import toml
-from supervisor.proxy.pump import printable
 from supervisor.registry import written
 from supervisor.registry.catalog import parsed
 from supervisor.registry.discover import denied, files, labels, state
 from supervisor.registry.discover.proposal import Proposal, found
 from supervisor.registry.installed import Machine
+from supervisor.shown import printable
 
 IMAGE = f"localhost/a@sha256:{'a' * 64}"
 WORDS = (
